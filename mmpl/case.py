@@ -1,0 +1,162 @@
+"""What one patient brings: two images with their geometry, a clinical record and, in training, labels and outcome."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmpl.labels import Label
+
+Vector = tuple[float, float, float]
+
+IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+class InvalidInputError(ValueError):
+    """An input that cannot be answered; the message names what is wrong with which file."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where voxels lie in patient space (LPS, mm), in SimpleITK's terms.
+
+    Attributes:
+        size_xyz: Number of voxels along each index axis.
+        spacing_xyz: Distance between voxel centers, mm.
+        origin_xyz: Position of the center of voxel (0, 0, 0), mm.
+        direction: Row-major 3 x 3 matrix; column j is the direction of index axis j.
+    """
+
+    size_xyz: tuple[int, int, int]
+    spacing_xyz: Vector
+    origin_xyz: Vector
+    direction: tuple[float, ...] = IDENTITY_DIRECTION
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Shape of an array on this grid."""
+        x, y, z = self.size_xyz
+        return z, y, x
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel, ml."""
+        return float(np.prod(self.spacing_xyz)) / 1000.0
+
+
+@dataclass(frozen=True)
+class Image:
+    """Voxels (z, y, x) and the grid they lie on."""
+
+    voxels: NDArray
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.voxels.ndim != 3:
+            raise InvalidInputError(f"the image has {self.voxels.ndim} dimensions, not 3")
+        if self.voxels.shape != self.grid.shape_zyx:
+            raise InvalidInputError(f"voxels {self.voxels.shape} do not fit the grid {self.grid.shape_zyx} (z, y, x)")
+        if self.voxels.size == 0:
+            raise InvalidInputError("the image is empty")
+
+
+@dataclass(frozen=True)
+class ClinicalRecord:
+    """Clinical fields by their released names: a number, a level's code, or None where unknown.
+
+    Attributes:
+        values: Every field of the schema, in its order; numbers for continuous fields, codes for categorical ones.
+        assumed: One sentence for each value that was missing or odd, for the log.
+    """
+
+    values: Mapping[str, float | str | None] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
+
+    def __reduce__(self) -> tuple:
+        return ClinicalRecord, (dict(self.values), self.assumed)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a patient; None where it is not known.
+
+    Attributes:
+        hpv_positive: HPV status.
+        relapse: True if a recurrence was seen, False if follow-up was censored.
+        rfs_days: Recurrence-free survival or follow-up, days from treatment.
+    """
+
+    hpv_positive: bool | None = None
+    relapse: bool | None = None
+    rfs_days: float | None = None
+
+    @property
+    def has_rfs(self) -> bool:
+        """Whether time and event are both known."""
+        return self.relapse is not None and self.rfs_days is not None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient as the system sees it; checks itself once, on entry.
+
+    Attributes:
+        ct: CT, HU.
+        pet: PET, SUV, on its own grid.
+        clinical: The clinical record, already read through the schema.
+        reference: Label map on the CT's grid, in training only.
+    """
+
+    patient_id: str
+    ct: Image
+    pet: Image
+    clinical: ClinicalRecord
+    reference: Image | None = None
+
+    def __post_init__(self) -> None:
+        for name, image in (("CT", self.ct), ("PET", self.pet)):
+            check_image(name, image)
+        if self.reference is None:
+            return
+        if self.reference.grid != self.ct.grid:
+            raise InvalidInputError("the reference mask is not on the CT's grid")
+        unknown = set(np.unique(self.reference.voxels).tolist()) - set(Label)
+        if unknown:
+            raise InvalidInputError(f"the reference mask has labels {sorted(unknown)}; only 0, 1 and 2 are known")
+
+
+def check_image(name: str, image: Image) -> None:
+    """Raise InvalidInputError, naming the image, where voxels or geometry cannot be used."""
+    spacing = np.asarray(image.grid.spacing_xyz)
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise InvalidInputError(f"the {name}'s spacing {image.grid.spacing_xyz} is not positive")
+    direction = np.asarray(image.grid.direction).reshape(3, 3)
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
+        raise InvalidInputError(f"the {name}'s direction cosines are not orthonormal")
+    if not np.isfinite(image.grid.origin_xyz).all():
+        raise InvalidInputError(f"the {name}'s origin {image.grid.origin_xyz} is not finite")
+    if min(image.grid.size_xyz) < 2:
+        raise InvalidInputError(f"the {name} is {image.grid.size_xyz} voxels (x, y, z): a volume is needed")
+    if not np.issubdtype(image.voxels.dtype, np.number) or np.iscomplexobj(image.voxels):
+        raise InvalidInputError(f"the {name} holds {image.voxels.dtype}, not numbers")
+    if np.issubdtype(image.voxels.dtype, np.floating) and not np.isfinite(image.voxels).all():
+        raise InvalidInputError(f"the {name} holds NaN or infinite voxels")
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One row of a cohort's table.
+
+    Attributes:
+        center_id: Where the patient was seen; splits use it, no model ever does.
+    """
+
+    patient_id: str
+    center_id: str
+    clinical: ClinicalRecord
+    outcome: Outcome

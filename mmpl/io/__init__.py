@@ -1,0 +1,1 @@
+"""The edges: image files, cohort folders and the challenge's sockets."""

@@ -1,0 +1,53 @@
+"""Image files, read and written through SimpleITK (NIfTI, MHA, TIFF)."""
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from mmpl.case import Grid, Image, InvalidInputError
+from mmpl.geometry import to_sitk
+
+IMAGE_SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff")
+
+
+def grid_of(image: sitk.Image) -> Grid:
+    """Take the geometry of a 3-D SimpleITK image."""
+    return Grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def read_image(path: Path) -> Image:
+    """Read one volume.
+
+    Raises:
+        InvalidInputError: The file is missing, empty, unreadable or not a single-channel volume.
+    """
+    if not path.is_file():
+        raise InvalidInputError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise InvalidInputError(f"{path}: the file is empty")
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].split(": ", 1)[-1].strip()
+        raise InvalidInputError(f"{path}: not a readable image ({reason})") from error
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetDimension() != 3:
+        raise InvalidInputError(f"{path}: the image has {image.GetDimension()} dimensions, not 3")
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InvalidInputError(f"{path}: the image has {image.GetNumberOfComponentsPerPixel()} channels, not 1")
+    try:
+        return Image(sitk.GetArrayFromImage(image), grid_of(image))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from error
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write one volume, compressed, under a partial name first, so that the file is whole or absent."""
+    partial = path.with_name(f".partial.{path.name}")
+    try:
+        sitk.WriteImage(to_sitk(Image(np.ascontiguousarray(image.voxels), image.grid)), str(partial), True, 1)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,48 @@
+"""Names that more than one module needs: mask labels, stages, tasks and the columns of the released table."""
+
+from enum import IntEnum, StrEnum
+
+
+class Label(IntEnum):
+    """Values of an integer label map."""
+
+    BACKGROUND = 0
+    GTVP = 1
+    GTVN = 2
+
+
+LESIONS = (Label.GTVP, Label.GTVN)
+"""The two foreground classes, in the order of every two-channel array."""
+
+
+class Stage(StrEnum):
+    """The three learning stages, in order; each starts from the backbone of the one before."""
+
+    SEGMENTATION = "segmentation"
+    HPV = "hpv"
+    SURVIVAL = "survival"
+
+
+class Task(StrEnum):
+    """The three tasks of the challenge, in its order."""
+
+    SEGMENTATION = "segmentation"
+    SURVIVAL = "survival"
+    HPV = "hpv"
+
+
+class Modality(StrEnum):
+    """The two images of a case: CT in HU, PET in SUV."""
+
+    CT = "ct"
+    PET = "pet"
+
+
+class Column(StrEnum):
+    """Columns of the released table that are not clinical fields (those are in `resources/clinical.yaml`)."""
+
+    PATIENT_ID = "PatientID"
+    CENTER_ID = "CenterID"
+    RELAPSE = "Relapse"
+    RFS_DAYS = "RFS"
+    HPV_STATUS = "HPV Status"

@@ -1,0 +1,74 @@
+"""The backbone's parts: convolution blocks, the PET/CT fusion gate and the decoder's attention gate."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmpl.profile import NetworkSettings
+
+
+def make_norm(channels: int, settings: NetworkSettings) -> nn.Module:
+    """Normalize each sample by itself: batch statistics mean little at the batch sizes that fit."""
+    if settings.norm == "instance":
+        return nn.InstanceNorm3d(channels, affine=True)
+    return nn.GroupNorm(max(1, channels // 8), channels)
+
+
+def conv_norm_act(inputs: int, outputs: int, kernel: int, settings: NetworkSettings) -> nn.Sequential:
+    """Make a convolution of odd kernel that keeps the size, its norm and a leaky ReLU."""
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        make_norm(outputs, settings),
+        nn.LeakyReLU(0.01, inplace=True),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """A 3x3x3 convolution beside a 1x1x1 one, summed; then each further 3x3x3 convolution adds to its own input."""
+
+    def __init__(self, inputs: int, outputs: int, convolutions: int, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.first = conv_norm_act(inputs, outputs, 3, settings)
+        self.shortcut = conv_norm_act(inputs, outputs, 1, settings)
+        self.rest = nn.ModuleList(conv_norm_act(outputs, outputs, 3, settings) for _ in range(convolutions - 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, inputs, z, y, x) to (batch, outputs, z, y, x)."""
+        x = self.first(x) + self.shortcut(x)
+        for step in self.rest:
+            x = x + step(x)
+        return x
+
+
+class FusionGate(nn.Module):
+    """Choose, voxel by voxel and channel by channel, between the early and the late PET/CT features.
+
+    A softmax over two 1x1x1 convolutions of [early, late] is one sigmoid of their difference, which cannot overflow;
+    it starts at zero weight, so both count half.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weigh = nn.Conv3d(2 * channels, channels, 1)
+        for parameter in self.weigh.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, early: Tensor, late: Tensor) -> Tensor:
+        """Mix two tensors of one shape."""
+        weight = torch.sigmoid(self.weigh(torch.cat([early, late], dim=1)))
+        return torch.lerp(late, early, weight)
+
+
+class AttentionGate(nn.Module):
+    """Additive attention: the deeper feature says where the skip matters."""
+
+    def __init__(self, deeper: int, skip: int, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.from_deeper = nn.Sequential(nn.Conv3d(deeper, skip, 1, bias=False), make_norm(skip, settings))
+        self.from_skip = nn.Sequential(nn.Conv3d(skip, skip, 1, bias=False), make_norm(skip, settings))
+        self.score = nn.Sequential(nn.Conv3d(skip, 1, 1, bias=False), make_norm(1, settings))
+
+    def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
+        """Weigh a skip (batch, skip, 2z, 2y, 2x) by a deeper feature (batch, deeper, z, y, x)."""
+        joint = functional.relu(self.from_deeper(deeper) + functional.avg_pool3d(self.from_skip(skip), 2))
+        return skip * functional.interpolate(torch.sigmoid(self.score(joint)), scale_factor=2)

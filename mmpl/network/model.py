@@ -1,0 +1,93 @@
+"""A backbone under the head of one stage, and what is said of it: parameters, operations, what was transferred."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, cat, nn
+
+from mmpl.labels import LESIONS, Stage
+from mmpl.network.backbone import Backbone
+from mmpl.profile import NetworkSettings, Profile
+
+
+class SegmentationHead(nn.Module):
+    """One convolution from the finest decoder feature to a logit for GTVp and one for GTVn."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.project = nn.Conv3d(settings.fusion_channels[0], len(LESIONS), 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Return logits (batch, 2, z, y, x)."""
+        return self.project(features[-1])
+
+
+class OutcomeHead(nn.Module):
+    """A shallow MLP on the globally averaged decoder features of every scale."""
+
+    def __init__(self, settings: NetworkSettings, outputs: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Dropout(settings.head_dropout),
+            nn.Linear(sum(settings.fusion_channels[:-1]), settings.head_features),
+            nn.ReLU(inplace=True),
+            nn.Dropout(settings.head_dropout),
+            nn.Linear(settings.head_features, outputs),
+        )
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Return logits (batch, outputs)."""
+        return self.mlp(cat([feature.mean(dim=(2, 3, 4)) for feature in features], dim=1))
+
+
+class StageNetwork(nn.Module):
+    """The backbone and one stage's head."""
+
+    def __init__(self, settings: NetworkSettings, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = Backbone(settings)
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (batch, 2 = CT and PET, z, y, x) to the head's logits."""
+        return self.head(self.backbone(images))
+
+
+def build_network(profile: Profile, stage: Stage) -> StageNetwork:
+    """Make the untrained network of a stage: 2 mask logits, 1 HPV logit or K hazard logits."""
+    settings = profile.network
+    if stage is Stage.SEGMENTATION:
+        return StageNetwork(settings, SegmentationHead(settings))
+    return StageNetwork(settings, OutcomeHead(settings, 1 if stage is Stage.HPV else profile.survival.intervals))
+
+
+def transfer_backbone(state: Mapping[str, Tensor], network: StageNetwork) -> int:
+    """Load the whole backbone, encoder and decoder, of an earlier stage's state dict.
+
+    Returns:
+        How many tensors were loaded: every one of the backbone.
+
+    Raises:
+        RuntimeError: A tensor of the backbone is missing, left over or of another shape.
+    """
+    prefix = "backbone."
+    backbone = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    network.backbone.load_state_dict(backbone, strict=True)
+    return len(backbone)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Count trainable parameters."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def count_gflop(profile: Profile, stage: Stage) -> float:
+    """Count the operations (two a multiply-add, in 1e9) of one forward pass over one window, without running it."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    size = profile.inference.window_xyz if stage is Stage.SEGMENTATION else profile.inference.lesion_crop_xyz
+    with torch.device("meta"):
+        network, images = build_network(profile, stage).eval(), torch.empty(1, 2, *size[::-1])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(images)
+    return counter.get_total_flops() / 1e9
