@@ -1,0 +1,258 @@
+"""Named radiomics features of the two lesion classes, by pyradiomics, on PET (SUV) and CT (HU).
+
+Each class is measured as one region (all nodes together) on its own 1 mm grid. Settings are `resources/radiomics.yaml`.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from mmpl.case import Grid, Image
+from mmpl.geometry import Interpolation, crop_grid, extent_mm, grid_between, resample, to_sitk
+from mmpl.labels import LESIONS, Label, Modality
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+    from radiomics.featureextractor import RadiomicsFeatureExtractor
+
+Box = tuple[slice, slice, slice]
+
+_SETTINGS_FILE = Path(__file__).parents[1] / "resources" / "radiomics.yaml"
+_WAVELET_BANDS = ("LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH", "LLL")
+_HALF = 0.5 - 1e-3  # a voxel center on the very surface is inside, whatever the last bits of the origin
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageSettings(_Frozen):
+    """How one modality becomes gray levels; all in its unit (HU or SUV)."""
+
+    bin_width: float
+    fill: float
+    range: tuple[float, float]
+
+
+class FilterSettings(_Frozen):
+    """Which filtered images are measured beside the original."""
+
+    log_sigmas_mm: tuple[float, ...] = ()
+    wavelet: str | None = None
+
+
+class RadiomicsSettings(_Frozen):
+    """The content of `resources/radiomics.yaml`, where each value has its reason."""
+
+    spacing_mm: float
+    margin_sigmas: float
+    images: Mapping[Modality, ImageSettings]
+    filters: FilterSettings
+    feature_classes: tuple[str, ...]
+
+    def log_margin(self, sigma_mm: float) -> int:
+        """Room that a LoG needs around a lesion, voxels."""
+        return math.ceil(self.margin_sigmas * sigma_mm / self.spacing_mm)
+
+    @property
+    def margin(self) -> int:
+        """Room that any of the filters needs around a lesion, voxels."""
+        return max([_wavelet_margin(self.filters.wavelet), *map(self.log_margin, self.filters.log_sigmas_mm)])
+
+
+def _wavelet_margin(wavelet: str | None) -> int:
+    import pywt
+
+    return pywt.Wavelet(wavelet).dec_len if wavelet else 0
+
+
+@cache
+def read_settings() -> RadiomicsSettings:
+    """Read and check `resources/radiomics.yaml`."""
+    return RadiomicsSettings.model_validate(yaml.safe_load(_SETTINGS_FILE.read_text()))
+
+
+@cache
+def feature_names() -> tuple[str, ...]:
+    """Name every feature of `extract`, in its order: per class its absence, its shape, then CT, then PET."""
+    settings = read_settings()
+    names = []
+    for label in LESIONS:
+        names.append(f"{label.name.lower()}_absent")
+        for modality in Modality:
+            shape = modality is Modality.CT
+            names += [_full_name(modality, label, name) for name in _measured_names(settings, shape)]
+    return tuple(names)
+
+
+def extract(ct: Image, pet: Image, mask: Image) -> NDArray[np.float64]:
+    """Measure both lesion classes.
+
+    Args:
+        ct: CT, HU.
+        pet: PET, SUV, on any grid.
+        mask: Label map, on any grid.
+
+    Returns:
+        One number for each of `feature_names()`. A class that is absent has its indicator at 1 and NaN elsewhere; one
+        too small for texture (a point or a line on the 1 mm grid) has NaN and its indicator at 0.
+    """
+    settings = read_settings()
+    images = {Modality.CT: ct, Modality.PET: pet}
+    values: dict[str, float] = {}
+    for label in LESIONS:
+        lesion = _tight_lesion(mask, label)
+        values[f"{label.name.lower()}_absent"] = float(lesion is None)
+        if lesion is None:
+            continue
+        grid = _lesion_grid(lesion.grid, settings)
+        inside = resample(_padded(lesion), grid, Interpolation.LINEAR, 0.0) >= _HALF
+        for modality, image in images.items():
+            how = settings.images[modality]
+            voxels = resample(image, grid, Interpolation.BSPLINE, how.fill).clip(*how.range)
+            measured = measure(Image(voxels, grid), inside, how.bin_width, settings, shape=modality is Modality.CT)
+            values |= {_full_name(modality, label, name): value for name, value in measured.items()}
+    return np.array([values.get(name, math.nan) for name in feature_names()])
+
+
+def measure(
+    image: Image, inside: NDArray[np.bool_], bin_width: float, settings: RadiomicsSettings, shape: bool
+) -> dict[str, float]:
+    """Measure one region of one image, as it is: nothing is resampled here.
+
+    Args:
+        image: The image, with room around the region for the filters.
+        inside: The region (z, y, x), on the image's grid.
+        bin_width: Width of a gray level, in the image's unit.
+        settings: Which filters and feature classes.
+        shape: Whether to measure the region's shape too.
+
+    Returns:
+        Features by pyradiomics' names; empty where the region has fewer than two dimensions.
+    """
+    box = _bounding_box(inside)
+    if sum(side.stop - side.start > 1 for side in box) < 2:
+        return {}
+    region = to_sitk(_crop(Image(inside.astype(np.uint8), image.grid), box, 0))
+    features: dict[str, NDArray] = {}
+    with _quiet():
+        extractor = _extractor(settings)
+        for name, filtered in _filtered_images(image, box, settings):
+            if shape and name == "original":
+                last = [size - 1 for size in region.GetSize()]
+                features |= extractor.computeShape(filtered, region, np.ravel([(0, i) for i in last]))
+            features |= extractor.computeFeatures(filtered, region, name, binWidth=bin_width)
+    values = {name: float(value) for name, value in features.items()}
+    return {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
+
+
+def _filtered_images(image: Image, box: Box, settings: RadiomicsSettings) -> Iterator[tuple[str, "sitk.Image"]]:
+    """Yield the original and each filtered image, by pyradiomics' names, cut to a box.
+
+    Each filter sees no more around the box than can change its response inside: half the time of filtering the whole
+    grid for all.
+    """
+    from radiomics import imageoperations
+
+    yield "original", to_sitk(_crop(image, box, 0))
+    for sigma in settings.filters.log_sigmas_mm:
+        room = settings.log_margin(sigma)
+        for filtered, name, _ in imageoperations.getLoGImage(to_sitk(_crop(image, box, room)), None, sigma=[sigma]):
+            yield name, filtered[room:-room, room:-room, room:-room]
+    if settings.filters.wavelet:
+        room = _wavelet_margin(settings.filters.wavelet)
+        source = to_sitk(_crop(image, box, room))
+        for filtered, name, _ in imageoperations.getWaveletImage(source, None, wavelet=settings.filters.wavelet):
+            yield name, filtered[room:-room, room:-room, room:-room]
+
+
+def _full_name(modality: Modality, label: Label, name: str) -> str:
+    return f"{modality}_{label.name.lower()}_{name}"
+
+
+def _measured_names(settings: RadiomicsSettings, shape: bool) -> list[str]:
+    """List what `measure` returns; a test holds the two together."""
+    from radiomics import getFeatureClasses
+
+    filtered = [f"log-sigma-{str(sigma).replace('.', '-')}-mm-3D" for sigma in settings.filters.log_sigmas_mm]
+    if settings.filters.wavelet:
+        filtered += [f"wavelet-{band}" for band in _WAVELET_BANDS]
+    names = []
+    for image_type in ("original", *filtered):
+        for class_name in settings.feature_classes:
+            if class_name == "shape" and not (shape and image_type == "original"):
+                continue
+            features = getFeatureClasses()[class_name].getFeatureNames()
+            names += [f"{image_type}_{class_name}_{name}" for name, deprecated in features.items() if not deprecated]
+    return names
+
+
+def _extractor(settings: RadiomicsSettings) -> "RadiomicsFeatureExtractor":
+    from radiomics.featureextractor import RadiomicsFeatureExtractor
+
+    extractor = RadiomicsFeatureExtractor()
+    extractor.disableAllFeatures()
+    for class_name in settings.feature_classes:
+        extractor.enableFeatureClassByName(class_name)
+    return extractor
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep pyradiomics from printing; it logs every step and divides by zero in flat regions, where NaN is right."""
+    import radiomics
+
+    radiomics.setVerbosity(60)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _tight_lesion(mask: Image, label: Label) -> Image | None:
+    """Cut one class out of a label map, by its bounding box; None where it is absent."""
+    inside = mask.voxels == label
+    if not inside.any():
+        return None
+    lesion = _crop(Image(inside, mask.grid), _bounding_box(inside), 0)
+    return Image(lesion.voxels.astype(np.float32), lesion.grid)
+
+
+def _bounding_box(inside: NDArray[np.bool_]) -> Box:
+    """Find the smallest box (z, y, x) around a region that is not empty."""
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+        box.append(slice(int(found[0]), int(found[-1]) + 1))
+    return box[0], box[1], box[2]
+
+
+def _crop(image: Image, box: Box, margin: int) -> Image:
+    """Cut a box (z, y, x) and a margin (voxels) out of an image."""
+    wide = tuple(slice(side.start - margin, side.stop + margin) for side in box)
+    if any(side.start < 0 or side.stop > size for side, size in zip(wide, image.voxels.shape, strict=True)):
+        raise ValueError(f"the region has less than {margin} voxels of image around it")
+    voxels = image.voxels[wide]
+    z, y, x = (side.start for side in wide)
+    return Image(voxels, crop_grid(image.grid, (x, y, z), voxels.shape[::-1]))
+
+
+def _lesion_grid(lesion: Grid, settings: RadiomicsSettings) -> Grid:
+    """Make the grid of one lesion: anchored to its own box, so that features do not depend on where a scan starts."""
+    lower, upper = extent_mm(lesion)
+    room_mm = (settings.margin + 1) * settings.spacing_mm  # one more, as the last voxel may be cut short
+    return grid_between(lower - room_mm, upper + room_mm, settings.spacing_mm)
+
+
+def _padded(lesion: Image) -> Image:
+    """Add one empty voxel all round, so that interpolation ends at the lesion's surface."""
+    x, y, z = lesion.grid.size_xyz
+    return Image(np.pad(lesion.voxels, 1), crop_grid(lesion.grid, (-1, -1, -1), (x + 2, y + 2, z + 2)))
