@@ -1,0 +1,235 @@
+"""A cohort's folder, as HECKTOR releases it: one table and, for each patient, a CT, a PET and perhaps a mask.
+
+The images lie either in a folder a patient or all in the cohort's folder:
+
+    <folder>/<name>.csv
+    <folder>/<ID>/<ID>__CT.nii.gz, <ID>__PT.nii.gz, <ID>.nii.gz
+    <folder>/<ID>__CT.nii.gz, ...
+"""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient
+from mmpl.clinical import field_of_key, fields, is_missing, read_record
+from mmpl.geometry import extent_mm
+from mmpl.io.images import read_image
+from mmpl.labels import Column, Label
+
+NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv")
+"""Tables that may lie in the same folder: the synthetic cohort's latent variables and this program's own answers."""
+
+_SAME_PLACE_MM = 0.01  # what headers lose in float32 at the far corner of a whole-body scan, ten times over
+
+_T = TypeVar("_T")
+_Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A checked cohort: the table is read, the images are found but not yet read.
+
+    Attributes:
+        patients: In the table's order.
+    """
+
+    folder: Path
+    patients: tuple[Patient, ...]
+
+    @cached_property
+    def _by_id(self) -> dict[str, Patient]:
+        return {patient.patient_id: patient for patient in self.patients}
+
+    def patient(self, patient_id: str) -> Patient:
+        """Look one patient up.
+
+        Raises:
+            InvalidInputError: The table has no such patient.
+        """
+        if patient_id not in self._by_id:
+            raise InvalidInputError(f"{self.folder}: the table has no patient {patient_id}")
+        return self._by_id[patient_id]
+
+    def mask_path(self, patient_id: str) -> Path | None:
+        """Find a patient's reference mask; None where there is none."""
+        path = _find(self.folder, patient_id, f"{patient_id}.nii.gz")
+        return path if path.is_file() else None
+
+    def read_case(self, patient_id: str) -> Case:
+        """Read the images of one patient.
+
+        Raises:
+            InvalidInputError: An image cannot be used, or the mask does not lie on the CT's grid.
+        """
+        patient, mask_path = self.patient(patient_id), self.mask_path(patient_id)
+        ct = read_image(_find(self.folder, patient_id, f"{patient_id}__CT.nii.gz"))
+        pet = read_image(_find(self.folder, patient_id, f"{patient_id}__PT.nii.gz"))
+        reference = None if mask_path is None else _read_mask(mask_path, ct)
+        try:
+            return Case(patient_id, ct, pet, patient.clinical, reference)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
+
+
+def read_cohort(folder: Path) -> Cohort:
+    """Read and check a cohort's table, and that every patient in it has images.
+
+    Raises:
+        InvalidInputError: There is not exactly one table, or it has problems; the message lists them all.
+    """
+    table = find_table(folder)
+    header, rows = _read_table(table)
+    problems = _check_header(header)
+    if problems:
+        raise InvalidInputError(_report(table, problems))
+    patients = []
+    for line, row in rows:
+        patient, wrong = _read_row(row)
+        problems += [f"line {line}, patient {patient.patient_id or '(none)'}: {what}" for what in wrong]
+        if _can_name_a_file(patient.patient_id):
+            problems += _check_images(folder, patient.patient_id)
+        patients.append(patient)
+    counts = Counter(patient.patient_id for patient in patients)
+    problems += [f"patient {name}: {count} rows" for name, count in counts.items() if name and count > 1]
+    if not patients:
+        problems.append("no patient")
+    if problems:
+        raise InvalidInputError(_report(table, problems))
+    return Cohort(folder, tuple(patients))
+
+
+def find_table(folder: Path) -> Path:
+    """Find the one CSV file of a cohort's folder.
+
+    Raises:
+        InvalidInputError: The folder, or the table, does not exist, or there are several.
+    """
+    if not folder.is_dir():
+        raise InvalidInputError(f"{folder}: no such folder")
+    tables = sorted(path for path in folder.glob("*.csv") if path.name not in NOT_A_COHORT_TABLE)
+    if not tables:
+        raise InvalidInputError(f"{folder}: no table; the cohort's *.csv must lie in it")
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables)
+        raise InvalidInputError(f"{folder}: {len(tables)} tables ({names}); leave the cohort's alone in the folder")
+    return tables[0]
+
+
+def _report(table: Path, problems: Sequence[str]) -> str:
+    return "\n  ".join([f"{table}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", *problems])
+
+
+def _read_table(table: Path) -> tuple[list[str], list[tuple[int, _Row]]]:
+    """Read header and rows, each row with its line; columns by their released names, others left out."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = [_column(name) for name in next(reader, [])]
+            rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError(f"{table}: not a readable table ({error})") from error
+    uneven = [
+        f"line {line}: {len(cells)} cells, not {len(header)}" for line, cells in rows if len(cells) != len(header)
+    ]
+    if uneven:
+        raise InvalidInputError(_report(table, uneven))
+    return header, [(line, dict(zip(header, map(str.strip, cells), strict=True))) for line, cells in rows]
+
+
+def _column(name: str) -> str:
+    """Bring a column's name to its released spelling, where it is known."""
+    plain = name.strip()
+    columns = {column.casefold(): column.value for column in Column}
+    return columns.get(plain.casefold()) or field_of_key(plain) or plain
+
+
+def _check_header(header: Sequence[str]) -> list[str]:
+    needed = (*(column.value for column in Column), *fields())
+    missing = [f"column {name!r} is missing (its cells may be blank)" for name in needed if name not in header]
+    return missing + [f"column {name!r} is there twice" for name in needed if header.count(name) > 1]
+
+
+def _read_row(row: _Row) -> tuple[Patient, list[str]]:
+    """Read one row and what is wrong with it."""
+    wrong: list[str] = []
+
+    def cell(column: Column, parse: Callable[[str], _T]) -> _T | None:
+        if is_missing(row[column]):
+            return None
+        try:
+            return parse(row[column])
+        except ValueError as error:
+            wrong.append(f"{column} is {row[column]!r}, {error}")
+            return None
+
+    outcome = Outcome(
+        cell(Column.HPV_STATUS, _parse_flag), cell(Column.RELAPSE, _parse_flag), cell(Column.RFS_DAYS, _parse_days)
+    )
+    patient_id = row[Column.PATIENT_ID]
+    if not patient_id:
+        wrong.append("PatientID is blank")
+    elif not _can_name_a_file(patient_id):
+        wrong.append("PatientID cannot be a file's name")
+    record = read_record({name: row[name] for name in fields()})
+    return Patient(patient_id, row[Column.CENTER_ID], record, outcome), wrong
+
+
+def _can_name_a_file(patient_id: str) -> bool:
+    return Path(patient_id).name == patient_id not in ("", "..")
+
+
+def _parse_flag(text: str) -> bool:
+    try:
+        return {0.0: False, 1.0: True}[float(text)]
+    except (ValueError, KeyError):
+        raise ValueError("not 0 or 1") from None
+
+
+def _parse_days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days < math.inf:
+        raise ValueError("not a number of days, 0 or more")
+    return days
+
+
+def _find(folder: Path, patient_id: str, name: str) -> Path:
+    """Give the path of a patient's file, in the patient's folder or, where it lies there, in the cohort's."""
+    flat = folder / name
+    return flat if flat.is_file() else folder / patient_id / name
+
+
+def _check_images(folder: Path, patient_id: str) -> list[str]:
+    names = {image: f"{patient_id}__{image}.nii.gz" for image in ("CT", "PT")}
+    return [
+        f"patient {patient_id}: no {image} image, neither {folder / patient_id / name} nor {folder / name}"
+        for image, name in names.items()
+        if not _find(folder, patient_id, name).is_file()
+    ]
+
+
+def _read_mask(path: Path, ct: Image) -> Image:
+    """Read a mask and lay it on the CT's own grid, where its header agrees but for rounding."""
+    mask = read_image(path)
+    if mask.grid.size_xyz != ct.grid.size_xyz:
+        raise InvalidInputError(
+            f"{path}: the mask has {mask.grid.size_xyz} voxels, the CT {ct.grid.size_xyz} (x, y, z)"
+        )
+    apart = np.abs(np.subtract(extent_mm(mask.grid), extent_mm(ct.grid))).max()
+    if not apart <= _SAME_PLACE_MM:
+        raise InvalidInputError(f"{path}: the mask does not lie where the CT lies ({apart:.3g} mm apart)")
+    known = np.isin(mask.voxels, list(Label))
+    if not known.all():
+        odd = sorted(set(np.unique(mask.voxels[~known]).tolist()))[:5]
+        raise InvalidInputError(f"{path}: the mask has labels {odd}; only 0, 1 and 2 are known")
+    return Image(mask.voxels.astype(np.uint8), ct.grid)

@@ -1,0 +1,220 @@
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmpl.case import Grid, Image, InvalidInputError, Outcome
+from mmpl.clinical import fields
+from mmpl.io.cohort import read_cohort
+from mmpl.io.images import write_image
+from mmpl.labels import Label
+
+CT_GRID = Grid((6, 5, 4), (0.9765625, 0.9765625, 3.27), (-249.51, -100.3, 12.7))
+PET_GRID = Grid((3, 3, 3), (4.0, 4.0, 5.0), (-250.0, -101.0, 10.0))
+ROW = {
+    "PatientID": "CHUM-001",
+    "CenterID": "2",
+    "Age": "61",
+    "Gender": "1",
+    "Tobacco Consumption": "0",
+    "Alcohol Consumption": "",
+    "Performance Status": "1",
+    "Treatment": "1",
+    "M-stage": "M0",
+    "Relapse": "1",
+    "RFS": "412",
+    "HPV Status": "0",
+}
+Row = dict[str, str]
+
+
+def write_table(folder: Path, *rows: Row, name: str = "EHR.csv") -> Path:
+    folder.mkdir(exist_ok=True)
+    with (folder / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def write_images(folder: Path, patient_id: str, flat: bool = False, mask: Image | None = None) -> None:
+    images = folder if flat else folder / patient_id
+    images.mkdir(exist_ok=True)
+    rng = np.random.default_rng(3)
+    ct = rng.integers(-1000, 1000, CT_GRID.shape_zyx).astype(np.int16)
+    write_image(images / f"{patient_id}__CT.nii.gz", Image(ct, CT_GRID))
+    write_image(images / f"{patient_id}__PT.nii.gz", Image(rng.random(PET_GRID.shape_zyx, np.float32), PET_GRID))
+    if mask is not None:
+        write_image(images / f"{patient_id}.nii.gz", mask)
+
+
+def mask_on(grid: Grid, dtype: type = np.uint8) -> Image:
+    voxels = np.zeros(grid.shape_zyx, dtype)
+    voxels[1, 2, 3], voxels[2, 2, 3] = Label.GTVP, Label.GTVN
+    return Image(voxels, grid)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_reads_both_layouts(tmp_path: Path, flat: bool) -> None:
+    second = ROW | {"PatientID": "MDA-007", "CenterID": "MDA", "Relapse": "", "RFS": "", "HPV Status": ""}
+    folder = write_table(tmp_path / "cohort", ROW, second)
+    write_images(folder, "CHUM-001", flat, mask_on(CT_GRID))
+    write_images(folder, "MDA-007", flat)
+    for other in ("truth.csv", "predictions.csv", "notes.txt"):
+        (folder / other).write_text("PatientID\n")
+
+    cohort = read_cohort(folder)
+    first, last = cohort.patients
+    assert (first.patient_id, first.center_id) == ("CHUM-001", "2")
+    assert first.outcome == Outcome(hpv_positive=False, relapse=True, rfs_days=412.0)
+    assert tuple(first.clinical.values) == fields()
+    assert (first.clinical.values["Age"], first.clinical.values["M-stage"]) == (61.0, "M0")
+    assert first.clinical.assumed == ("Alcohol Consumption is '': taken as missing",)
+    assert (last.patient_id, last.center_id, last.outcome) == ("MDA-007", "MDA", Outcome())
+    assert cohort.patient("MDA-007") is last
+
+    case = cohort.read_case("CHUM-001")
+    assert case.clinical == first.clinical
+    assert case.ct.voxels.shape == CT_GRID.shape_zyx
+    assert case.pet.voxels.shape == PET_GRID.shape_zyx
+    assert case.reference is not None
+    np.testing.assert_array_equal(case.reference.voxels, mask_on(CT_GRID).voxels)
+    assert cohort.read_case("MDA-007").reference is None
+    assert cohort.mask_path("CHUM-001") is not None
+    assert cohort.mask_path("MDA-007") is None
+    with pytest.raises(InvalidInputError, match="the table has no patient CHUM-002"):
+        cohort.read_case("CHUM-002")
+
+
+def test_reads_other_spellings_of_a_table(tmp_path: Path) -> None:
+    """A byte-order mark, other case, another order, spaces, numbers as a spreadsheet writes them, extra columns."""
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    (folder / "EHR.csv").write_bytes(
+        b"\xef\xbb\xbfpatientid,T-stage,hpv status,RFS,relapse,centerid,Sex,age,Tobacco,Alcohol,ECOG,Treatment,"
+        b"M-stage\r\n"
+        b" CHUP-002 ,T2,1.0, 12.5,0.0,1,Male,70.0,1.0,NaN,0,1,Mx\r\n"
+        b",,,,,,,,,,,,\r\n"
+    )
+    write_images(folder, "CHUP-002")
+    (patient,) = read_cohort(folder).patients
+    assert patient.patient_id == "CHUP-002"
+    assert patient.outcome == Outcome(hpv_positive=True, relapse=False, rfs_days=12.5)
+    assert list(patient.clinical.values.values()) == [70.0, "1", "1", None, "0", "1", "Mx"]
+    assert patient.clinical.assumed == ("Alcohol Consumption is 'NaN': taken as missing",)
+
+
+def test_lists_every_problem_at_once(tmp_path: Path) -> None:
+    rows = [
+        ROW | {"PatientID": "A", "HPV Status": "2", "Relapse": "maybe"},
+        ROW | {"PatientID": "B", "RFS": "-3"},
+        ROW | {"PatientID": "C", "RFS": "soon"},
+        ROW | {"PatientID": "D"},
+        ROW | {"PatientID": "E"},
+        ROW | {"PatientID": "E"},
+        ROW | {"PatientID": "../F"},
+        ROW | {"PatientID": ""},
+    ]
+    folder = write_table(tmp_path / "cohort", *rows)
+    for patient_id in "ABCDE":
+        write_images(folder, patient_id)
+    (folder / "D" / "D__PT.nii.gz").unlink()
+    (folder / "B" / "B__CT.nii.gz").unlink()
+    with pytest.raises(InvalidInputError) as raised:
+        read_cohort(folder)
+    title, *problems = str(raised.value).splitlines()
+    assert title == f"{folder / 'EHR.csv'}: 9 problems"
+    assert [problem.strip() for problem in problems] == [
+        "line 2, patient A: HPV Status is '2', not 0 or 1",
+        "line 2, patient A: Relapse is 'maybe', not 0 or 1",
+        "line 3, patient B: RFS is '-3', not a number of days, 0 or more",
+        f"patient B: no CT image, neither {folder / 'B' / 'B__CT.nii.gz'} nor {folder / 'B__CT.nii.gz'}",
+        "line 4, patient C: RFS is 'soon', not a number of days, 0 or more",
+        f"patient D: no PT image, neither {folder / 'D' / 'D__PT.nii.gz'} nor {folder / 'D__PT.nii.gz'}",
+        "line 8, patient ../F: PatientID cannot be a file's name",
+        "line 9, patient (none): PatientID is blank",
+        "patient E: 2 rows",
+    ]
+
+
+def test_names_missing_and_repeated_columns(tmp_path: Path) -> None:
+    row = {name: value for name, value in ROW.items() if name not in ("Age", "HPV Status")}
+    folder = write_table(tmp_path / "cohort", row | {"Sex": "1"})
+    with pytest.raises(InvalidInputError) as raised:
+        read_cohort(folder)
+    assert [line.strip() for line in str(raised.value).splitlines()] == [
+        f"{folder / 'EHR.csv'}: 3 problems",
+        "column 'HPV Status' is missing (its cells may be blank)",
+        "column 'Age' is missing (its cells may be blank)",
+        "column 'Gender' is there twice",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: None, "no such folder"),
+        (lambda folder: folder.mkdir(), "no table"),
+        (lambda folder: write_table(write_table(folder, ROW), ROW, name="b.csv"), r"2 tables \(EHR.csv, b.csv\)"),
+        (lambda folder: write_table(folder, dict.fromkeys(ROW, "")), "1 problem\n  no patient"),
+        (lambda folder: (write_table(folder, ROW) / "EHR.csv").write_text(""), "column 'PatientID' is missing"),
+        (lambda folder: (write_table(folder, ROW) / "EHR.csv").write_text("a,b\n1\n"), "line 2: 1 cells, not 2"),
+        (lambda folder: (write_table(folder, ROW) / "EHR.csv").write_bytes(b"\xff\xfe\x00"), "not a readable table"),
+    ],
+)
+def test_refuses_folders_without_one_good_table(
+    tmp_path: Path, prepare: Callable[[Path], object], message: str
+) -> None:
+    folder = tmp_path / "cohort"
+    prepare(folder)
+    with pytest.raises(InvalidInputError, match=message) as raised:
+        read_cohort(folder)
+    assert str(raised.value).startswith(str(folder))
+
+
+def read_with_mask(folder: Path, mask: Image) -> Image | None:
+    write_images(write_table(folder, ROW), "CHUM-001", mask=mask)
+    return read_cohort(folder).read_case("CHUM-001").reference
+
+
+def test_mask_takes_the_ct_grid_where_headers_differ_by_rounding(tmp_path: Path) -> None:
+    x, y, z = CT_GRID.origin_xyz
+    near = replace(CT_GRID, origin_xyz=(x + 5e-4, y - 5e-4, z), spacing_xyz=(0.97656, 0.97656, 3.27001))
+    reference = read_with_mask(tmp_path / "cohort", mask_on(near, np.float64))
+    assert reference is not None
+    assert reference.voxels.dtype == np.uint8
+    np.testing.assert_array_equal(reference.voxels, mask_on(near).voxels)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (mask_on(replace(CT_GRID, size_xyz=(6, 5, 5))), r"the mask has \(6, 5, 5\) voxels, the CT \(6, 5, 4\)"),
+        (mask_on(replace(CT_GRID, origin_xyz=(-249.41, -100.3, 12.7))), r"does not lie where the CT lies \(0.1 mm"),
+        (mask_on(replace(CT_GRID, spacing_xyz=(1.0, 1.0, 3.27))), "does not lie where the CT lies"),
+        (mask_on(replace(CT_GRID, direction=(-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))), "does not lie where the CT lies"),
+        (Image(mask_on(CT_GRID).voxels * 3, CT_GRID), r"labels \[3, 6\]"),
+        (Image(mask_on(CT_GRID).voxels * np.float32(0.5), CT_GRID), r"labels \[0.5\]"),
+    ],
+)
+def test_refuses_masks_that_do_not_fit(tmp_path: Path, mask: Image, message: str) -> None:
+    folder = tmp_path / "cohort"
+    with pytest.raises(InvalidInputError, match=message) as raised:
+        read_with_mask(folder, mask)
+    assert re.match(re.escape(str(folder / "CHUM-001" / "CHUM-001.nii.gz")), str(raised.value))
+
+
+def test_names_the_patient_whose_image_cannot_be_used(tmp_path: Path) -> None:
+    folder = write_table(tmp_path / "cohort", ROW)
+    write_images(folder, "CHUM-001")
+    slice_ = Image(np.ones((3, 3, 1), np.float32), replace(PET_GRID, size_xyz=(1, 3, 3)))
+    write_image(folder / "CHUM-001" / "CHUM-001__PT.nii.gz", slice_)
+    with pytest.raises(InvalidInputError, match=r"cohort, patient CHUM-001: the PET is \(1, 3, 3\) voxels"):
+        read_cohort(folder).read_case("CHUM-001")
+    (folder / "CHUM-001" / "CHUM-001__CT.nii.gz").write_bytes(b"")
+    with pytest.raises(InvalidInputError, match=r"CHUM-001__CT.nii.gz: the file is empty"):
+        read_cohort(folder).read_case("CHUM-001")
