@@ -1,0 +1,1 @@
+"""The synthetic cohort: patients, images and outcomes with planted, written-down effects (start at `planted`)."""

@@ -1,0 +1,166 @@
+"""Cohorts on disk, in the layout of the released training data, and the sample case in the challenge's layout."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from uuid import NAMESPACE_OID, uuid5
+
+from joblib import Parallel, delayed
+from rich.progress import track
+
+from mmpl.case import Case, Image, InvalidInputError
+from mmpl.io.images import write_image
+from mmpl.labels import Column
+from mmpl.phantom.centers import CenterGroup
+from mmpl.phantom.latent import CLINICAL_COLUMNS, LatentPatient, center_of, draw_patients
+from mmpl.phantom.oracle import hpv_log_likelihood_ratio, oracle_figures
+from mmpl.phantom.render import render
+
+TABLE_NAMES: dict[CenterGroup, str] = {
+    "training": "HECKTOR_2025_Training_EHR.csv",
+    "unseen": "HECKTOR_2025_Unseen_EHR.csv",
+}
+TRUTH_NAME, ORACLE_NAME = "truth.csv", "oracle.json"
+
+SAMPLE_SEED, SAMPLE_CENTER, SAMPLE_PIXELS = 2025, "HGJ", 200
+
+
+def write_cohort(
+    count: int,
+    seed: int,
+    out: Path,
+    centers: CenterGroup = "training",
+    hpv_positive: float | None = None,
+    workers: int = 2,
+) -> None:
+    """Write images, table, `truth.csv` and `oracle.json`; patients that are already there are not drawn again.
+
+    The table comes last, so a folder that has it is complete.
+
+    Raises:
+        InvalidInputError: The folder holds patients of another seed or other settings.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    patients = draw_patients(count, seed, centers, hpv_positive)
+    _write_truth(out / TRUTH_NAME, patients)
+    waiting = [patient for patient in patients if not _is_written(out, patient)]
+    done = Parallel(n_jobs=workers, return_as="generator_unordered")(
+        delayed(write_patient)(out, patient) for patient in waiting
+    )
+    for _ in track(done, description="drawing patients", total=len(waiting)):
+        pass
+    figures = {key: value if value is None else round(value, 6) for key, value in oracle_figures(patients).items()}
+    _write_text(out / ORACLE_NAME, json.dumps(figures, indent=2) + "\n")
+    _write_text(out / TABLE_NAMES[centers], _csv(table_row(patient) for patient in patients))
+
+
+def write_patient(out: Path, patient: LatentPatient) -> None:
+    """Draw one patient and write its folder."""
+    case = render(patient)
+    for path, image in zip(_paths(out, patient), (case.ct, case.pet, case.reference), strict=False):
+        if image is not None:
+            path.parent.mkdir(exist_ok=True)
+            write_image(path, image)
+
+
+def table_row(patient: LatentPatient) -> dict[str, object]:
+    """Give the patient's row of the released table; None where it is blank."""
+    return {
+        Column.PATIENT_ID.value: patient.patient_id,
+        Column.CENTER_ID.value: center_of(patient).code,
+        **patient.clinical,
+        Column.RELAPSE.value: int(patient.relapse) if patient.rfs_known else None,
+        Column.RFS_DAYS.value: int(patient.rfs_days) if patient.rfs_known else None,
+        Column.HPV_STATUS.value: int(patient.hpv_positive) if patient.hpv_known else None,
+    }
+
+
+def truth_row(patient: LatentPatient) -> dict[str, object]:
+    """Give every latent variable, and the oracle's HPV score, by name."""
+    row: dict[str, object] = {Column.PATIENT_ID.value: patient.patient_id}
+    for name in (field.name for field in fields(patient) if field.name != "patient_id"):
+        value = getattr(patient, name)
+        if isinstance(value, bool):
+            value = int(value)
+        elif isinstance(value, frozenset):
+            value = " ".join(sorted(value))
+        elif isinstance(value, tuple):
+            value = " ".join(f"{part:.4f}" for part in value)
+        elif isinstance(value, float):
+            value = round(value, 6)
+        row[name] = value
+    return row | {"hpv_log_likelihood_ratio": round(hpv_log_likelihood_ratio(patient), 6)}
+
+
+def write_sample_case(out: Path) -> Case:
+    """Write one head-and-neck case, a primary and two nodes, in the challenge's layout; return it with its labels."""
+    patient = next(patient for patient in draw_patients(2000, SAMPLE_SEED) if _is_exemplary(patient))
+    patient = replace(patient, missing=frozenset())
+    case = render(patient, with_reference=True)
+    assert case.reference is not None
+    case = replace(case, ct=_crop(case.ct, SAMPLE_PIXELS), reference=_crop(case.reference, SAMPLE_PIXELS))
+    for modality, image in (("ct", case.ct), ("pet", case.pet)):
+        path = out / "images" / modality / f"{uuid5(NAMESPACE_OID, f'mmpl sample {modality}')}.mha"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, image)
+    _write_text(out / "ehr.json", json.dumps(patient.clinical, indent=2) + "\n")
+    return case
+
+
+def _is_exemplary(patient: LatentPatient) -> bool:
+    volumes = patient.node_volumes_ml
+    typical = patient.primary_site == "tongue base" and abs(patient.primary_volume or 9.0) < 1.0
+    short = patient.center == SAMPLE_CENTER and not patient.long_scan
+    return short and typical and len(volumes) == 2 and min(volumes) > 2.0
+
+
+def _crop(image: Image, pixels: int) -> Image:
+    """Keep the central pixels in the plane of an image with identity direction."""
+    grid = image.grid
+    skip = [(size - pixels) // 2 for size in grid.size_xyz[:2]]
+    steps = zip(grid.origin_xyz, grid.spacing_xyz, (*skip, 0), strict=True)
+    x, y, z = (round(origin + step * count, 3) for origin, step, count in steps)
+    voxels = image.voxels[:, skip[1] : skip[1] + pixels, skip[0] : skip[0] + pixels]
+    return Image(voxels, replace(grid, size_xyz=(pixels, pixels, grid.size_xyz[2]), origin_xyz=(x, y, z)))
+
+
+def _paths(out: Path, patient: LatentPatient) -> tuple[Path, ...]:
+    """Name the files of a patient: CT, PET and, where known, labels."""
+    name = patient.patient_id
+    stems = (f"{name}__CT", f"{name}__PT", name) if patient.mask_known else (f"{name}__CT", f"{name}__PT")
+    return tuple(out / name / f"{stem}.nii.gz" for stem in stems)
+
+
+def _is_written(out: Path, patient: LatentPatient) -> bool:
+    return all(path.is_file() for path in _paths(out, patient))
+
+
+def _write_truth(path: Path, patients: tuple[LatentPatient, ...]) -> None:
+    """Write the latent variables, unless those there belong to other patients."""
+    text = _csv(truth_row(patient) for patient in patients)
+    if path.is_file():
+        there, wanted = path.read_text().splitlines(), text.splitlines()
+        common = min(len(there), len(wanted))
+        if there[:common] != wanted[:common]:
+            raise InvalidInputError(f"{path}: this folder holds patients of another seed or other settings")
+    _write_text(path, text)
+
+
+def _csv(rows: Iterable[Mapping[str, object]]) -> str:
+    listed = list(rows)
+    header = list(listed[0]) if listed else [column.value for column in Column] + list(CLINICAL_COLUMNS.values())
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return buffer.getvalue()
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    partial = path.with_name(f".partial.{path.name}")
+    partial.write_text(text)
+    partial.replace(path)

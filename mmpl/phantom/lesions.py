@@ -1,0 +1,217 @@
+"""Primaries and nodes: drawn on the CT grid with the planted volume to the voxel, then carried to the PET grid.
+
+A lesion is a local box of the CT grid: its mask, the HU and the activity of its voxels. Its surface is an ellipsoid
+that a random field perturbs, its level chosen so that the mask has the planted volume; bone, the outside of the body
+and other lesions are spared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmpl.labels import Label
+from mmpl.phantom import planted
+from mmpl.phantom.anatomy import Build, Vector, body_outline
+from mmpl.phantom.latent import LatentPatient, center_of
+from mmpl.phantom.scene import Axes, Box, Canvas, Field, box_around, open_axes
+
+SITE_CENTERS: dict[str, Vector] = {
+    "tonsil": (19, -4, 8),
+    "tongue base": (8, -19, 0),
+    "soft palate": (7, -14, 26),
+    "hypopharynx": (15, 2, -32),
+    "larynx": (9, -17, -42),
+}
+"""Standard positions on the patient's left, mm in scene coordinates."""
+
+NODE_LEVELS: tuple[tuple[float, Vector], ...] = (
+    (0.50, (41, 12, -8)),
+    (0.24, (39, 9, -36)),
+    (0.09, (35, 9, -62)),
+    (0.08, (48, 32, -34)),
+    (0.06, (30, -30, -18)),
+    (0.03, (18, 11, 26)),
+)
+"""Chance and position of neck levels II, III, IV, V, I and retropharyngeal, on the patient's left."""
+
+SKIN_MM, BONE_HU, EDGE_MM = 3.0, 260.0, 1.6
+TEXTURE_HU = 75.0
+"""CT texture of a primary, HU, times its heterogeneity."""
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion on a box of the CT grid.
+
+    Attributes:
+        mask: Its voxels (boolean).
+        coverage: How much of each voxel it fills, 0 to 1, soft at the edge.
+        hu: HU of its voxels.
+        suv: Activity of its voxels, SUV, before the scanner's point spread.
+    """
+
+    label: Label
+    box: Box
+    mask: NDArray[np.bool_]
+    coverage: NDArray[np.float32]
+    hu: NDArray[np.float32]
+    suv: NDArray[np.float32]
+
+
+def draw_lesions(rng: np.random.Generator, patient: LatentPatient, build: Build, ct: Canvas) -> list[Lesion]:
+    """Draw the primary, then the nodes, and paint each onto the CT."""
+    center = center_of(patient)
+    enhancement_hu = 20.0 + 0.12 * center.vessel_hu + rng.normal(0.0, 3.0)
+    taken = np.zeros(ct.values.shape, dtype=bool)
+    lesions = []
+    side = float(rng.choice((-1.0, 1.0)))
+    if patient.primary_site is not None:
+        assert patient.primary_volume is not None
+        site = _jitter(rng, build, SITE_CENTERS[patient.primary_site], side, 3.0)
+        volume_ml = planted.volume_ml("primary_volume", patient.primary_volume) * center.volume_factor
+        box, mask, depth = _carve(rng, build, ct, taken, site, volume_ml, 0.22)
+        lesions.append(_primary(rng, patient, ct.axes, box, mask, depth, planted_hu=52.0 + enhancement_hu))
+        _lay(ct, taken, lesions[-1])
+    for volume_ml in patient.node_volumes_ml:
+        spot = _node_position(rng, build, lesions, ct.axes, side, volume_ml)
+        box, mask, depth = _carve(rng, build, ct, taken, spot, volume_ml, 0.12)
+        lesions.append(_node(rng, patient, box, mask, depth, planted_hu=50.0 + enhancement_hu))
+        _lay(ct, taken, lesions[-1])
+    return lesions
+
+
+def paint_activity(pet: Canvas, ct_axes: Axes, lesions: Sequence[Lesion]) -> None:
+    """Carry the lesions' activity to the PET grid, each PET voxel averaging the CT voxels it covers."""
+    for lesion in lesions:
+        source = [axis[part] for axis, part in zip(ct_axes, lesion.box, strict=True)]
+        steps = [axis[1] - axis[0] for axis in pet.axes]
+        target = box_around(pet.axes, [(axis[0], axis[-1]) for axis in source], float(max(steps)))
+        if target is None:
+            continue
+        weights = [
+            _overlaps(axis, pet_axis[part])
+            for axis, pet_axis, part in zip(source, pet.axes, target, strict=True)
+        ]  # fmt: skip
+        coverage, activity = (_average(values, weights) for values in (lesion.coverage, lesion.coverage * lesion.suv))
+        values = pet.values[target]
+        values *= 1.0 - coverage
+        values += activity
+
+
+def _jitter(rng: np.random.Generator, build: Build, standard: Vector, side: float, spread_mm: float) -> Vector:
+    x, y, z = (value + rng.normal(0.0, spread_mm) for value in standard)
+    return build.place((side * x, y, z))
+
+
+def _node_position(
+    rng: np.random.Generator, build: Build, lesions: Sequence[Lesion], axes: Axes, side: float, volume_ml: float
+) -> Vector:
+    """Pick a level, mostly on the primary's side, away from lesions already there; keep low ends of the scan free."""
+    radius = _radius_mm(volume_ml)
+    shares = np.array([share for share, _ in NODE_LEVELS])
+    best, best_gap = (0.0, 0.0, 0.0), -np.inf
+    for _ in range(12):
+        level = NODE_LEVELS[rng.choice(len(NODE_LEVELS), p=shares)][1]
+        spot = _jitter(rng, build, level, side if rng.random() < 0.75 else -side, 4.0)
+        gaps = [_distance(spot, axes, lesion) - radius for lesion in lesions]
+        gap = min([*gaps, spot[2] - float(axes[0][0]) - radius])
+        if gap > best_gap:
+            best, best_gap = spot, gap
+        if gap > 3.0:
+            break
+    return best
+
+
+def _distance(spot_xyz: Vector, axes: Axes, lesion: Lesion) -> float:
+    """Give the distance from a point to the nearest of a lesion's voxels, thinned, mm."""
+    indices = np.argwhere(lesion.mask)[::7]
+    places = np.stack([axes[i][lesion.box[i]][indices[:, i]] for i in range(3)], axis=1)
+    return float(np.sqrt(((places - np.array(spot_xyz[::-1])) ** 2).sum(axis=1)).min())
+
+
+def _radius_mm(volume_ml: float) -> float:
+    return float((volume_ml * 1000.0 * 3.0 / (4.0 * np.pi)) ** (1.0 / 3.0))
+
+
+def _carve(
+    rng: np.random.Generator, build: Build, ct: Canvas, taken: NDArray[np.bool_], spot_xyz: Vector, volume_ml: float,
+    roughness: float,
+) -> tuple[Box, NDArray[np.bool_], NDArray[np.float32]]:  # fmt: skip
+    """Choose the voxels of a lesion: box, mask of the wanted volume, and depth below the surface, mm."""
+    radius = _radius_mm(volume_ml)
+    reach = 1.7 * radius + 6.0
+    bounds = [(value - reach, value + reach) for value in spot_xyz[::-1]]
+    box = box_around(ct.axes, bounds)
+    if box is None:
+        raise ValueError(f"a lesion at {spot_xyz} mm lies outside the scan")
+    z, y, x = open_axes(ct.axes, box)
+    stretch = np.exp(rng.normal(0.0, 0.13, 3))
+    stretch /= stretch.prod() ** (1.0 / 3.0)
+    away = sum(((axis - value) / s) ** 2 for axis, value, s in zip((z, y, x), spot_xyz[::-1], stretch, strict=True))
+    rough = Field(rng, bounds, max(0.75 * radius, 5.0))((z.ravel(), y.ravel(), x.ravel()))
+    distance = np.sqrt(away) + np.float32(roughness * radius) * np.clip(rough, -2.0, 2.0)
+    spared = (body_outline(build).depth(z, y, x) < SKIN_MM) | (ct.values[box] > BONE_HU) | taken[box]
+    distance[spared] = np.inf
+    voxel_ml = float(np.prod([axis[1] - axis[0] for axis in ct.axes])) / 1000.0
+    count = int(np.clip(round(volume_ml / voxel_ml), 4, np.isfinite(distance).sum()))
+    level = np.partition(distance.ravel(), count - 1)[count - 1]
+    depth = np.where(spared, np.float32(-99.0), level - distance).astype(np.float32)
+    return box, depth >= 0.0, depth
+
+
+def _primary(
+    rng: np.random.Generator, patient: LatentPatient, axes: Axes, box: Box, mask: NDArray[np.bool_],
+    depth: NDArray[np.float32], planted_hu: float,
+) -> Lesion:  # fmt: skip
+    """Fill a primary: uptake of the planted mean and variation, CT texture in step with it, darker towards the core."""
+    assert patient.primary_suv is not None
+    assert patient.primary_heterogeneity is not None
+    local = (axes[0][box[0]], axes[1][box[1]], axes[2][box[2]])
+    bounds = [(float(axis[0]), float(axis[-1])) for axis in local]
+    texture = Field(rng, bounds, 7.0)(local) - 0.9 * depth / max(float(depth[mask].max()), 1.0)
+    texture = (texture - texture[mask].mean()) / max(float(texture[mask].std()), 1e-3)
+    texture = np.clip(texture, -2.2, 2.2)
+    variation = planted.heterogeneity(patient.primary_heterogeneity)
+    uptake = np.clip(1.0 + variation * texture, 0.1, None)
+    suv = planted.primary_suv(patient.primary_suv) * uptake / uptake[mask].mean()
+    hu = planted_hu + TEXTURE_HU * variation * texture
+    return Lesion(Label.GTVP, box, mask, _coverage(depth), hu.astype(np.float32), suv.astype(np.float32))
+
+
+def _node(
+    rng: np.random.Generator, patient: LatentPatient, box: Box, mask: NDArray[np.bool_], depth: NDArray[np.float32],
+    planted_hu: float,
+) -> Lesion:  # fmt: skip
+    """Fill a node: uptake in the rim, and a dark core of the planted share of its volume."""
+    assert patient.nodal_cyst is not None
+    solid_suv = max(4.0, float(rng.lognormal(np.log(7.5), 0.25)))
+    core = 1.0 - planted.cyst_fraction(patient.nodal_cyst)
+    wall = float(np.quantile(depth[mask], core))
+    cystic = np.clip(0.5 + (depth - wall) / 1.5, 0.0, 1.0)
+    hu = planted_hu - cystic * (planted_hu - 4.0)
+    suv = solid_suv - cystic * (solid_suv - 1.0)
+    return Lesion(Label.GTVN, box, mask, _coverage(depth), hu.astype(np.float32), suv.astype(np.float32))
+
+
+def _coverage(depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.clip(0.5 + depth / np.float32(EDGE_MM), 0.0, 1.0)
+
+
+def _lay(ct: Canvas, taken: NDArray[np.bool_], lesion: Lesion) -> None:
+    values = ct.values[lesion.box]
+    values += lesion.coverage * (lesion.hu - values)
+    taken[lesion.box] |= lesion.mask
+
+
+def _overlaps(source: NDArray, target: NDArray) -> NDArray[np.float32]:
+    """Weigh source voxels by how much of each target voxel they fill along one axis (target, source)."""
+    ds, dt = source[1] - source[0], target[1] - target[0] if target.size > 1 else source[-1] - source[0] + 1.0
+    high = np.minimum(target[:, None] + dt / 2, source[None, :] + ds / 2)
+    low = np.maximum(target[:, None] - dt / 2, source[None, :] - ds / 2)
+    return (np.clip(high - low, 0.0, None) / dt).astype(np.float32)
+
+
+def _average(values: NDArray[np.float32], weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.einsum("az,by,cx,zyx->abc", *weights, values, optimize=True).astype(np.float32)

@@ -1,0 +1,149 @@
+"""A patient's PET/CT as the center's scanner sees it; deterministic by the patient's own seed."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+
+from mmpl.case import IDENTITY_DIRECTION, Case, Grid, Image, Vector
+from mmpl.clinical import read_record
+from mmpl.labels import Label
+from mmpl.phantom.anatomy import AIR, Build, draw_anatomy, draw_build
+from mmpl.phantom.centers import Center
+from mmpl.phantom.latent import LatentPatient, center_of
+from mmpl.phantom.lesions import Lesion, draw_lesions, paint_activity
+from mmpl.phantom.scene import Axes, Canvas, Field
+
+TOP_MM, LONG_SCAN_MM, LONG_SLICE_MM, LONG_PIXEL_MM = 172.0, (900.0, 1000.0), 4.5, 1.95
+DENTAL_METAL = 0.35
+"""Fraction of patients with metal in their teeth."""
+
+FWHM_TO_SIGMA = 1.0 / 2.3548
+
+
+def render(patient: LatentPatient, with_reference: bool | None = None) -> Case:
+    """Draw CT (int16, HU), PET (float32, SUV, its own grid) and label map (uint8, the CT's grid) of one patient.
+
+    Args:
+        with_reference: Whether the case carries its label map; by default, where the patient's mask is known.
+    """
+    center = center_of(patient)
+    body_rng, lesion_rng, ct_rng, pet_rng = np.random.default_rng(patient.image_seed).spawn(4)
+    build = draw_build(body_rng)
+    ct_axes, pet_axes = _draw_axes(body_rng, center, patient.long_scan)
+    bounds = [(float(axis[0]) - 10.0, float(axis[-1]) + 10.0) for axis in ct_axes]
+    wobble, mottle = Field(body_rng, bounds, 18.0), Field(body_rng, bounds, 7.0)
+    parts = draw_anatomy(body_rng, build, center.vessel_hu, patient.long_scan)
+
+    ct = Canvas(ct_axes, AIR, wobble)
+    for part in parts:
+        ct.paint(part, part.hu)
+    lesions = draw_lesions(lesion_rng, patient, build, ct)
+    _finish_ct(ct_rng, ct, mottle, build, center)
+
+    # the patient moved between the two scans: a PET voxel shows what lies a little beside it
+    shift = pet_rng.normal(0.0, 1.2, 3).astype(np.float32)
+    shifted = (pet_axes[0] + shift[0], pet_axes[1] + shift[1], pet_axes[2] + shift[2])
+    pet = Canvas(shifted, 0.0, wobble)
+    for part in parts:
+        pet.paint(part, part.suv)
+    paint_activity(pet, ct_axes, lesions)
+    activity = _scan_pet(pet_rng, pet, mottle, center)
+
+    x, y, z = np.round(body_rng.uniform((-8, -180, -900), (8, -120, 200)), 1).tolist()
+    isocenter_xyz = (x, y, z)
+    keep = patient.mask_known if with_reference is None else with_reference
+    return Case(
+        patient.patient_id,
+        _image(np.rint(np.clip(ct.values, -1024, 3071)).astype(np.int16), ct_axes, isocenter_xyz, center.flipped),
+        _image(activity, pet_axes, isocenter_xyz, center.flipped),
+        read_record(patient.clinical),
+        _image(_label_map(ct.values.shape, lesions), ct_axes, isocenter_xyz, center.flipped) if keep else None,
+    )
+
+
+def _draw_axes(rng: np.random.Generator, center: Center, long_scan: bool) -> tuple[Axes, Axes]:
+    """Choose the voxel centers of CT and PET; the PET reaches a little beyond the CT sideways, not always in length."""
+    length = rng.uniform(*(LONG_SCAN_MM if long_scan else center.length_mm))
+    pixel, slice_mm = (LONG_PIXEL_MM, LONG_SLICE_MM) if long_scan else (center.ct_pixel_mm, center.ct_slice_mm)
+    top = TOP_MM + rng.uniform(0.0, 12.0)
+    middle_xy = rng.normal((0.0, 12.0), 4.0)
+    ct = _axes(middle_xy, top, (center.ct_matrix, round(length / slice_mm)), (pixel, slice_mm))
+    field_mm = center.ct_matrix * pixel * 1.12
+    matrix = (int(np.ceil(field_mm / center.pet_pixel_mm)), round(length / center.pet_slice_mm))
+    pet_middle = middle_xy + rng.uniform(-2.0, 2.0, 2)
+    pet = _axes(pet_middle, top + rng.uniform(-5.0, 5.0), matrix, (center.pet_pixel_mm, center.pet_slice_mm))
+    return ct, pet
+
+
+def _axes(middle_xy: NDArray, top: float, count: tuple[int, int], spacing: tuple[float, float]) -> Axes:
+    in_plane = (np.arange(count[0]) - (count[0] - 1) / 2) * spacing[0]
+    z = top - (count[1] - 1 - np.arange(count[1])) * spacing[1]
+    return (
+        z.astype(np.float32),
+        (in_plane + middle_xy[1]).astype(np.float32),
+        (in_plane + middle_xy[0]).astype(np.float32),
+    )
+
+
+def _finish_ct(rng: np.random.Generator, ct: Canvas, mottle: Field, build: Build, center: Center) -> None:
+    """Add tissue mottle, dental metal with its streaks, and noise that is correlated in the plane."""
+    values = ct.values
+    values += 7.0 * mottle(ct.axes) * (values > -300.0)
+    if rng.random() < DENTAL_METAL:
+        _add_streaks(rng, ct, build)
+    noise = rng.standard_normal(values.shape, dtype=np.float32)
+    noise[:, 1:] += noise[:, :-1].copy()
+    noise[:, :, 1:] += noise[:, :, :-1].copy()
+    values += noise * np.float32(center.ct_noise_hu / 2.0)
+
+
+def _add_streaks(rng: np.random.Generator, ct: Canvas, build: Build) -> None:
+    """Put one to four crowns on the teeth, with bright and dark rays in their slices."""
+    for _ in range(rng.integers(1, 5)):
+        angle = rng.uniform(-1.1, 1.1)
+        x0, y0, z0 = build.place((38.0 * np.sin(angle), -28.0 - 45.0 * np.cos(angle), rng.choice((15.0, 22.0))))
+        inside = np.flatnonzero(np.abs(ct.axes[0] - z0) < 4.0)
+        y, x = ct.axes[1][:, None] - y0, ct.axes[2][None, :] - x0
+        radius = np.hypot(x, y)
+        rays = np.cos(rng.integers(5, 10) * np.arctan2(y, x) + rng.uniform(0.0, 6.3)) ** 3
+        plane = rng.uniform(150.0, 450.0) * rays * np.exp(-radius / 35.0)
+        for index in inside:
+            ct.values[index] += plane * rng.uniform(0.6, 1.0)
+            ct.values[index][radius < 4.0] = 3000.0
+
+
+def _scan_pet(rng: np.random.Generator, pet: Canvas, mottle: Field, center: Center) -> NDArray[np.float32]:
+    """Blur by the point spread, add noise that grows with the root of the activity, and calibrate."""
+    spacing = [float(axis[1] - axis[0]) for axis in pet.axes]
+    sigma = [center.psf_mm * FWHM_TO_SIGMA / step for step in spacing]
+    activity = gaussian_filter(pet.values * (1.0 + 0.1 * mottle(pet.axes)), sigma, mode="nearest", truncate=3.0)
+    noise = rng.standard_normal(activity.shape, dtype=np.float32)
+    for axis, step in enumerate(spacing):
+        width = 3.5 * FWHM_TO_SIGMA / step
+        noise = gaussian_filter1d(noise, width, axis=axis, truncate=3.0)
+    noise *= center.pet_noise / float(noise.std())
+    activity = activity + noise * np.sqrt(np.maximum(activity, 0.05))
+    return (np.maximum(activity, 0.0) * center.suv_factor).astype(np.float32)
+
+
+def _label_map(shape: tuple[int, ...], lesions: list[Lesion]) -> NDArray[np.uint8]:
+    labels = np.full(shape, Label.BACKGROUND, dtype=np.uint8)
+    for lesion in lesions:
+        labels[lesion.box][lesion.mask] = lesion.label
+    return labels
+
+
+def _image(voxels: NDArray, axes: Axes, isocenter_xyz: Vector, flipped: bool) -> Image:
+    """Attach the geometry; a flipped file runs from left to right and from back to front."""
+    z, y, x = axes
+    spacing = (_step(x), _step(y), _step(z))
+    corner, direction = (float(x[0]), float(y[0]), float(z[0])), IDENTITY_DIRECTION
+    if flipped:
+        voxels = np.ascontiguousarray(voxels[:, ::-1, ::-1])
+        corner, direction = (float(x[-1]), float(y[-1]), float(z[0])), (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+    x0, y0, z0 = (round(start + offset, 3) for start, offset in zip(corner, isocenter_xyz, strict=True))
+    return Image(voxels, Grid((x.size, y.size, z.size), spacing, (x0, y0, z0), direction))
+
+
+def _step(axis: NDArray) -> float:
+    return round(float((axis[-1] - axis[0]) / (axis.size - 1)), 4)
