@@ -1,0 +1,216 @@
+"""`evaluate` on tiny cohorts whose every metric is worked by hand."""
+
+import csv
+import json
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mmpl.case import Grid, Image, InvalidInputError
+from mmpl.evaluate import Evaluation, evaluate, print_table
+from mmpl.io.images import write_image
+
+GRID = Grid((40, 6, 5), (1.0, 1.0, 2.0), (-10.0, 5.0, 7.5))
+
+# patient: relapse, days, HPV, truth voxels of GTVp and GTVn along the first line of voxels
+PATIENTS = {
+    "A-001": ("1", "100", "1", (range(10), range(20, 24))),
+    "A-002": ("1", "200", "0", (range(0), range(20, 30))),
+    "A-003": ("0", "300", "1", (range(4), range(0))),
+    "A-004": ("0", "50", "", None),
+}
+
+# patient: risk, HPV probability, HPV status, predicted voxels
+ANSWERS = {
+    "A-001": ("0.5", "0.9", "1", (range(5, 15), range(20, 24))),
+    "A-002": ("0.1", "0.2", "0", (range(0), range(30, 34))),
+    "A-003": ("0.1", "0.1", "0", (range(4), range(0))),
+    "A-004": ("0.9", "0.7", "1", (range(0), range(0))),
+}
+
+TRUTH = {
+    "A-001": ("100", "2.0", "1.5"),
+    "A-002": ("200", "1.0", "-0.5"),
+    "A-003": ("900", "-1.0", "-1.0"),
+    "A-004": ("400", "0.0", "3.0"),
+}
+
+
+def paint(tumor: range, nodes: range) -> np.ndarray:
+    mask = np.zeros(GRID.shape_zyx, np.uint8)
+    mask[2, 3, list(tumor)] = 1
+    mask[2, 3, list(nodes)] = 2
+    return mask
+
+
+def write_table(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def write_cohort(folder: Path, patients: dict = PATIENTS) -> None:
+    clinical = ["Age", "Gender", "Tobacco Consumption", "Alcohol Consumption"]
+    clinical += ["Performance Status", "Treatment", "M-stage"]
+    folder.mkdir()
+    rows = []
+    for name, (relapse, days, hpv, masks) in patients.items():
+        rows.append([name, "1", *([""] * len(clinical)), relapse, days, hpv])
+        place = folder / name
+        place.mkdir()
+        for modality in ("CT", "PT"):
+            (place / f"{name}__{modality}.nii.gz").write_bytes(b"never read here")
+        if masks is not None:
+            write_image(place / f"{name}.nii.gz", Image(paint(*masks), GRID))
+    header = ["PatientID", "CenterID", *clinical, "Relapse", "RFS", "HPV Status"]
+    write_table(folder / "table.csv", header, rows)
+
+
+def write_answers(folder: Path, answers: dict = ANSWERS) -> None:
+    folder.mkdir()
+    header = ["PatientID", "risk_score", "hpv_probability", "hpv_status", "gtvp_ml", "gtvn_ml", "flags"]
+    rows = [[name, risk, p, status, "0", "0", ""] for name, (risk, p, status, _) in answers.items()]
+    write_table(folder / "predictions.csv", header, rows)
+    for name, (*_, masks) in answers.items():
+        if masks is not None:
+            write_image(folder / f"{name}.nii.gz", Image(paint(*masks), GRID))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    write_cohort(tmp_path / "cohort")
+    write_answers(tmp_path / "out")
+    return tmp_path / "out", tmp_path / "cohort"
+
+
+def test_every_metric_by_hand(folders):
+    found = evaluate(*folders)
+    # GTVp: 2 * 5 / 20 = 0.5; both empty 1; exact 1. A-004 has no reference and does not count.
+    assert found.gtvp_dice_mean == pytest.approx((0.5 + 1 + 1) / 3)
+    # surfaces 0..9 against 5..14: every distance from 0 to 5; the 95th percentile is the ninth of ten, 4
+    assert found.gtvp_hd95_median_mm == pytest.approx((4 + 0) / 2)
+    # GTVn: 4 of 4 shared, then 0 of 10 and 4
+    assert found.gtvn_dice_aggregated == pytest.approx(2 * 4 / (8 + 14))
+    # one hit; one miss and one invention
+    assert found.gtvn_f1_aggregated == pytest.approx(2 / (2 + 1 + 1))
+    # pairs 001-002 right, 001-003 right, 002-003 tied; 004 is censored before all
+    assert found.c_index == pytest.approx(2.5 / 3)
+    # positives 001 right, 003 wrong; negative 002 right
+    assert found.hpv_balanced_accuracy == pytest.approx((0.5 + 1) / 2)
+    # pairs 0.9 > 0.2, 0.1 < 0.2
+    assert found.hpv_auc == pytest.approx(0.5)
+    counts = found.counts
+    assert (counts.patients, counts.with_mask, counts.with_rfs, counts.events) == (4, 3, 4, 2)
+    assert (counts.hpv_positive, counts.hpv_negative) == (2, 1)
+    missing = (counts.missing_predictions, counts.missing_masks, counts.missing_risks, counts.missing_hpv)
+    assert missing == (0, 0, 0, 0)
+    assert found.oracle is None
+
+
+def test_missing_answers_are_counted_and_cost_points(tmp_path):
+    answers = dict(ANSWERS)
+    answers["A-001"] = ("", "0.9", "", None)
+    del answers["A-002"]
+    write_cohort(tmp_path / "cohort")
+    write_answers(tmp_path / "out", answers)
+    found = evaluate(tmp_path / "out", tmp_path / "cohort")
+    assert found.gtvp_dice_mean == pytest.approx((0 + 1 + 1) / 3)
+    assert found.gtvn_dice_aggregated == 0.0
+    assert found.gtvn_f1_aggregated == 0.0
+    assert found.c_index == pytest.approx(0.5)  # each of the three pairs has a patient without a risk
+    assert found.hpv_balanced_accuracy == 0.0  # 001 and 002 missing, 003 wrong
+    assert found.hpv_auc == pytest.approx(0.5)  # 002 is missing in both pairs
+    counts = found.counts
+    missing = (counts.missing_predictions, counts.missing_masks, counts.missing_risks, counts.missing_hpv)
+    assert missing == (1, 2, 2, 2)
+
+
+def test_hidden_truth_adds_the_oracle_on_the_same_patients(folders):
+    out, cohort = folders
+    header = ["PatientID", "relapse_days", "log_hazard", "hpv_log_likelihood_ratio", "primary_site"]
+    write_table(cohort / "truth.csv", header, [[name, *values, "tonsil"] for name, values in TRUTH.items()])
+    oracle = evaluate(out, cohort).oracle
+    # risks by time: 001 0.5, 002 0.1, 004 0.9, 003 0.1; 1-2 right, 1-4 wrong, 1-3 right, 2-4 wrong, 2-3 tied, 4-3 right
+    assert oracle.c_index_uncensored == pytest.approx(3.5 / 6)
+    assert oracle.oracle_c_index_uncensored == 1.0
+    # 004 has no released status: positives 1.5 and -1.0, negative -0.5
+    assert oracle.oracle_hpv_auc == pytest.approx(0.5)
+    assert oracle.oracle_hpv_balanced_accuracy == pytest.approx((0.5 + 1) / 2)
+    written = json.loads(evaluate(out, cohort).to_json())
+    assert written["c_index_uncensored"] == pytest.approx(3.5 / 6)
+    assert written["oracle_c_index_uncensored"] == 1.0
+
+
+def test_hidden_truth_must_cover_the_cohort(folders):
+    out, cohort = folders
+    header = ["PatientID", "relapse_days", "log_hazard", "hpv_log_likelihood_ratio"]
+    write_table(cohort / "truth.csv", header, [["A-001", *TRUTH["A-001"]]])
+    with pytest.raises(InvalidInputError, match=r"truth.csv: no row for A-002, A-003, A-004"):
+        evaluate(out, cohort)
+
+
+def test_undefined_metrics_are_null_and_say_why(tmp_path):
+    write_cohort(tmp_path / "cohort", {"A-004": PATIENTS["A-004"]})
+    write_answers(tmp_path / "out", {"A-004": ANSWERS["A-004"]})
+    found = evaluate(tmp_path / "out", tmp_path / "cohort")
+    written = json.loads(found.to_json())
+    scores = {name: value for name, value in written.items() if name != "counts"}
+    assert len(scores) == 7
+    assert set(scores.values()) == {None}
+    assert written["counts"]["patients"] == 1
+    printed = show(found)
+    for reason in ("no reference mask", "no GTVn in any mask", "no comparable pair", "only one HPV class"):
+        assert f"undefined: {reason}" in printed
+
+
+def test_table_shows_values_and_counts(folders):
+    printed = show(evaluate(*folders))
+    assert "gtvp_dice_mean" in printed
+    assert "0.833" in printed
+    assert "with_mask" in printed
+
+
+def test_a_mask_on_another_grid_is_an_error_that_names_the_file(folders):
+    out, cohort = folders
+    moved = Grid(GRID.size_xyz, GRID.spacing_xyz, (-10.0, 5.0, 8.0))
+    write_image(out / "A-002.nii.gz", Image(paint(*ANSWERS["A-002"][3]), moved))
+    with pytest.raises(InvalidInputError, match=r"A-002\.nii\.gz: the mask is on another grid"):
+        evaluate(out, cohort)
+
+
+def test_rounding_in_a_header_is_no_other_grid(folders):
+    out, cohort = folders
+    rounded = Grid(GRID.size_xyz, GRID.spacing_xyz, (-10.0002, 5.0, 7.5))
+    write_image(out / "A-002.nii.gz", Image(paint(*ANSWERS["A-002"][3]), rounded))
+    assert evaluate(out, cohort).gtvn_f1_aggregated == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("PatientID,risk_score,hpv_status\n", "no column hpv_probability"),
+        ("PatientID,risk_score,hpv_probability,hpv_status\nA-001,high,0.5,1\n", "risk_score of A-001 is 'high'"),
+        ("PatientID,risk_score,hpv_probability,hpv_status\nA-001,1,0.5,maybe\n", "hpv_status of A-001 is 'maybe'"),
+        ("PatientID,risk_score,hpv_probability,hpv_status\nA-001,1,1,1\nA-001,1,1,1\n", "A-001 is there twice"),
+    ],
+)
+def test_bad_predictions_are_named(folders, text, message):
+    out, cohort = folders
+    (out / "predictions.csv").write_text(text)
+    with pytest.raises(InvalidInputError, match=rf"predictions\.csv: .*{message}"):
+        evaluate(out, cohort)
+
+
+def test_no_predictions_at_all(folders):
+    out, cohort = folders
+    (out / "predictions.csv").unlink()
+    with pytest.raises(InvalidInputError, match=r"predictions\.csv"):
+        evaluate(out, cohort)
+
+
+def show(evaluation: Evaluation) -> str:
+    text = StringIO()
+    print_table(evaluation, Console(file=text, width=120))
+    return text.getvalue()
