@@ -37,7 +37,7 @@ NODE_LEVELS: tuple[tuple[float, Vector], ...] = (
 """Chance and position of neck levels II, III, IV, V, I and retropharyngeal, on the patient's left."""
 
 SKIN_MM, BONE_HU, EDGE_MM = 3.0, 260.0, 1.6
-TEXTURE_HU = 75.0
+TEXTURE_HU = 80.0
 """CT texture of a primary, HU, times its heterogeneity."""
 
 
@@ -170,7 +170,7 @@ def _primary(
     assert patient.primary_heterogeneity is not None
     local = (axes[0][box[0]], axes[1][box[1]], axes[2][box[2]])
     bounds = [(float(axis[0]), float(axis[-1])) for axis in local]
-    texture = Field(rng, bounds, 7.0)(local) - 0.9 * depth / max(float(depth[mask].max()), 1.0)
+    texture = Field(rng, bounds, 8.0)(local) - 0.9 * depth / max(float(depth[mask].max()), 1.0)
     texture = (texture - texture[mask].mean()) / max(float(texture[mask].std()), 1e-3)
     texture = np.clip(texture, -2.2, 2.2)
     variation = planted.heterogeneity(patient.primary_heterogeneity)
@@ -186,12 +186,12 @@ def _node(
 ) -> Lesion:  # fmt: skip
     """Fill a node: uptake in the rim, and a dark core of the planted share of its volume."""
     assert patient.nodal_cyst is not None
-    solid_suv = max(4.0, float(rng.lognormal(np.log(7.5), 0.25)))
+    solid_suv = max(5.0, float(rng.lognormal(np.log(8.0), 0.25)))
     core = 1.0 - planted.cyst_fraction(patient.nodal_cyst)
     wall = float(np.quantile(depth[mask], core))
     cystic = np.clip(0.5 + (depth - wall) / 1.5, 0.0, 1.0)
     hu = planted_hu - cystic * (planted_hu - 4.0)
-    suv = solid_suv - cystic * (solid_suv - 1.0)
+    suv = solid_suv - cystic * (solid_suv - 1.2)
     return Lesion(Label.GTVN, box, mask, _coverage(depth), hu.astype(np.float32), suv.astype(np.float32))
 
 
@@ -201,7 +201,7 @@ def _coverage(depth: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _lay(ct: Canvas, taken: NDArray[np.bool_], lesion: Lesion) -> None:
     values = ct.values[lesion.box]
-    values += lesion.coverage * (lesion.hu - values)
+    values += np.where(lesion.mask, 1.0, lesion.coverage) * (lesion.hu - values)  # no air or fat within the mask
     taken[lesion.box] |= lesion.mask
 
 

@@ -85,12 +85,12 @@ def primary_suv(score: float) -> float:
 
 def heterogeneity(score: float) -> float:
     """Give the coefficient of variation of the primary's uptake; its CT texture is proportional to it."""
-    return 0.24 * math.exp(0.45 * score)
+    return 0.28 * math.exp(0.45 * score)
 
 
 def cyst_fraction(score: float) -> float:
     """Give the fraction of each node's volume that is cystic, dark in both images."""
-    return 0.75 / (1.0 + math.exp(0.6 - 1.4 * score))
+    return 0.6 / (1.0 + math.exp(0.5 - 1.4 * score))
 
 
 def age_years(score: float) -> float:
