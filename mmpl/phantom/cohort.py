@@ -1,23 +1,23 @@
-"""Cohorts on disk, in the layout of the released training data, and the sample case in the challenge's layout."""
+"""Cohorts: on disk in the layout of the released training data, or in memory; and the challenge's sample case.
+
+Only what writes files imports an image library, so that training on a cohort in memory needs none.
+"""
 
 import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from uuid import NAMESPACE_OID, uuid5
 
-from joblib import Parallel, delayed
-from rich.progress import track
-
-from mmpl.case import Case, Image, InvalidInputError
-from mmpl.io.images import write_image
+from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient
 from mmpl.labels import Column
 from mmpl.phantom.centers import CenterGroup
 from mmpl.phantom.latent import CLINICAL_COLUMNS, LatentPatient, center_of, draw_patients
 from mmpl.phantom.oracle import hpv_log_likelihood_ratio, oracle_figures
-from mmpl.phantom.render import render
+from mmpl.phantom.render import clinical_record, render
 
 TABLE_NAMES: dict[CenterGroup, str] = {
     "training": "HECKTOR_2025_Training_EHR.csv",
@@ -26,6 +26,33 @@ TABLE_NAMES: dict[CenterGroup, str] = {
 TRUTH_NAME, ORACLE_NAME = "truth.csv", "oracle.json"
 
 SAMPLE_SEED, SAMPLE_CENTER, SAMPLE_PIXELS = 2025, "HGJ", 200
+
+
+@dataclass(frozen=True)
+class MemoryCohort:
+    """A cohort that lies on no disk: what reading the same cohort's folder would give, each case drawn when read."""
+
+    latent: tuple[LatentPatient, ...]
+
+    @classmethod
+    def draw(
+        cls, count: int, seed: int, centers: CenterGroup = "training", hpv_positive: float | None = None
+    ) -> "MemoryCohort":
+        """Draw the patients."""
+        return cls(draw_patients(count, seed, centers, hpv_positive))
+
+    @cached_property
+    def patients(self) -> tuple[Patient, ...]:
+        """The rows of the cohort's table."""
+        return tuple(map(table_patient, self.latent))
+
+    @cached_property
+    def _by_id(self) -> dict[str, LatentPatient]:
+        return {patient.patient_id: patient for patient in self.latent}
+
+    def read_case(self, patient_id: str) -> Case:
+        """Draw the images of one patient, and the reference mask where it is known."""
+        return render(self._by_id[patient_id])
 
 
 def write_cohort(
@@ -43,6 +70,9 @@ def write_cohort(
     Raises:
         InvalidInputError: The folder holds patients of another seed or other settings.
     """
+    from joblib import Parallel, delayed
+    from rich.progress import track
+
     out.mkdir(parents=True, exist_ok=True)
     patients = draw_patients(count, seed, centers, hpv_positive)
     _write_truth(out / TRUTH_NAME, patients)
@@ -59,11 +89,23 @@ def write_cohort(
 
 def write_patient(out: Path, patient: LatentPatient) -> None:
     """Draw one patient and write its folder."""
+    from mmpl.io.images import write_image
+
     case = render(patient)
     for path, image in zip(_paths(out, patient), (case.ct, case.pet, case.reference), strict=False):
         if image is not None:
             path.parent.mkdir(exist_ok=True)
             write_image(path, image)
+
+
+def table_patient(patient: LatentPatient) -> Patient:
+    """Give the patient's row of the released table as a record."""
+    outcome = Outcome(
+        hpv_positive=patient.hpv_positive if patient.hpv_known else None,
+        relapse=patient.relapse if patient.rfs_known else None,
+        rfs_days=patient.rfs_days if patient.rfs_known else None,
+    )
+    return Patient(patient.patient_id, str(center_of(patient).code), clinical_record(patient), outcome)
 
 
 def table_row(patient: LatentPatient) -> dict[str, object]:
@@ -97,6 +139,8 @@ def truth_row(patient: LatentPatient) -> dict[str, object]:
 
 def write_sample_case(out: Path) -> Case:
     """Write one head-and-neck case, a primary and two nodes, in the challenge's layout; return it with its labels."""
+    from mmpl.io.images import write_image
+
     patient = next(patient for patient in draw_patients(2000, SAMPLE_SEED) if _is_exemplary(patient))
     patient = replace(patient, missing=frozenset())
     case = render(patient, with_reference=True)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from mmpl.case import IDENTITY_DIRECTION, Case, Grid, Image, Vector
+from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, Grid, Image, Vector
 from mmpl.clinical import read_record
 from mmpl.labels import Label
 from mmpl.phantom.anatomy import AIR, Build, draw_anatomy, draw_build
@@ -56,9 +56,14 @@ def render(patient: LatentPatient, with_reference: bool | None = None) -> Case:
         patient.patient_id,
         _image(np.rint(np.clip(ct.values, -1024, 3071)).astype(np.int16), ct_axes, isocenter_xyz, center.flipped),
         _image(activity, pet_axes, isocenter_xyz, center.flipped),
-        read_record(patient.clinical),
+        clinical_record(patient),
         _image(_label_map(ct.values.shape, lesions), ct_axes, isocenter_xyz, center.flipped) if keep else None,
     )
+
+
+def clinical_record(patient: LatentPatient) -> ClinicalRecord:
+    """Read the patient's clinical fields as from the released table, where a missing one is blank."""
+    return read_record({column: "" if value is None else value for column, value in patient.clinical.items()})
 
 
 def _draw_axes(rng: np.random.Generator, center: Center, long_scan: bool) -> tuple[Axes, Axes]:
