@@ -1,0 +1,241 @@
+"""One picture a person can read: what was found in a patient, and how sure the ten models are.
+
+Everything is drawn on axis-aligned planes in patient space (LPS), resampled there, so that left is left whatever the
+file's direction cosines say: axial seen from the feet, coronal from the front, sagittal from the patient's left.
+"""
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mmpl.case import Case, Grid, Image
+from mmpl.geometry import Interpolation, extent_mm, index_to_mm, resample
+from mmpl.labels import LESIONS, Label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mmpl.pipeline import PatientResult
+
+TITLES = {Label.GTVP: "GTVp", Label.GTVN: "Largest GTVn"}
+COLORS = {Label.GTVP: "#00d5ff", Label.GTVN: "#7dff4a"}
+SMALL_PRINT = (
+    "Research software, not for clinical use. CT window -160 to 240 HU, PET from SUV 1.5; contours: the ensemble's "
+    "mask. Orange: the ensemble; gray: its models."
+)
+
+_FIELD_MM, _PIXEL_MM = 220.0, 1.0
+_CT_WINDOW_HU = (-160.0, 240.0)
+_CT_OUTSIDE_HU = -1024.0
+_SUV_SHOWN_FROM, _SUV_TOP = 1.5, 10.0  # the same for every patient, so that two pictures compare
+_PET_OPACITY = 0.6
+_DAYS_PER_YEAR = 365.25
+_INK, _GREY, _ACCENT = "#1d2733", "#7a8794", "#c2410c"
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One way of cutting a patient; axes are 0, 1, 2 for x (to the left), y (to the back), z (to the head).
+
+    Attributes:
+        normal: Axis the plane is perpendicular to.
+        across: Axis that runs to the right of the picture.
+        up: Axis that runs along the picture's vertical.
+        edges: Letters at the left, right, bottom and top.
+        flipped: Whether the vertical axis runs downwards.
+    """
+
+    name: str
+    normal: int
+    across: int
+    up: int
+    edges: tuple[str, str, str, str]
+    flipped: bool = False
+
+
+PLANES = (
+    Plane("Axial", 2, 0, 1, ("R", "L", "P", "A"), flipped=True),
+    Plane("Coronal", 1, 0, 2, ("R", "L", "I", "S")),
+    Plane("Sagittal", 0, 1, 2, ("A", "P", "I", "S")),
+)
+
+
+def draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float | None = None) -> None:
+    """Write the picture of one patient as PNG.
+
+    Args:
+        case: The images.
+        result: What the ensemble found; its mask lies on the CT's grid.
+        path: Where to write; the file is whole or absent.
+        hpv_threshold: The decision threshold on the HPV probability, drawn where given.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    mask = result.segmentation.mask
+    lesions = {label: Image(mask.voxels == label, mask.grid) for label in LESIONS}
+    rows = [(TITLES[label], COLORS[label], center) for label, center in lesion_centers_mm(mask).items()]
+    if not rows:
+        rows = [("No lesion found", "white", np.mean(extent_mm(case.ct.grid), axis=0))]
+
+    height = 3.75 * len(rows) + 4.0
+    figure = Figure(figsize=(11.5, height), facecolor="white", dpi=110)
+    FigureCanvasAgg(figure)
+    layout = figure.add_gridspec(
+        len(rows), 3, left=0.02, right=0.935, top=1 - 0.62 / height, bottom=3.6 / height, hspace=0.04, wspace=0.03
+    )
+    for row, (title, color, center) in enumerate(rows):
+        for column, plane in enumerate(PLANES):
+            axes = figure.add_subplot(layout[row, column])
+            _draw_plane(axes, plane, case, lesions, center)
+            if row == 0:
+                axes.set_title(plane.name, fontsize=11, color=_INK)
+            if column == 0:
+                axes.text(0.03, 0.03, title, transform=axes.transAxes, color=color, fontsize=10.5, weight="bold")
+    _draw_suv_bar(figure, bottom=3.6 / height, top=1 - 0.62 / height)
+    panels = figure.add_gridspec(
+        1, 3, left=0.04, right=0.965, top=3.05 / height, bottom=0.85 / height, wspace=0.24, width_ratios=(1.15, 1, 1)
+    )
+    _write_summary(figure.add_subplot(panels[0]), result)
+    _draw_hpv(figure.add_subplot(panels[1]), result, hpv_threshold)
+    _draw_survival(figure.add_subplot(panels[2]), result)
+    figure.text(0.04, 1 - 0.3 / height, f"Patient {result.patient_id}", fontsize=14, weight="bold", color=_INK)
+    figure.text(0.04, 0.16 / height, SMALL_PRINT, fontsize=8, color=_GREY)
+
+    partial = path.with_name(f".partial.{path.name}")
+    try:
+        figure.savefig(partial, format="png")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def lesion_centers_mm(mask: Image) -> dict[Label, NDArray[np.float64]]:
+    """Find, for each class there is, the voxel of its largest component nearest that one's centroid: x, y, z in mm."""
+    centers = {}
+    for label, box in zip(LESIONS, ndimage.find_objects(mask.voxels, max_label=len(LESIONS)), strict=True):
+        if box is None:
+            continue
+        components, _ = ndimage.label(mask.voxels[box] == label, np.ones((3, 3, 3)))
+        largest = np.argwhere(components == np.bincount(components.ravel())[1:].argmax() + 1)
+        nearest = largest[((largest - largest.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+        centers[label] = index_to_mm(mask.grid, (nearest + [edge.start for edge in box])[::-1])
+    return centers
+
+
+def plane_grid(plane: Plane, center_mm: NDArray[np.float64]) -> Grid:
+    """Make the one-voxel-thick grid of a plane through a point."""
+    count = round(_FIELD_MM / _PIXEL_MM)
+    size, origin = [count] * 3, center_mm - (count - 1) / 2 * _PIXEL_MM
+    size[plane.normal], origin[plane.normal] = 1, center_mm[plane.normal]
+    return Grid(tuple(size), (_PIXEL_MM,) * 3, tuple(float(v) for v in origin))  # type: ignore[arg-type]
+
+
+def cut(image: Image, plane: Plane, center_mm: NDArray[np.float64], fill: float) -> NDArray[np.float32]:
+    """Sample an image on a plane through a point; rows run along `plane.up`, columns along `plane.across`."""
+    volume = resample(image, plane_grid(plane, center_mm), Interpolation.LINEAR, fill)
+    return volume.squeeze(axis=2 - plane.normal)
+
+
+def _draw_plane(
+    axes: "Axes", plane: Plane, case: Case, lesions: dict[Label, Image], center_mm: NDArray[np.float64]
+) -> None:
+    from matplotlib import colormaps, patheffects
+
+    half = _FIELD_MM / 2
+    extent = (-half, half, half, -half) if plane.flipped else (-half, half, -half, half)
+    place: dict[str, Any] = {"origin": "upper" if plane.flipped else "lower", "extent": extent}
+    ct = cut(case.ct, plane, center_mm, _CT_OUTSIDE_HU)
+    axes.imshow(ct, cmap="gray", vmin=_CT_WINDOW_HU[0], vmax=_CT_WINDOW_HU[1], interpolation="bilinear", **place)
+    shown = np.clip(cut(case.pet, plane, center_mm, 0.0) / _SUV_TOP, 0.0, 1.0)
+    overlay = colormaps["hot"](shown)
+    onset = _SUV_SHOWN_FROM / _SUV_TOP
+    overlay[..., 3] = _PET_OPACITY * np.clip((shown - onset) / (1.5 * onset), 0.0, 1.0)
+    axes.imshow(overlay, interpolation="bilinear", **place)
+    millimeters = (np.arange(len(ct)) - (len(ct) - 1) / 2) * _PIXEL_MM
+    for label, lesion in lesions.items():
+        inside = cut(lesion, plane, center_mm, 0.0)
+        if inside.max() > 0.5 > inside.min():
+            outline = axes.contour(millimeters, millimeters, inside, levels=[0.5], colors=COLORS[label], linewidths=1.4)
+            outline.set_path_effects([patheffects.withStroke(linewidth=2.6, foreground="black", alpha=0.6)])
+    for start, stop in ((13 - half, 33 - half), (half - 33, half - 13)):
+        axes.plot([start, stop], [0, 0], color="white", alpha=0.55, linewidth=0.8)
+        axes.plot([0, 0], [start, stop], color="white", alpha=0.55, linewidth=0.8)
+    for letter, x, y in zip(plane.edges, (0.02, 0.98, 0.5, 0.5), (0.5, 0.5, 0.02, 0.98), strict=True):
+        horizontal = {0.02: "left", 0.98: "right"}.get(x, "center")
+        vertical = {0.02: "bottom", 0.98: "top"}.get(y, "center")
+        text = axes.text(x, y, letter, transform=axes.transAxes, color="white", fontsize=9, ha=horizontal, va=vertical)
+        text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="black")])
+    axes.set(xlim=(-half, half), ylim=extent[2:], xticks=[], yticks=[], facecolor="black")
+
+
+def _draw_suv_bar(figure: "Figure", bottom: float, top: float) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    axes = figure.add_axes((0.947, bottom, 0.012, top - bottom))
+    bar = figure.colorbar(ScalarMappable(Normalize(0, _SUV_TOP), "hot"), cax=axes, extend="max")
+    bar.set_label("PET (SUV)", fontsize=9, color=_INK)
+    bar.ax.tick_params(labelsize=8, colors=_INK)
+    bar.outline.set_linewidth(0.5)
+
+
+def _write_summary(axes: "Axes", result: "PatientResult") -> None:
+    hpv, survival = result.hpv, result.survival
+    status = "positive" if hpv.positive else "negative"
+    flags = textwrap.wrap("; ".join(result.flags) or "none", 40, max_lines=4)
+    lines = (
+        ("GTVp", f"{result.gtvp_ml:.1f} ml" if result.gtvp_ml else "none found", _INK),
+        ("GTVn", f"{result.gtvn_ml:.1f} ml" if result.gtvn_ml else "none found", _INK),
+        ("Agreement", f"{result.segmentation.agreement:.2f}", _INK),
+        ("", "mean Dice of each model with the mask", _GREY),
+        ("HPV", f"{status}, probability {hpv.probability:.2f}", _INK),
+        ("", f"models {min(hpv.member_probabilities):.2f} to {max(hpv.member_probabilities):.2f}", _GREY),
+        ("Risk score", f"{survival.risk_score:+.2f}, higher = earlier recurrence", _INK),
+        ("", f"models {min(survival.member_risks):+.2f} to {max(survival.member_risks):+.2f}", _GREY),
+        *(("" if row else "Flags", text, _ACCENT if result.flags else _INK) for row, text in enumerate(flags)),
+    )
+    y = 1.02
+    for name, text, color in lines:
+        y -= 0.1 if name else 0.085
+        axes.text(0.0, y, name, va="baseline", fontsize=9.5, color=_GREY)
+        axes.text(0.25, y, text, va="baseline", fontsize=9.5 if color != _GREY else 8.5, color=color)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.axis("off")
+
+
+def _draw_hpv(axes: "Axes", result: "PatientResult", threshold: float | None) -> None:
+    members = np.asarray(result.hpv.member_probabilities)
+    if threshold is not None:
+        axes.axvline(threshold, color=_INK, linestyle="--", linewidth=1)
+        side = -1 if threshold > 0.7 else 1
+        place = {"fontsize": 8, "color": _INK, "va": "bottom", "ha": "left" if side > 0 else "right"}
+        axes.text(threshold + 0.02 * side, -0.93, "threshold", place)
+    axes.plot(members, np.linspace(-0.6, 0.6, len(members)), "o", color=_GREY, markersize=6, alpha=0.7)
+    axes.plot(result.hpv.probability, 0.0, "D", color=_ACCENT, markeredgecolor="white", markersize=10)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-1, 1), yticks=[], xlabel="probability of HPV-positive")
+    _finish(axes, "HPV status")
+    axes.spines["left"].set_visible(False)
+
+
+def _draw_survival(axes: "Axes", result: "PatientResult") -> None:
+    years, curves = result.survival.curve_days / _DAYS_PER_YEAR, result.survival.member_curves
+    axes.fill_between(years, curves.min(axis=0), curves.max(axis=0), color=_GREY, alpha=0.2, linewidth=0)
+    axes.plot(years, curves.T, color=_GREY, linewidth=0.6, alpha=0.7)
+    axes.plot(years, curves.mean(axis=0), color=_ACCENT, linewidth=2.2)
+    axes.set(xlim=(0, years[-1]), ylim=(0, 1.03), xlabel="years from treatment")
+    axes.grid(axis="y", color="#e3e7eb", linewidth=0.8)
+    _finish(axes, "Recurrence-free survival (deep models)")
+
+
+def _finish(axes: "Axes", title: str) -> None:
+    axes.set_title(title, fontsize=10.5, color=_INK, loc="left")
+    axes.tick_params(labelsize=8.5, colors=_INK)
+    axes.xaxis.label.set(size=9, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)

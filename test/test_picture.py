@@ -1,0 +1,138 @@
+"""The picture: planes the right way round whatever the file's axes, and a file that shows what was found."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, Grid, Image, Vector
+from mmpl.geometry import index_to_mm
+from mmpl.labels import Label
+from mmpl.picture import COLORS, PLANES, cut, draw, lesion_centers_mm
+
+TURNED = (0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # index axes run along -y, z and -x
+OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
+DIRECTIONS = {"identity": IDENTITY_DIRECTION, "turned": TURNED, "oblique": OBLIQUE}
+CENTER = np.array([10.0, -20.0, 30.0])
+
+
+def make_grid(direction: tuple[float, ...], size: tuple[int, int, int] = (70, 80, 60)) -> Grid:
+    """A grid of 3, 2 and 3 mm voxels about CENTER."""
+    spacing: Vector = (3.0, 2.0, 3.0)
+    corner = index_to_mm(Grid(size, spacing, (0.0, 0.0, 0.0), direction), (np.array(size) - 1) / 2)
+    return Grid(size, spacing, tuple(CENTER - corner), direction)
+
+
+def positions(grid: Grid) -> np.ndarray:
+    """Where each voxel lies, (z, y, x, 3) in mm."""
+    index = np.stack(np.meshgrid(*map(np.arange, grid.shape_zyx), indexing="ij"), axis=-1)[..., ::-1]
+    return index_to_mm(grid, index)
+
+
+def ball(grid: Grid, center: np.ndarray, radius_mm: float) -> np.ndarray:
+    return ((positions(grid) - center) ** 2).sum(axis=-1) < radius_mm**2
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS.keys())
+@pytest.mark.parametrize("plane", PLANES, ids=lambda plane: plane.name)
+def test_every_plane_is_the_right_way_round(plane, direction):
+    """A ball 24 mm to the patient's left, 14 mm to the back and 18 mm to the head shows up just there."""
+    offset = np.array([24.0, 14.0, 18.0])
+    grid = make_grid(direction)
+    shown = offset.copy()
+    shown[plane.normal] = 0.0
+    picture = cut(Image(ball(grid, CENTER + shown, 9.0).astype(np.float32), grid), plane, CENTER, 0.0)
+    rows, columns = np.nonzero(picture > 0.5)
+    middle = (len(picture) - 1) / 2
+    assert rows.mean() - middle == pytest.approx(offset[plane.up], abs=1.0)
+    assert columns.mean() - middle == pytest.approx(offset[plane.across], abs=1.0)
+
+
+def test_letters_agree_with_the_axes():
+    towards = {0: ("R", "L"), 1: ("A", "P"), 2: ("I", "S")}
+    for plane in PLANES:
+        left, right, bottom, top = plane.edges
+        assert (left, right) == towards[plane.across]
+        assert ((top, bottom) if plane.flipped else (bottom, top)) == towards[plane.up]
+
+
+def test_center_is_that_of_the_largest_component():
+    grid = make_grid(TURNED)
+    large, small = np.array([30.0, -20.0, 30.0]), np.array([-20.0, -30.0, 30.0])
+    mask = np.zeros(grid.shape_zyx, np.uint8)
+    mask[ball(grid, large, 12.0) | ball(grid, small, 7.0)] = Label.GTVN
+    centers = lesion_centers_mm(Image(mask, grid))
+    assert list(centers) == [Label.GTVN]
+    assert centers[Label.GTVN] == pytest.approx(large, abs=2.0)
+
+
+def test_center_lies_in_a_hollow_lesion():
+    grid = make_grid(IDENTITY_DIRECTION)
+    hollow = ball(grid, CENTER, 30.0) & ~ball(grid, CENTER, 20.0)
+    center = lesion_centers_mm(Image(hollow.astype(np.uint8), grid))[Label.GTVP]
+    assert 19.0 < np.linalg.norm(center - CENTER) < 31.0
+
+
+def make_case(direction: tuple[float, ...]) -> Case:
+    grid = make_grid(direction)
+    body = ball(grid, CENTER, 80.0)
+    ct, pet = np.where(body, 40.0, -1000.0), np.where(ball(grid, CENTER, 10.0), 8.0, 0.5)
+    return Case("HN-007", Image(ct.astype(np.float32), grid), Image(pet.astype(np.float32), grid), ClinicalRecord())
+
+
+def make_result(case: Case, labels: tuple[Label, ...]) -> SimpleNamespace:
+    """What the pipeline would answer; a stand-in with its attributes, so that no network is needed."""
+    grid = case.ct.grid
+    mask = np.zeros(grid.shape_zyx, np.uint8)
+    for label in labels:
+        mask[ball(grid, CENTER + (30.0 if label is Label.GTVN else 0.0), 10.0)] = label
+    days = np.linspace(0.0, 2000.0, 21)
+    volumes = {label: float((mask == label).sum() * grid.voxel_ml) for label in (Label.GTVP, Label.GTVN)}
+    return SimpleNamespace(
+        patient_id=case.patient_id,
+        segmentation=SimpleNamespace(mask=Image(mask, grid), agreement=0.8),
+        hpv=SimpleNamespace(probability=0.4, positive=False, member_probabilities=(0.3, 0.35, 0.55)),
+        survival=SimpleNamespace(
+            risk_score=-0.2,
+            member_risks=(-0.5, 0.1),
+            curve_days=days,
+            member_curves=np.exp(-days / np.array([[4000.0], [9000.0]])),
+        ),
+        flags=() if labels else ("no lesion found",),
+        gtvp_ml=volumes[Label.GTVP],
+        gtvn_ml=volumes[Label.GTVN],
+    )
+
+
+def count_pixels(picture: Path, color: str) -> int:
+    """Count the pixels that come near a color, given as #rrggbb."""
+    wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+    with Picture.open(picture) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    return int((np.abs(pixels - wanted).max(axis=-1) < 40).sum())
+
+
+@pytest.mark.parametrize("direction", [IDENTITY_DIRECTION, OBLIQUE], ids=["identity", "oblique"])
+@pytest.mark.parametrize("labels", [(), (Label.GTVP,), (Label.GTVN,), (Label.GTVP, Label.GTVN)])
+def test_picture_shows_the_lesions_there_are(tmp_path, labels, direction):
+    case, path = make_case(direction), tmp_path / "HN-007.png"
+    draw(case, make_result(case, labels), path, hpv_threshold=0.5)
+    for label, color in COLORS.items():
+        assert (count_pixels(path, color) > 200) is (label in labels)
+    with Picture.open(path) as image:
+        assert image.format == "PNG"
+        assert (image.height > image.width * 0.9) is (len(labels) == 2)
+    assert [file.name for file in tmp_path.iterdir()] == ["HN-007.png"]
+
+
+def test_threshold_is_optional_and_a_failure_leaves_nothing(tmp_path):
+    case = make_case(IDENTITY_DIRECTION)
+    result = make_result(case, (Label.GTVP,))
+    draw(case, result, tmp_path / "whole.png")
+    assert (tmp_path / "whole.png").stat().st_size > 10_000
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        draw(case, result, tmp_path / "taken")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["taken", "whole.png"]
