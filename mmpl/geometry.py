@@ -92,6 +92,18 @@ def covering_box(grid: Grid, other: Grid) -> tuple[Index, Index]:
     return _index(start), _index(stop - start)
 
 
+def place_box(center_xyz: NDArray[np.floating], grid_size_xyz: Index, box_size_xyz: Index) -> Index:
+    """Find where a box starts: centered, shifted to stay inside the grid where it fits, else overlapping it evenly."""
+    start = []
+    for center, count, size in zip(center_xyz, grid_size_xyz, box_size_xyz, strict=True):
+        if count < size:
+            start.append(-((size - count) // 2))
+        else:
+            first = int(np.floor(center - (size - 1) / 2 + 0.5))
+            start.append(min(max(first, 0), count - size))
+    return start[0], start[1], start[2]
+
+
 def box_slices(start_xyz: Index, size_xyz: Index) -> tuple[slice, slice, slice]:
     """Turn a box (x, y, z) into slices of an array (z, y, x)."""
     x, y, z = (slice(a, a + n) for a, n in zip(start_xyz, size_xyz, strict=True))

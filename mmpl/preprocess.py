@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Case, Grid, Image
-from mmpl.geometry import Index, Interpolation, common_grid, crop_grid, resample
+from mmpl.geometry import Interpolation, common_grid, crop_grid, place_box, resample
 from mmpl.labels import LESIONS
 from mmpl.profile import PreprocessSettings
 
 AIR_HU = -1024.0
 HEAD_NOT_FOUND = "head not found"
 NO_PET_SIGNAL = "PET without signal"
-FIELD_OF_VIEW_CUT = "field of view smaller than the region of interest"
+FIELD_OF_VIEW_CUT = "field of view much smaller than the region of interest"
+SHORT = 0.7
+"""A common grid below this share of the patch's size, along any axis, is flagged: that much is padding."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ def prepare(case: Case, settings: PreprocessSettings) -> PreparedCase:
     """
     common = common_grid(case.ct.grid, case.pet.grid, settings.spacing_mm)
     center, flags = locate_head(case.pet, common, settings)
-    start = patch_start(center, common.size_xyz, settings.roi_size_xyz)
+    start = place_box(center, common.size_xyz, settings.roi_size_xyz)
     roi = crop_grid(common, start, settings.roi_size_xyz)
-    if any(n < wanted for n, wanted in zip(common.size_xyz, settings.roi_size_xyz, strict=True)):
+    if any(n < wanted * SHORT for n, wanted in zip(common.size_xyz, settings.roi_size_xyz, strict=True)):
         flags = (*flags, FIELD_OF_VIEW_CUT)
 
     low, high = settings.ct_range_hu
@@ -101,18 +103,6 @@ def locate_head(pet: Image, common: Grid, settings: PreprocessSettings) -> tuple
     largest = cc3d.largest_k(hot, k=1, connectivity=26)
     zyx = cc3d.statistics(largest.astype(np.uint8))["centroids"][1]
     return np.array([zyx[2], zyx[1], zyx[0] + z - depth]), ()
-
-
-def patch_start(center_xyz: NDArray[np.float64], grid_size_xyz: Index, patch_size_xyz: Index) -> Index:
-    """Place a patch: centered, shifted to stay inside the grid where it fits, padded evenly where it does not."""
-    start = []
-    for center, count, size in zip(center_xyz, grid_size_xyz, patch_size_xyz, strict=True):
-        if count < size:
-            start.append(-((size - count) // 2))
-        else:
-            first = int(np.floor(center - (size - 1) / 2 + 0.5))
-            start.append(min(max(first, 0), count - size))
-    return start[0], start[1], start[2]
 
 
 def _resample_inside(image: Image, roi: Grid, common: Grid, fill: float) -> NDArray[np.float32]:

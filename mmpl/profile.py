@@ -148,6 +148,10 @@ class Profile(Settings):
             raise ValueError(
                 f"{', '.join(odd)}: every size must be a multiple of {stride}, one voxel at the coarsest level"
             )
+        roi = self.preprocess.roi_size_xyz
+        large = [f"{name} {size}" for name, size in sizes.items() if any(n > m for n, m in zip(size, roi, strict=True))]
+        if large:
+            raise ValueError(f"{', '.join(large)}: larger than the region of interest {roi}")
         return self
 
 

@@ -1,0 +1,143 @@
+"""The whole system on one screen: segment, then diagnose, then prognose (the paper's Figure 1)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from mmpl.case import Case
+from mmpl.hpv import Evidence, HpvResult
+from mmpl.hpv import ensemble as ensemble_hpv
+from mmpl.labels import Label, Stage
+from mmpl.preprocess import PreparedCase, prepare
+from mmpl.radiomics import extract
+from mmpl.segmentation import Segmentation, crop_around, lesion_center, predict_logits, segment
+from mmpl.survival import SurvivalEvidence, SurvivalResult, combine, expected_days, member_curves, survival_curve
+from mmpl.weights import Ensemble, Member
+
+CLINICAL_ASSUMED = "clinical fields assumed"
+
+
+@dataclass(frozen=True)
+class PatientResult:
+    """The three answers for one patient.
+
+    Attributes:
+        segmentation: GTVp and GTVn on the CT's own grid.
+        hpv: HPV status and the models' probabilities.
+        survival: Recurrence risk, higher is worse, and the models' survival curves.
+        flags: What the reader of the answers should know.
+        notes: One sentence for each clinical value that was assumed.
+    """
+
+    patient_id: str
+    segmentation: Segmentation
+    hpv: HpvResult
+    survival: SurvivalResult
+    flags: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def gtvp_ml(self) -> float:
+        """Volume of the primary, ml."""
+        return self.segmentation.volume_ml(Label.GTVP)
+
+    @property
+    def gtvn_ml(self) -> float:
+        """Volume of all nodes together, ml."""
+        return self.segmentation.volume_ml(Label.GTVN)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What stage 1 hands to the later stages.
+
+    Attributes:
+        crop: CT and PET around the lesions, (2, z, y, x), for the networks.
+        radiomics: One value a feature of `mmpl.radiomics.feature_names`.
+    """
+
+    segmentation: Segmentation
+    crop: np.ndarray
+    radiomics: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """From a case to its three answers, with one ensemble on one device.
+
+    Attributes:
+        progress: Called with a short sentence before each stage.
+    """
+
+    ensemble: Ensemble
+    device: torch.device
+    progress: Callable[[str], None] = lambda _: None
+
+    def __call__(self, case: Case, known_hpv: bool | None = None) -> PatientResult:
+        """Answer one case; a known HPV status replaces the predicted one in the survival model.
+
+        Raises:
+            InvalidInputError: CT and PET do not overlap.
+        """
+        prepared = prepare(case, self.ensemble.profile.preprocess)
+        findings = self.segment(case, prepared)
+        hpv = self.diagnose(case, findings)
+        survival = self.prognose(case, findings, hpv, known_hpv)
+        notes = tuple(dict.fromkeys((*case.clinical.assumed, *self._encoding_notes(case))))
+        flags = (*prepared.flags, *findings.segmentation.flags, *((CLINICAL_ASSUMED,) if notes else ()))
+        return PatientResult(case.patient_id, findings.segmentation, hpv, survival, flags, notes)
+
+    def segment(self, case: Case, prepared: PreparedCase) -> Findings:
+        """Stage 1: the mask of the ten models' mean probability, radiomics on it, and the crop around it."""
+        ensemble, settings = self.ensemble, self.ensemble.profile.inference
+        self.progress("segmenting")
+        networks = ensemble.networks(Stage.SEGMENTATION, self.device)
+        segmentation = segment(prepared, networks, ensemble.thresholds, settings, self.device)
+        self.progress("measuring radiomics")
+        radiomics = extract(case.ct, case.pet, segmentation.mask)
+        center = lesion_center(segmentation.mask, prepared.roi)
+        return Findings(segmentation, crop_around(prepared.images, center, settings.lesion_crop_xyz), radiomics)
+
+    def diagnose(self, case: Case, findings: Findings) -> HpvResult:
+        """Stage 2: each model's logit, then its forest on logit, radiomics and clinical record; the mean of ten."""
+        self.progress("predicting HPV status")
+        score = partial(self._deep_logits, stage=Stage.HPV, findings=findings)
+        probabilities = []
+        for member in self.ensemble.members:
+            evidence = Evidence(
+                deep_score=np.array([member.tables.hpv_scale.standardize(float(score(member)[0]))]),
+                radiomics=findings.radiomics[None],
+                clinical=member.tables.encoder.encode([case.clinical]),
+            )
+            probabilities.append(float(member.forest.probability(evidence)[0]))
+        return ensemble_hpv(probabilities, self.ensemble.hpv_threshold)
+
+    def prognose(self, case: Case, findings: Findings, hpv: HpvResult, known_hpv: bool | None = None) -> SurvivalResult:
+        """Stage 3: each model's survival curve, then its Cox model on the expected time and all that came before."""
+        self.progress("predicting recurrence")
+        score = partial(self._deep_logits, stage=Stage.SURVIVAL, findings=findings)
+        curves, hazards = [], []
+        for member, probability in zip(self.ensemble.members, hpv.member_probabilities, strict=True):
+            tables = member.tables
+            curve = survival_curve(score(member))
+            days = tables.days_scale.standardize(float(expected_days(curve, tables.intervals)))
+            evidence = SurvivalEvidence(
+                expected_days_score=np.array([days]),
+                hpv_probability=np.array([probability if known_hpv is None else float(known_hpv)]),
+                radiomics=findings.radiomics[None],
+                clinical=tables.encoder.encode([case.clinical]),
+            )
+            curves.append(curve)
+            hazards.append(float(tables.cox.log_partial_hazard(evidence)[0]))
+        tables = [member.tables for member in self.ensemble.members]
+        curve_days, on_common_days = member_curves(curves, [t.intervals for t in tables])
+        return combine(hazards, [t.risk_scale for t in tables], curve_days, on_common_days)
+
+    def _deep_logits(self, member: Member, stage: Stage, findings: Findings) -> np.ndarray:
+        return predict_logits(findings.crop, member.network(stage).to(self.device), self.device)
+
+    def _encoding_notes(self, case: Case) -> list[str]:
+        return [note for member in self.ensemble.members for note in member.tables.encoder.notes(case.clinical)]

@@ -1,0 +1,251 @@
+"""What inference loads: the ensemble's folder, its manifest, and how it is written, found, verified and read.
+
+Nothing here can execute code: networks are safetensors, forests are skops files that may hold one named type, tables
+are JSON. Every file's SHA-256 stands in `manifest.json`, and loading checks them all before anything is read.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmpl import __version__
+from mmpl.clinical import ClinicalEncoder
+from mmpl.hpv import HpvModel
+from mmpl.labels import Stage
+from mmpl.network import StageNetwork, build_network
+from mmpl.profile import Profile, load_profile
+from mmpl.segmentation import Thresholds
+from mmpl.survival import CoxModel, RiskScale, TimeIntervals
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+VARIABLE = "MMPL_WEIGHTS"
+PLATFORM_FOLDER = Path("/opt/ml/model")
+SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "weights"
+
+NETWORK_FILE = {stage: f"{stage}.safetensors" for stage in Stage}
+FOREST_FILE = "forest.skops"
+TABLES_FILE = "tables.json"
+
+
+class WeightsError(ValueError):
+    """Weights that are missing, damaged or of another format; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and SD of a deep score in its scheme's out-of-fold table."""
+
+    mean: float
+    sd: float
+
+    def standardize(self, value: float) -> float:
+        """Turn a deep score into a standard score."""
+        return (value - self.mean) / self.sd
+
+
+@dataclass(frozen=True)
+class MemberTables:
+    """What is fitted on one model's training patients, beside its networks and its forest.
+
+    Attributes:
+        encoder: Of the clinical record.
+        hpv_scale: Of the stage 2 logit.
+        days_scale: Of stage 3's expected time.
+        intervals: Of stage 3's discrete time.
+        cox: The final survival model.
+        risk_scale: Out-of-fold mean and SD of its log partial hazard.
+    """
+
+    encoder: ClinicalEncoder
+    hpv_scale: Scale
+    days_scale: Scale
+    intervals: TimeIntervals
+    cox: CoxModel
+    risk_scale: RiskScale
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make what JSON can hold."""
+        return {
+            "encoder": self.encoder.to_dict(),
+            "hpv_scale": asdict(self.hpv_scale),
+            "days_scale": asdict(self.days_scale),
+            "intervals_days": list(self.intervals.edges_days),
+            "cox": self.cox.to_dict(),
+            "risk_scale": asdict(self.risk_scale),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "MemberTables":
+        """Read what `to_dict` made."""
+        return cls(
+            encoder=ClinicalEncoder.from_dict(content["encoder"]),
+            hpv_scale=Scale(**content["hpv_scale"]),
+            days_scale=Scale(**content["days_scale"]),
+            intervals=TimeIntervals(tuple(content["intervals_days"])),
+            cox=CoxModel.from_dict(content["cox"]),
+            risk_scale=RiskScale(**content["risk_scale"]),
+        )
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the ensemble; networks are read when asked for, so that one at a time is held."""
+
+    name: str
+    folder: Path
+    profile: Profile
+
+    def network(self, stage: Stage) -> StageNetwork:
+        """Read the network of a stage."""
+        return read_network(self.folder / NETWORK_FILE[stage], self.profile, stage)
+
+    @cached_property
+    def forest(self) -> HpvModel:
+        """Read the forest."""
+        return HpvModel.load(self.folder / FOREST_FILE)
+
+    @cached_property
+    def tables(self) -> MemberTables:
+        """Read the tables."""
+        return MemberTables.from_dict(json.loads((self.folder / TABLES_FILE).read_text()))
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A verified folder of weights.
+
+    Attributes:
+        members: The models, in the order of the manifest.
+        thresholds: Of the mask probabilities.
+        hpv_threshold: Of the mean HPV probability; at or above is positive.
+        training: What the training program wrote about itself.
+    """
+
+    folder: Path
+    profile: Profile
+    members: tuple[Member, ...]
+    thresholds: Thresholds
+    hpv_threshold: float
+    code_version: str
+    training: Mapping[str, Any]
+
+    def networks(self, stage: Stage, device: torch.device) -> Iterator[StageNetwork]:
+        """Give the networks of a stage one after the other."""
+        for member in self.members:
+            yield member.network(stage).to(device)
+
+
+def read_network(path: Path, profile: Profile, stage: Stage) -> StageNetwork:
+    """Read one network, in single precision, ready for inference.
+
+    Raises:
+        WeightsError: The file is not the network of this stage and profile.
+    """
+    network = build_network(profile, stage)
+    try:
+        network.load_state_dict(read_state(path), strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: not the {stage} network of profile {profile.name} ({error})") from error
+    return network.eval().requires_grad_(False)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, in single precision.
+
+    Raises:
+        WeightsError: The file is missing or unreadable.
+    """
+    try:
+        return {name: value.float() for name, value in load_file(path).items()}
+    except Exception as error:  # safetensors raises types of its own, and OSError
+        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def find_weights() -> Path:
+    """Find the weights: `MMPL_WEIGHTS`, else the platform's folder if it holds a manifest, else the shipped ones."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen:
+        return Path(chosen)
+    return PLATFORM_FOLDER if (PLATFORM_FOLDER / MANIFEST).is_file() else SHIPPED_FOLDER
+
+
+def load_ensemble(folder: Path | None = None) -> Ensemble:
+    """Verify a folder of weights, by default the one `find_weights` finds, and open it.
+
+    Raises:
+        WeightsError: A file is missing, was changed, or belongs to another format; the message names it.
+    """
+    folder = folder or find_weights()
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; weights are looked for in ${VARIABLE}, {PLATFORM_FOLDER}, weights/")
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["format"] != FORMAT:
+            raise WeightsError(f"{path}: format {manifest['format']}, and this version reads {FORMAT}")
+        profile = load_profile(manifest["profile"])
+        for name, digest in manifest["files"].items():
+            _verify(folder / name, digest)
+        members = tuple(Member(name, folder / name, profile) for name in manifest["members"])
+        for member in members:
+            for file in (*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE):
+                if f"{member.name}/{file}" not in manifest["files"]:
+                    raise WeightsError(f"{member.folder / file}: not in the manifest")
+        return Ensemble(
+            folder=folder,
+            profile=profile,
+            members=members,
+            thresholds=Thresholds(**manifest["mask_thresholds"]),
+            hpv_threshold=float(manifest["hpv_threshold"]),
+            code_version=manifest["code_version"],
+            training=manifest["training"],
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path}: not a manifest of weights ({error!r})") from error
+
+
+def write_manifest(
+    folder: Path,
+    profile: Profile,
+    members: list[str],
+    thresholds: Thresholds,
+    hpv_threshold: float,
+    training: Mapping[str, Any],
+) -> None:
+    """Seal a folder: name the members, and the SHA-256 of each of their files."""
+    files = [f"{name}/{file}" for name in members for file in (*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE)]
+    manifest = {
+        "format": FORMAT,
+        "code_version": __version__,
+        "profile": profile.name,
+        "members": members,
+        "mask_thresholds": asdict(thresholds),
+        "hpv_threshold": hpv_threshold,
+        "training": dict(training),
+        "files": {name: _digest(folder / name) for name in files},
+    }
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(manifest, indent=1) + "\n")
+    partial.replace(folder / MANIFEST)
+
+
+def _verify(path: Path, digest: str) -> None:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file, and the manifest names it")
+    if _digest(path) != digest:
+        raise WeightsError(f"{path}: its SHA-256 is not the manifest's; the file was changed or is damaged")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

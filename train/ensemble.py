@@ -1,0 +1,63 @@
+"""Train the whole ensemble and write its weights: `python -m train.ensemble COHORT RUN --weights weights`."""
+
+import shutil
+import time
+from pathlib import Path
+
+import typer
+
+from mmpl.labels import Stage
+from mmpl.weights import FOREST_FILE, NETWORK_FILE, TABLES_FILE, write_manifest
+from train import hpv, prepare, radiomics, segmentation, survival
+from train.parallel import WORKERS
+from train.splits import MEMBERS
+from train.workspace import Workspace
+
+
+def export(workspace: Workspace, weights: Path) -> None:
+    """Copy the finished models into a folder that inference can load, and seal it with a manifest."""
+    for member in MEMBERS:
+        folder = weights / member.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for stage in Stage:
+            shutil.copyfile(workspace.network_file(member, stage), folder / NETWORK_FILE[stage])
+        shutil.copyfile(workspace.forest_file(member), folder / FOREST_FILE)
+        shutil.copyfile(workspace.tables_file(member), folder / TABLES_FILE)
+    summary = {
+        "cohort": Path(workspace.cohort).name,
+        "patients": len(workspace.patients),
+        "segmentation": workspace.read_json("thresholds"),
+        "hpv": workspace.read_json("hpv"),
+        "survival": workspace.read_json("survival"),
+    }
+    write_manifest(
+        weights,
+        workspace.profile,
+        [member.name for member in MEMBERS],
+        workspace.mask_thresholds,
+        workspace.read_json("hpv")["threshold"],
+        summary,
+    )
+
+
+def main(
+    cohort: str, run: Path, profile: str = "demo", weights: Path = Path("weights"), workers: int = WORKERS
+) -> None:
+    """Run every step, each where it was left, and write the ten models to WEIGHTS."""
+    steps = {
+        "prepare": lambda: prepare.main(cohort, run, profile, workers),
+        "segmentation": lambda: segmentation.main(run, workers),
+        "radiomics": lambda: radiomics.main(run, workers),
+        "hpv": lambda: hpv.main(run, workers),
+        "survival": lambda: survival.main(run, workers),
+    }
+    for name, step in steps.items():
+        started = time.monotonic()
+        step()
+        typer.echo(f"{name}: {time.monotonic() - started:.0f} s")
+    export(Workspace.open(run), weights)
+    typer.echo(f"wrote {len(MEMBERS)} models to {weights}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,125 @@
+"""Stage 1: train the ten segmentation networks and predict every patient out of fold.
+
+`python -m train.segmentation RUN`; then `RUN/thresholds.json` holds the class thresholds, chosen on the mean of each
+patient's two out-of-fold probabilities.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+
+from mmpl.labels import Stage
+from mmpl.metrics import dice
+from mmpl.network import build_network
+from mmpl.segmentation import predict_probability
+from mmpl.weights import read_network
+from train.loop import Job, train
+from train.losses import oda_loss
+from train.parallel import WORKERS, spread
+from train.patches import HALF, draw_segmentation_crops
+from train.splits import MEMBERS, Member, Scheme
+from train.workspace import Workspace
+
+CANDIDATES = np.round(np.arange(0.20, 0.81, 0.05), 2)
+
+
+def train_member(workspace: Workspace, member: Member) -> None:
+    """Train one segmentation network on the patients outside its fold that have a reference mask."""
+    profile, stage = workspace.profile, workspace.profile.training.segmentation
+    patients = [p.patient_id for p in workspace.splits.outside(member, workspace.patients)]
+    with_mask = [p for p in patients if workspace.store.labels(p) is not None]
+    seed = workspace.seed(member, Stage.SEGMENTATION)
+    torch.manual_seed(seed)
+    train(
+        Job(
+            network=build_network(profile, Stage.SEGMENTATION),
+            draw=draw_segmentation_crops(
+                workspace.store, with_mask, stage.crop_xyz, stage.batch, stage.lesion_fraction, seed
+            ),
+            loss=oda_loss,
+            stage=stage,
+            shared=profile.training,
+            folder=workspace.stage_folder(member, Stage.SEGMENTATION),
+        )
+    )
+
+
+def predict_fold(workspace: Workspace, member: Member) -> None:
+    """Predict the patients of a model's own fold, which it has not seen."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = read_network(workspace.network_file(member, Stage.SEGMENTATION), workspace.profile, Stage.SEGMENTATION)
+    network.to(device)
+    for patient in workspace.splits.inside(member, workspace.patients):
+        path = workspace.probability_file(member.scheme, patient.patient_id)
+        if path.is_file():
+            continue
+        images = workspace.store.images(patient.patient_id).astype(np.float32)
+        probability = predict_probability(images, network, workspace.profile.inference, device)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, np.rint(probability * 255).astype(np.uint8))
+        partial.replace(path)
+
+
+def out_of_fold_probability(workspace: Workspace, patient_id: str) -> NDArray[np.float32]:
+    """Average a patient's two out-of-fold probabilities, one a scheme: float32 (2, z, y, x)."""
+    both = [np.load(workspace.probability_file(scheme, patient_id)).astype(np.float32) / 255 for scheme in Scheme]
+    return np.mean(both, axis=0, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class _Overlaps:
+    """Of one patient: GTVp Dice, GTVn intersection and GTVn sum of volumes, each at every candidate threshold."""
+
+    workspace: Workspace
+
+    def __call__(self, patient_id: str) -> NDArray[np.float64]:
+        labels = self.workspace.store.labels(patient_id)
+        assert labels is not None
+        gtvp, gtvn = out_of_fold_probability(self.workspace, patient_id)
+        rows = []
+        for threshold in CANDIDATES:
+            node, truth = gtvn >= threshold, labels[1] > HALF
+            rows.append((dice(labels[0] > HALF, gtvp >= threshold), (node & truth).sum(), node.sum() + truth.sum()))
+        return np.array(rows, float)
+
+
+def choose_thresholds(workspace: Workspace, workers: int) -> dict[str, float]:
+    """Pick, out of fold, the threshold of the best mean GTVp Dice and that of the best aggregated GTVn Dice."""
+    patients = [p.patient_id for p in workspace.patients if workspace.store.labels(p.patient_id) is not None]
+    overlaps = np.stack(spread("choosing thresholds", _Overlaps(workspace), patients, workers))
+    gtvp = overlaps[:, :, 0].mean(axis=0)
+    gtvn = 2 * overlaps[:, :, 1].sum(axis=0) / overlaps[:, :, 2].sum(axis=0)
+    return {
+        "gtvp": float(CANDIDATES[gtvp.argmax()]),
+        "gtvn": float(CANDIDATES[gtvn.argmax()]),
+        "gtvp_dice_mean": float(gtvp.max()),
+        "gtvn_dice_aggregated": float(gtvn.max()),
+    }
+
+
+@dataclass(frozen=True)
+class _TrainAndPredict:
+    workspace: Workspace
+
+    def __call__(self, member: Member) -> None:
+        train_member(self.workspace, member)
+        predict_fold(self.workspace, member)
+
+
+def main(run: Path, workers: int = WORKERS) -> None:
+    """Train stage 1 of every model, predict out of fold and choose the class thresholds."""
+    workspace = Workspace.open(run)
+    spread("stage 1", _TrainAndPredict(workspace), MEMBERS, workers)
+    thresholds = choose_thresholds(workspace, workers)
+    workspace.write_json("thresholds", thresholds)
+    typer.echo(f"out of fold, at the patch's spacing: {thresholds}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,100 @@
+"""Make the folds, once, into the file that every later step reads: `python -m train.splits RUN`."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from mmpl.case import Patient
+
+FOLDS = 5
+
+
+class Scheme(StrEnum):
+    """How patients are held out: at random, or whole centers at a time."""
+
+    PATIENT = "patient"
+    CENTER = "center"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the ensemble: it trains outside its fold and scores the patients inside."""
+
+    scheme: Scheme
+    fold: int
+
+    @property
+    def name(self) -> str:
+        """For example `center-3`."""
+        return f"{self.scheme}-{self.fold}"
+
+
+MEMBERS = tuple(Member(scheme, fold) for scheme in Scheme for fold in range(FOLDS))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The fold of each patient in each scheme."""
+
+    fold_of: dict[Scheme, dict[str, int]]
+
+    def inside(self, member: Member, patients: Sequence[Patient]) -> list[Patient]:
+        """Keep the patients of a model's own fold, which it never trains on."""
+        return [p for p in patients if self.fold_of[member.scheme][p.patient_id] == member.fold]
+
+    def outside(self, member: Member, patients: Sequence[Patient]) -> list[Patient]:
+        """Keep the patients that a model trains on."""
+        return [p for p in patients if self.fold_of[member.scheme][p.patient_id] != member.fold]
+
+
+def patient_folds(patients: Sequence[Patient], seed: int) -> dict[str, int]:
+    """Deal patients to folds evenly within each stratum of center, HPV status and relapse."""
+    strata = defaultdict(list)
+    for patient in patients:
+        strata[str((patient.center_id, patient.outcome.hpv_positive, patient.outcome.relapse))].append(
+            patient.patient_id
+        )
+    rng = np.random.default_rng(seed)
+    dealt = [name for key in sorted(strata) for name in rng.permutation(sorted(strata[key]))]
+    return {str(name): position % FOLDS for position, name in enumerate(dealt)}
+
+
+def center_folds(patients: Sequence[Patient]) -> dict[str, int]:
+    """Hold out whole centers: the largest ones alone, the rest in pairs, largest with smallest.
+
+    Seven centers give three alone and two pairs.
+
+    Raises:
+        ValueError: There are fewer than five centers, or more than ten.
+    """
+    sizes = Counter(p.center_id for p in patients)
+    if not FOLDS <= len(sizes) <= 2 * FOLDS:
+        raise ValueError(f"{FOLDS} center-out folds need {FOLDS} to {2 * FOLDS} centers, and there are {len(sizes)}")
+    ranked = sorted(sizes, key=lambda center: (-sizes[center], center))
+    alone = 2 * FOLDS - len(ranked)
+    paired = ranked[alone:]
+    groups = [[c] for c in ranked[:alone]] + [[paired[i], paired[-1 - i]] for i in range(len(paired) // 2)]
+    fold_of_center = {center: fold for fold, group in enumerate(groups) for center in group}
+    return {p.patient_id: fold_of_center[p.center_id] for p in patients}
+
+
+def make_splits(patients: Sequence[Patient], seed: int) -> Splits:
+    """Make both schemes' folds."""
+    return Splits({Scheme.PATIENT: patient_folds(patients, seed), Scheme.CENTER: center_folds(patients)})
+
+
+def write_splits(splits: Splits, path: Path) -> None:
+    """Write the folds as JSON, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(splits.fold_of, indent=1, sort_keys=True))
+    partial.replace(path)
+
+
+def read_splits(path: Path) -> Splits:
+    """Read what `write_splits` wrote."""
+    return Splits({Scheme(name): folds for name, folds in json.loads(path.read_text()).items()})

@@ -1,0 +1,131 @@
+"""Stage 3: ten survival networks, then ten Cox models on out-of-fold evidence: `python -m train.survival RUN`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from mmpl.case import Patient
+from mmpl.labels import Stage
+from mmpl.metrics import c_index
+from mmpl.radiomics import feature_names
+from mmpl.survival import CoxModel, RiskScale, SurvivalEvidence, TimeIntervals, expected_days, survival_curve
+from mmpl.weights import MemberTables, Scale
+from train.hpv import by_scheme, fit_encoder
+from train.losses import discrete_time_nll
+from train.outcome import predict_fold, scale_by_scheme, train_outcome_network
+from train.parallel import WORKERS, spread
+from train.splits import MEMBERS, Member, Scheme
+from train.workspace import Workspace
+
+
+def with_rfs(patients: list[Patient]) -> list[Patient]:
+    """Keep the patients whose time and event are known."""
+    return [p for p in patients if p.outcome.has_rfs]
+
+
+def outcomes(patients: list[Patient]) -> tuple[np.ndarray, np.ndarray]:
+    """Days and relapses of patients that have both."""
+    return np.array([p.outcome.rfs_days for p in patients]), np.array([p.outcome.relapse for p in patients])
+
+
+def cut_intervals(workspace: Workspace, member: Member) -> TimeIntervals:
+    """Cut discrete time on the patients outside a model's fold."""
+    days, relapse = outcomes(with_rfs(workspace.splits.outside(member, workspace.patients)))
+    return TimeIntervals.cut(days, relapse, workspace.profile.survival.intervals)
+
+
+@dataclass(frozen=True)
+class _TrainAndPredict:
+    """Train one network; give the tensors transferred and the expected days of the patients inside its fold."""
+
+    workspace: Workspace
+
+    def __call__(self, member: Member) -> tuple[int, dict[str, float]]:
+        workspace = self.workspace
+        patients = with_rfs(workspace.splits.outside(member, workspace.patients))
+        intervals = cut_intervals(workspace, member)
+        survived, relapsed = intervals.targets(*outcomes(patients))
+        transferred = train_outcome_network(
+            workspace,
+            member,
+            Stage.SURVIVAL,
+            workspace.profile.training.survival,
+            {p.patient_id: row for p, row in zip(patients, zip(survived, relapsed, strict=True), strict=True)},
+            discrete_time_nll,
+        )
+        logits = predict_fold(workspace, member, Stage.SURVIVAL)
+        return transferred, {name: float(expected_days(survival_curve(row), intervals)) for name, row in logits.items()}
+
+
+@dataclass(frozen=True)
+class _FitCox:
+    """Fit one Cox model outside its fold, keep all the member's tables, and give the hazards of those inside."""
+
+    workspace: Workspace
+    hpv_scales: dict[Scheme, Scale]
+    days: dict[Scheme, dict[str, float]]
+    days_scales: dict[Scheme, Scale]
+    hpv_probability: dict[Scheme, dict[str, float]]
+
+    def __call__(self, member: Member) -> dict[str, float]:
+        workspace, scheme = self.workspace, member.scheme
+        fitted_on = with_rfs(workspace.splits.outside(member, workspace.patients))
+        inside = workspace.splits.inside(member, workspace.patients)
+        encoder = fit_encoder(workspace, member)
+
+        def evidence(patients: list[Patient]) -> SurvivalEvidence:
+            scale, days, probability = self.days_scales[scheme], self.days[scheme], self.hpv_probability[scheme]
+            return SurvivalEvidence(
+                expected_days_score=np.array([scale.standardize(days[p.patient_id]) for p in patients]),
+                hpv_probability=np.array([probability[p.patient_id] for p in patients]),
+                radiomics=np.stack([workspace.radiomics(p.patient_id) for p in patients]),
+                clinical=encoder.encode([p.clinical for p in patients]),
+            )
+
+        cox = CoxModel.fit(
+            evidence(fitted_on),
+            *outcomes(fitted_on),
+            radiomics_names=feature_names(),
+            clinical_names=encoder.names,
+            screening_p=workspace.profile.survival.screening_p,
+            seed=workspace.seed(member, Stage.SURVIVAL),
+        )
+        hazard = cox.log_partial_hazard(evidence(inside))
+        tables = MemberTables(
+            encoder=encoder,
+            hpv_scale=self.hpv_scales[scheme],
+            days_scale=self.days_scales[scheme],
+            intervals=cut_intervals(workspace, member),
+            cox=cox,
+            risk_scale=RiskScale(float(hazard.mean()), float(hazard.std())),
+        )
+        workspace.write_json(f"models/{member.name}/tables", tables.to_dict())
+        return {p.patient_id: float(tables.risk_scale.standardize(h)) for p, h in zip(inside, hazard, strict=True)}
+
+
+def main(run: Path, workers: int = WORKERS) -> None:
+    """Train stage 3 of every model and fit the Cox models, all out of fold."""
+    workspace = Workspace.open(run)
+    trained = spread("stage 3", _TrainAndPredict(workspace), MEMBERS, workers)
+    typer.echo(f"stage 3: {trained[0][0]} tensors of the backbone came from stage 2, none was left out")
+    days = by_scheme([table for _, table in trained])
+    days_scales = scale_by_scheme(days)
+    scores = {Scheme(name): table for name, table in workspace.read_json("hpv_scores").items()}
+    probability = {Scheme(name): table for name, table in workspace.read_json("hpv_probability").items()}
+    fit = _FitCox(workspace, scale_by_scheme(scores), days, days_scales, probability)
+    risk = by_scheme(spread("Cox models", fit, MEMBERS, workers))
+    workspace.write_json("risk", risk)
+
+    known = with_rfs(list(workspace.patients))
+    time, relapse = outcomes(known)
+    mean = np.array([np.mean([risk[scheme][p.patient_id] for scheme in Scheme]) for p in known])
+    deep = np.array([-np.mean([days_scales[s].standardize(days[s][p.patient_id]) for s in Scheme]) for p in known])
+    summary = {"c_index": c_index(mean, time, relapse), "c_index_deep_only": c_index(deep, time, relapse)}
+    workspace.write_json("survival", summary)
+    typer.echo(f"out of fold: {summary}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,153 @@
+"""Where a training run keeps each thing, and which cohort and profile it belongs to."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmpl.case import Case, Patient
+from mmpl.labels import Stage
+from mmpl.profile import Profile, load_profile
+from mmpl.segmentation import Thresholds
+from train.patches import PatchStore
+from train.splits import MEMBERS, Member, Scheme, Splits, read_splits
+
+
+class Source(Protocol):
+    """Where patients come from: a folder in HECKTOR's layout, or the phantom's own memory."""
+
+    @property
+    def patients(self) -> Sequence[Patient]:
+        """Every patient, with record and outcome."""
+        ...
+
+    def read_case(self, patient_id: str) -> Case:
+        """Read images, record and reference mask."""
+        ...
+
+
+def open_source(cohort: str) -> Source:
+    """Open a cohort's folder, or make `phantom:PATIENTS:SEED` in memory, which needs no image library."""
+    if cohort.startswith("phantom:"):
+        from mmpl.phantom.cohort import MemoryCohort
+
+        _, patients, seed = cohort.split(":")
+        return MemoryCohort.draw(int(patients), int(seed))
+    from mmpl.io.cohort import read_cohort
+
+    return read_cohort(Path(cohort))
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A training run's folder."""
+
+    folder: Path
+    cohort: str
+    profile: Profile
+
+    @classmethod
+    def create(cls, folder: Path, cohort: str, profile: str) -> "Workspace":
+        """Start a run, or go on with one of the same cohort and profile.
+
+        Raises:
+            ValueError: The folder belongs to another cohort or profile.
+        """
+        wanted = {"cohort": cohort, "profile": profile}
+        path = folder / "run.json"
+        if path.is_file() and json.loads(path.read_text()) != wanted:
+            raise ValueError(f"{path} belongs to another run: {path.read_text()}")
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wanted))
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Workspace":
+        """Go on with a run that `train.prepare` started."""
+        path = folder / "run.json"
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; start with python -m train.prepare")
+        run = json.loads(path.read_text())
+        return cls(folder, run["cohort"], load_profile(run["profile"]))
+
+    @cached_property
+    def source(self) -> Source:
+        """The cohort."""
+        return open_source(self.cohort)
+
+    @property
+    def patients(self) -> Sequence[Patient]:
+        """Every patient of the cohort."""
+        return self.source.patients
+
+    @property
+    def store(self) -> PatchStore:
+        """The cached patches."""
+        return PatchStore(self.folder / "patches")
+
+    @property
+    def splits_file(self) -> Path:
+        """The folds, written once."""
+        return self.folder / "splits.json"
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The folds."""
+        return read_splits(self.splits_file)
+
+    def stage_folder(self, member: Member, stage: Stage) -> Path:
+        """Where one network trains."""
+        return self.folder / "models" / member.name / stage
+
+    def network_file(self, member: Member, stage: Stage) -> Path:
+        """A finished network."""
+        return self.stage_folder(member, stage) / "network.safetensors"
+
+    def forest_file(self, member: Member) -> Path:
+        """A finished forest."""
+        return self.folder / "models" / member.name / "forest.skops"
+
+    def tables_file(self, member: Member) -> Path:
+        """A member's encoder, scales, intervals and Cox model."""
+        return self.folder / "models" / member.name / "tables.json"
+
+    def probability_file(self, scheme: Scheme, patient_id: str) -> Path:
+        """A patient's out-of-fold mask probability, uint8 (2, z, y, x), 255 = 1."""
+        return self.folder / "out_of_fold" / scheme / f"{patient_id}.npy"
+
+    def features_file(self, patient_id: str) -> Path:
+        """A patient's radiomics and lesion center on the out-of-fold mask."""
+        return self.folder / "radiomics" / f"{patient_id}.npz"
+
+    @property
+    def mask_thresholds(self) -> Thresholds:
+        """The class thresholds that stage 1 chose out of fold."""
+        chosen = self.read_json("thresholds")
+        return Thresholds(gtvp=chosen["gtvp"], gtvn=chosen["gtvn"])
+
+    def radiomics(self, patient_id: str) -> NDArray[np.float64]:
+        """A patient's radiomics."""
+        return np.load(self.features_file(patient_id))["radiomics"]
+
+    def lesion_center(self, patient_id: str) -> NDArray[np.float64]:
+        """The middle of a patient's out-of-fold mask, voxels (x, y, z) of the patch."""
+        return np.load(self.features_file(patient_id))["center_xyz"]
+
+    def seed(self, member: Member, stage: Stage) -> int:
+        """The seed of one network's training."""
+        return self.profile.training.seed * 1000 + MEMBERS.index(member) * 10 + list(Stage).index(stage)
+
+    def write_json(self, name: str, content: Mapping) -> None:
+        """Keep a small table, whole or not at all."""
+        partial = self.folder / f"{name}.partial"
+        partial.write_text(json.dumps(content, indent=1))
+        partial.replace(self.folder / f"{name}.json")
+
+    def read_json(self, name: str) -> dict:
+        """Read what `write_json` kept."""
+        return json.loads((self.folder / f"{name}.json").read_text())
