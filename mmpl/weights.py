@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,12 +19,14 @@ from torch import Tensor
 
 from mmpl import __version__
 from mmpl.clinical import ClinicalEncoder
-from mmpl.hpv import HpvModel
 from mmpl.labels import Stage
 from mmpl.network import StageNetwork, build_network
 from mmpl.profile import Profile, load_profile
 from mmpl.segmentation import Thresholds
 from mmpl.survival import CoxModel, RiskScale, TimeIntervals
+
+if TYPE_CHECKING:
+    from mmpl.hpv import HpvModel
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -110,8 +112,10 @@ class Member:
         return read_network(self.folder / NETWORK_FILE[stage], self.profile, stage)
 
     @cached_property
-    def forest(self) -> HpvModel:
+    def forest(self) -> "HpvModel":
         """Read the forest."""
+        from mmpl.hpv import HpvModel
+
         return HpvModel.load(self.folder / FOREST_FILE)
 
     @cached_property
