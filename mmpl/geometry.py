@@ -92,7 +92,7 @@ def covering_box(grid: Grid, other: Grid) -> tuple[Index, Index]:
     return _index(start), _index(stop - start)
 
 
-def place_box(center_xyz: NDArray[np.floating], grid_size_xyz: Index, box_size_xyz: Index) -> Index:
+def place_box(center_xyz: NDArray, grid_size_xyz: Index, box_size_xyz: Index) -> Index:
     """Find where a box starts: centered, shifted to stay inside the grid where it fits, else overlapping it evenly."""
     start = []
     for center, count, size in zip(center_xyz, grid_size_xyz, box_size_xyz, strict=True):

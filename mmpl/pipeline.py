@@ -132,9 +132,9 @@ class Pipeline:
             )
             curves.append(curve)
             hazards.append(float(tables.cox.log_partial_hazard(evidence)[0]))
-        tables = [member.tables for member in self.ensemble.members]
-        curve_days, on_common_days = member_curves(curves, [t.intervals for t in tables])
-        return combine(hazards, [t.risk_scale for t in tables], curve_days, on_common_days)
+        members = [member.tables for member in self.ensemble.members]
+        curve_days, on_common_days = member_curves(curves, [tables.intervals for tables in members])
+        return combine(hazards, [tables.risk_scale for tables in members], curve_days, on_common_days)
 
     def _deep_logits(self, member: Member, stage: Stage, findings: Findings) -> np.ndarray:
         return predict_logits(findings.crop, member.network(stage).to(self.device), self.device)

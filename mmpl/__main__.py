@@ -1,0 +1,99 @@
+"""The command line: `python -m mmpl phantom | predict | evaluate | info`."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+
+
+class Centers(StrEnum):
+    """Which synthetic centers patients come from."""
+
+    TRAINING = "training"
+    UNSEEN = "unseen"
+
+
+@app.command()
+def phantom(
+    patients: Annotated[int, typer.Option(min=1, help="How many patients.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same cohort.")],
+    out: Annotated[Path, typer.Option(help="The cohort's folder.")],
+    centers: Annotated[Centers, typer.Option(help="Seven training centers, or three unseen ones.")] = Centers.TRAINING,
+    hpv_positive: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of HPV-positive patients, instead of the centers' own.")
+    ] = None,
+) -> None:
+    """Make a synthetic cohort in HECKTOR's layout."""
+    from mmpl.phantom.cohort import write_cohort
+
+    write_cohort(patients, seed, out, centers.value, hpv_positive)
+
+
+@app.command()
+def predict(cohort: Path, out: Path, pictures: bool = True) -> None:
+    """Answer every patient of COHORT: masks, pictures and predictions.csv in OUT; finished patients are skipped."""
+    from mmpl.predict import predict as predict_cohort
+
+    failures = predict_cohort(cohort, out, pictures)
+    for name, reason in failures.items():
+        print(f"error: {name}: {reason}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    out: Path, cohort: Path, json: Annotated[Path | None, typer.Option(help="Write the metrics here, too.")] = None
+) -> None:
+    """Score the predictions in OUT against COHORT by the official metrics."""
+    from mmpl.evaluate import evaluate as evaluate_predictions
+    from mmpl.evaluate import print_table
+
+    evaluation = evaluate_predictions(out, cohort)
+    print_table(evaluation)
+    if json:
+        json.write_text(evaluation.to_json())
+
+
+@app.command()
+def info(profile: Annotated[str | None, typer.Option(help="By default the loaded weights' own.")] = None) -> None:
+    """Say how large the networks are, and where the loaded weights come from."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmpl.labels import Stage
+    from mmpl.network import build_network, count_gflop, count_parameters
+    from mmpl.profile import load_profile
+    from mmpl.weights import load_ensemble
+
+    ensemble = load_ensemble() if profile is None else None
+    chosen = ensemble.profile if ensemble else load_profile(profile or "")
+    table = Table(title=f"profile {chosen.name}", title_justify="left")
+    for heading in ("network", "parameters", "input voxels (x, y, z)", "GFLOP a forward pass"):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    for stage in Stage:
+        size = chosen.inference.window_xyz if stage is Stage.SEGMENTATION else chosen.inference.lesion_crop_xyz
+        parameters = count_parameters(build_network(chosen, stage))
+        table.add_row(stage, f"{parameters:,}", " x ".join(map(str, size)), f"{count_gflop(chosen, stage):.1f}")
+    console = Console()
+    console.print(table)
+    if ensemble:
+        console.print(f"weights: {len(ensemble.members)} models from {ensemble.folder}, code {ensemble.code_version}")
+        console.print(f"trained on: {ensemble.training.get('cohort')}, {ensemble.training.get('patients')} patients")
+
+
+def main() -> None:
+    """Run a command; a foreseen error is one line on stderr and exit code 1."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
