@@ -1,6 +1,7 @@
 """A backbone under the head of one stage, and what is said of it: parameters, operations, what was transferred."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, cat, nn
@@ -9,6 +10,9 @@ from mmpl.labels import LESIONS, Stage
 from mmpl.network.backbone import Backbone
 from mmpl.profile import NetworkSettings, Profile
 
+RARE_LESION_LOGIT = -2.0
+"""Where mask logits start: most voxels are background, and the first hundred steps need not learn that."""
+
 
 class SegmentationHead(nn.Module):
     """One convolution from the finest decoder feature to a logit for GTVp and one for GTVn."""
@@ -16,6 +20,7 @@ class SegmentationHead(nn.Module):
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.project = nn.Conv3d(settings.fusion_channels[0], len(LESIONS), 1)
+        nn.init.constant_(cast(Tensor, self.project.bias), RARE_LESION_LOGIT)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return logits (batch, 2, z, y, x)."""
