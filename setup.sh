@@ -1,7 +1,8 @@
+# shellcheck shell=bash
 # Sourced by run.sh and test.sh: makes .venv with the pinned requirements of one file; does nothing if it has them.
 
 make_venv() { # make_venv REQUIREMENTS
-    local requirements=$1 python='' candidate missing='' wanted
+    local requirements=$1 python='' candidate missing='' wanted first
     for candidate in python3.11 python3; do
         if command -v "$candidate" >/dev/null && [ "$("$candidate" -c 'import sys; print(*sys.version_info[:2])')" = '3 11' ]; then
             python=$candidate
@@ -27,7 +28,8 @@ make_venv() { # make_venv REQUIREMENTS
     fi
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     echo "installing $requirements into .venv (a few minutes, once)"
-    .venv/bin/pip install --quiet --disable-pip-version-check $(grep -E '^(torch|numpy|setuptools)==' requirements.txt)
+    mapfile -t first < <(grep -E '^(torch|numpy|setuptools)==' requirements.txt)
+    .venv/bin/pip install --quiet --disable-pip-version-check "${first[@]}"
     .venv/bin/pip install --quiet --disable-pip-version-check --no-build-isolation -r "$requirements"
     echo "$wanted $requirements" >>.venv/installed
 }
