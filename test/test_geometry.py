@@ -101,7 +101,7 @@ def test_covering_box_holds_exactly_the_centers_inside(direction: tuple[float, .
     grid = replace(GRID, direction=direction)
     lower, upper = extent_mm(grid)
     middle = (lower + upper) / 2
-    other = Grid((6, 5, 4), (1.0, 1.0, 2.0), tuple(middle - 2.2))
+    other = Grid((6, 5, 4), (1.0, 1.0, 2.0), tuple(middle - 2.17))
     start, size = covering_box(grid, other)
     index = np.stack(np.meshgrid(*map(np.arange, grid.size_xyz), indexing="ij"), axis=-1)
     low, high = extent_mm(other)
