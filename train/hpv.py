@@ -28,7 +28,9 @@ class _TrainAndPredict:
     def __call__(self, member: Member) -> tuple[int, Scores]:
         workspace = self.workspace
         known = [p for p in workspace.splits.outside(member, workspace.patients) if p.outcome.hpv_positive is not None]
-        prevalence = float(np.mean([p.outcome.hpv_positive for p in known]))
+        prevalence = float(np.mean([p.outcome.hpv_positive for p in known])) if known else 0.0
+        if not 0 < prevalence < 1:
+            raise ValueError(f"{member.name}: its {len(known)} training patients with HPV status are all of one kind")
         transferred = train_outcome_network(
             workspace,
             member,
@@ -111,10 +113,10 @@ def main(run: Path, workers: int = WORKERS) -> None:
     deep = np.array([np.mean([scales[s].standardize(scores[s][p.patient_id]) for s in Scheme]) for p in known])
     threshold = choose_threshold(mean, truth)
     summary = {
-        "threshold": threshold,
-        "auc": roc_auc(mean, truth),
-        "auc_deep_only": roc_auc(deep, truth),
-        "balanced_accuracy_at_the_chosen_threshold": balanced_accuracy(mean >= threshold, truth),
+        "threshold": float(threshold),
+        "auc": float(roc_auc(mean, truth)),
+        "auc_deep_only": float(roc_auc(deep, truth)),
+        "balanced_accuracy_at_the_chosen_threshold": float(balanced_accuracy(mean >= threshold, truth)),
     }
     workspace.write_json("hpv", summary)
     typer.echo(f"out of fold: {summary}")

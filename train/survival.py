@@ -122,7 +122,10 @@ def main(run: Path, workers: int = WORKERS) -> None:
     time, relapse = outcomes(known)
     mean = np.array([np.mean([risk[scheme][p.patient_id] for scheme in Scheme]) for p in known])
     deep = np.array([-np.mean([days_scales[s].standardize(days[s][p.patient_id]) for s in Scheme]) for p in known])
-    summary = {"c_index": c_index(mean, time, relapse), "c_index_deep_only": c_index(deep, time, relapse)}
+    summary = {
+        "c_index": float(c_index(mean, time, relapse)),
+        "c_index_deep_only": float(c_index(deep, time, relapse)),
+    }
     workspace.write_json("survival", summary)
     typer.echo(f"out of fold: {summary}")
 

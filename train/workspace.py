@@ -32,12 +32,12 @@ class Source(Protocol):
 
 
 def open_source(cohort: str) -> Source:
-    """Open a cohort's folder, or make `phantom:PATIENTS:SEED` in memory, which needs no image library."""
+    """Open a cohort's folder, or make `phantom:PATIENTS:SEED[:HPV_POSITIVE]` in memory, without any image library."""
     if cohort.startswith("phantom:"):
         from mmpl.phantom.cohort import MemoryCohort
 
-        _, patients, seed = cohort.split(":")
-        return MemoryCohort.draw(int(patients), int(seed))
+        _, patients, seed, *share = cohort.split(":")
+        return MemoryCohort.draw(int(patients), int(seed), hpv_positive=float(share[0]) if share else None)
     from mmpl.io.cohort import read_cohort
 
     return read_cohort(Path(cohort))
