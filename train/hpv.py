@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import typer
-from mmpl.hpv import Evidence, HpvModel, choose_threshold
 
 from mmpl.case import Patient
 from mmpl.clinical import ClinicalEncoder
+from mmpl.hpv import Evidence, HpvModel, choose_threshold
 from mmpl.labels import Stage
 from mmpl.metrics import balanced_accuracy, roc_auc
 from mmpl.radiomics import feature_names

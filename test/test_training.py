@@ -1,0 +1,104 @@
+"""The ten models of the micro profile, trained by the real programs on a cohort on disk, killed once on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmpl.io.cohort import read_cohort
+from mmpl.labels import Stage
+from mmpl.phantom.cohort import write_cohort
+from mmpl.pipeline import Pipeline
+from mmpl.weights import load_ensemble
+from train.splits import MEMBERS, Scheme
+from train.workspace import Workspace
+
+PATIENTS = 36
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, dict[Path, int]]:
+    """Train, kill -9 after three networks, train again; the cohort, the run, the weights, what the kill left."""
+    folder = tmp_path_factory.mktemp("training")
+    cohort, run, weights = folder / "cohort", folder / "run", folder / "weights"
+    write_cohort(PATIENTS, 3, cohort, hpv_positive=0.5)
+    command = [sys.executable, "-W", "ignore", "-m", "train.ensemble", str(cohort), str(run), "--profile", "micro"]
+    command += ["--weights", str(weights)]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while len(list(run.glob("models/*/*/network.safetensors"))) < 3:
+        assert first.poll() is None, "training ended before three networks were there"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    left = {path: path.stat().st_mtime_ns for path in run.glob("models/*/*/network.safetensors")}
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr[-3000:]
+    return cohort, run, weights, left
+
+
+def test_a_killed_run_goes_on_where_it_was(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
+    *_, left = trained
+    assert len(left) >= 3
+    assert {path: path.stat().st_mtime_ns for path in left} == left
+
+
+def test_every_patient_is_scored_once_a_scheme_out_of_fold(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
+    _, run, _, _ = trained
+    workspace = Workspace.open(run)
+    ids = {p.patient_id for p in workspace.patients}
+    assert len(ids) == PATIENTS
+    for name in ("hpv_scores", "hpv_probability", "risk"):
+        table = workspace.read_json(name)
+        assert set(table) == set(Scheme)
+        for scheme in Scheme:
+            assert set(table[scheme]) == ids
+            assert np.isfinite(list(table[scheme].values())).all()
+    for scheme in Scheme:
+        assert {p.stem for p in (run / "out_of_fold" / scheme).glob("*.npy")} == ids
+
+
+def test_stages_start_from_the_whole_backbone_before(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
+    """Few small steps from it: every backbone tensor stays near the one it started from, unlike a fresh one."""
+    from safetensors.torch import load_file
+
+    _, run, _, _ = trained
+    workspace = Workspace.open(run)
+    one, two, three = (load_file(workspace.network_file(MEMBERS[0], stage)) for stage in Stage)
+    names = [n for n in one if n.startswith("backbone.") and n.endswith("weight") and one[n].dim() == 5]
+    assert any(".decoder." in n for n in names)
+    assert any(".encoder." in n for n in names)
+    for name in names:
+        assert (one[name] - two[name]).abs().max() < 0.02
+        assert (two[name] - three[name]).abs().max() < 0.02
+
+
+def test_the_weights_answer_a_patient(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
+    cohort, _, weights, _ = trained
+    ensemble = load_ensemble(weights)
+    assert [member.name for member in ensemble.members] == [member.name for member in MEMBERS]
+    assert len(MEMBERS) == 10
+    patients = read_cohort(cohort)
+    case = patients.read_case(patients.patients[0].patient_id)
+    result = Pipeline(ensemble, torch.device("cpu"))(case)
+    assert result.segmentation.mask.grid == case.ct.grid
+    assert np.isfinite(result.survival.risk_score)
+    assert len(result.hpv.member_probabilities) == 10
+    assert result.survival.member_curves.shape[0] == 10
+    assert (np.diff(result.survival.member_curves, axis=1) <= 1e-12).all()
+
+
+def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
+    _, _, weights, _ = trained
+    suffixes = {path.suffix for path in weights.rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".safetensors", ".skops"}
+    manifest = json.loads((weights / "manifest.json").read_text())
+    assert len(manifest["files"]) == 50
