@@ -102,3 +102,26 @@ def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dic
     assert suffixes == {".json", ".safetensors", ".skops"}
     manifest = json.loads((weights / "manifest.json").read_text())
     assert len(manifest["files"]) == 50
+
+
+def test_networks_train_without_an_image_library(tmp_path: Path) -> None:
+    """From phantom to a trained network of stage 1 where SimpleITK cannot be imported."""
+    program = """
+import sys
+sys.modules["SimpleITK"] = None  # importing it now raises ImportError
+from pathlib import Path
+from train import prepare
+from train.segmentation import predict_fold, train_member
+from train.splits import MEMBERS
+from train.workspace import Workspace
+run = Path(sys.argv[1])
+workspace = Workspace.create(run, "phantom:20:3", "micro")
+prepare.main("phantom:20:3", run, "micro", workers=1)
+train_member(workspace, MEMBERS[0])
+predict_fold(workspace, MEMBERS[0])
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "run")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    run = Workspace.open(tmp_path / "run")
+    assert run.network_file(MEMBERS[0], Stage.SEGMENTATION).is_file()
+    assert list((tmp_path / "run/out_of_fold/patient").glob("*.npy"))

@@ -56,7 +56,7 @@ def training_center(workspace: Workspace, patient_id: str) -> NDArray[np.float64
     labels = workspace.store.labels(patient_id)
     voxels = np.argwhere((labels > HALF).any(axis=0)) if labels is not None else np.empty((0, 3))
     if len(voxels) == 0:
-        return workspace.lesion_center(patient_id)
+        return workspace.lesion_centers[patient_id]
     return ((voxels.min(axis=0) + voxels.max(axis=0)) / 2)[::-1]
 
 
@@ -67,7 +67,7 @@ def predict_fold(workspace: Workspace, member: Member, stage: Stage) -> Scores:
     scores = {}
     for patient in workspace.splits.inside(member, workspace.patients):
         images = workspace.store.images(patient.patient_id)
-        center = workspace.lesion_center(patient.patient_id)
+        center = workspace.lesion_centers[patient.patient_id]
         crop = crop_around(images, center, workspace.profile.inference.lesion_crop_xyz).astype(np.float32)
         scores[patient.patient_id] = predict_logits(crop, network, device).tolist()
     return scores

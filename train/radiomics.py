@@ -7,32 +7,23 @@ import numpy as np
 import typer
 
 from mmpl.radiomics import extract
-from mmpl.segmentation import Thresholds, lesion_center, restore
 from train.parallel import WORKERS, spread
-from train.segmentation import out_of_fold_probability
+from train.segmentation import out_of_fold_mask
 from train.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class _Measure:
     workspace: Workspace
-    thresholds: Thresholds
 
     def __call__(self, patient_id: str) -> None:
-        workspace = self.workspace
-        prepared, case = workspace.store.load(patient_id), workspace.source.read_case(patient_id)
-        probability = out_of_fold_probability(workspace, patient_id)
-        smallest = workspace.profile.inference.minimum_component_voxels
-        mask = restore(probability, prepared.roi, prepared.ct_grid, self.thresholds, smallest)
-        path = workspace.features_file(patient_id)
+        case = self.workspace.source.read_case(patient_id)
+        features = extract(case.ct, case.pet, out_of_fold_mask(self.workspace, patient_id))
+        path = self.workspace.features_file(patient_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.savez(
-                file,
-                radiomics=extract(case.ct, case.pet, mask),
-                center_xyz=lesion_center(mask, prepared.roi),
-            )
+            np.save(file, features)
         partial.replace(path)
 
 
@@ -40,7 +31,7 @@ def main(run: Path, workers: int = WORKERS) -> None:
     """Restore every patient's out-of-fold mask to the CT and measure it; finished patients are not done again."""
     workspace = Workspace.open(run)
     missing = [p.patient_id for p in workspace.patients if not workspace.features_file(p.patient_id).is_file()]
-    spread("radiomics", _Measure(workspace, workspace.mask_thresholds), missing, workers)
+    spread("radiomics", _Measure(workspace), missing, workers)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage 1: train the ten segmentation networks and predict every patient out of fold.
 
 `python -m train.segmentation RUN`; then `RUN/thresholds.json` holds the class thresholds, chosen on the mean of each
-patient's two out-of-fold probabilities.
+patient's two out-of-fold probabilities, and `RUN/lesion_centers.json` where the crops of the later stages lie.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ import torch
 import typer
 from numpy.typing import NDArray
 
+from mmpl.case import Image
 from mmpl.labels import Stage
 from mmpl.metrics import dice
 from mmpl.network import build_network
-from mmpl.segmentation import predict_probability
+from mmpl.segmentation import lesion_center, predict_probability, restore
 from mmpl.weights import read_network
 from train.loop import Job, train
 from train.losses import oda_loss
@@ -72,6 +73,24 @@ def out_of_fold_probability(workspace: Workspace, patient_id: str) -> NDArray[np
     return np.mean(both, axis=0, dtype=np.float32)
 
 
+def out_of_fold_mask(workspace: Workspace, patient_id: str) -> Image:
+    """Make a patient's out-of-fold mask on the CT's grid, as inference would."""
+    prepared, smallest = workspace.store.load(patient_id), workspace.profile.inference.minimum_component_voxels
+    probability = out_of_fold_probability(workspace, patient_id)
+    return restore(probability, prepared.roi, prepared.ct_grid, workspace.mask_thresholds, smallest)
+
+
+@dataclass(frozen=True)
+class _LesionCenter:
+    """The middle of one patient's out-of-fold mask, voxels (x, y, z) of the patch."""
+
+    workspace: Workspace
+
+    def __call__(self, patient_id: str) -> list[float]:
+        mask = out_of_fold_mask(self.workspace, patient_id)
+        return lesion_center(mask, self.workspace.store.load(patient_id).roi).tolist()
+
+
 @dataclass(frozen=True)
 class _Overlaps:
     """Of one patient: GTVp Dice, GTVn intersection and GTVn sum of volumes, each at every candidate threshold."""
@@ -118,6 +137,9 @@ def main(run: Path, workers: int = WORKERS) -> None:
     spread("stage 1", _TrainAndPredict(workspace), MEMBERS, workers)
     thresholds = choose_thresholds(workspace, workers)
     workspace.write_json("thresholds", thresholds)
+    patients = [p.patient_id for p in workspace.patients]
+    centers = spread("locating lesions", _LesionCenter(workspace), patients, workers)
+    workspace.write_json("lesion_centers", dict(zip(patients, centers, strict=True)))
     typer.echo(f"out of fold, at the patch's spacing: {thresholds}")
 
 

@@ -121,8 +121,8 @@ class Workspace:
         return self.folder / "out_of_fold" / scheme / f"{patient_id}.npy"
 
     def features_file(self, patient_id: str) -> Path:
-        """A patient's radiomics and lesion center on the out-of-fold mask."""
-        return self.folder / "radiomics" / f"{patient_id}.npz"
+        """A patient's radiomics on the out-of-fold mask."""
+        return self.folder / "radiomics" / f"{patient_id}.npy"
 
     @property
     def mask_thresholds(self) -> Thresholds:
@@ -132,11 +132,12 @@ class Workspace:
 
     def radiomics(self, patient_id: str) -> NDArray[np.float64]:
         """A patient's radiomics."""
-        return np.load(self.features_file(patient_id))["radiomics"]
+        return np.load(self.features_file(patient_id))
 
-    def lesion_center(self, patient_id: str) -> NDArray[np.float64]:
-        """The middle of a patient's out-of-fold mask, voxels (x, y, z) of the patch."""
-        return np.load(self.features_file(patient_id))["center_xyz"]
+    @cached_property
+    def lesion_centers(self) -> dict[str, NDArray[np.float64]]:
+        """The middle of each patient's out-of-fold mask, voxels (x, y, z) of the patch."""
+        return {name: np.array(center) for name, center in self.read_json("lesion_centers").items()}
 
     def seed(self, member: Member, stage: Stage) -> int:
         """The seed of one network's training."""
