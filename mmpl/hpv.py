@@ -1,0 +1,266 @@
+"""Stage 2: deep score, radiomics and clinical record -> probability that the tumor is HPV positive.
+
+A random forest in an imbalanced-learn pipeline (paper, section 2.4). What is kept of it afterwards is the forest and
+the numbers that prepare its columns, so that inference needs neither imbalanced-learn nor the columns left out.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from zipfile import ZIP_DEFLATED, BadZipFile
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mmpl.case import InvalidInputError
+from mmpl.profile import ForestSettings
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+log = logging.getLogger(__name__)
+
+DEEP_SCORE = "deep_score"
+TRUSTED_TYPES = frozenset({"sklearn.tree._tree.Tree"})
+"""All that a forest's file may ask to be trusted by name, beyond what skops itself knows to be data."""
+NEIGHBORS = 5
+"""Of SMOTE, where the minority has more patients than this."""
+COLUMNS_TRIED = 0.3
+"""Share of the columns a split chooses from. At a square root the deep score, one of many, is too rarely offered."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the forest sees of n patients.
+
+    Attributes:
+        deep_score: (n,) logit of the HPV head, standardized by mean and SD of the scheme's out-of-fold table.
+        radiomics: (n, p) radiomics; NaN for an absent lesion.
+        clinical: (n, q) encoded clinical record.
+    """
+
+    deep_score: Floats
+    radiomics: Floats
+    clinical: Floats
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.deep_score), len(self.radiomics), len(self.clinical)}
+        if len(lengths) != 1 or (self.deep_score.ndim, self.radiomics.ndim, self.clinical.ndim) != (1, 2, 2):
+            shapes = (self.deep_score.shape, self.radiomics.shape, self.clinical.shape)
+            raise ValueError(f"the HPV evidence is not one row a patient: {shapes}")
+        if not (np.isfinite(self.deep_score).all() and np.isfinite(self.clinical).all()):
+            raise ValueError("the HPV evidence has a deep score or clinical value that is not finite")
+
+    @property
+    def matrix(self) -> Floats:
+        """(n, 1 + p + q) deep score, radiomics, clinical; NaN where missing."""
+        radiomics = np.where(np.isfinite(self.radiomics), self.radiomics, np.nan)
+        return np.hstack([self.deep_score[:, None], radiomics, self.clinical])
+
+    def check_columns(self, radiomics: int, clinical: int) -> None:
+        """Raise ValueError where the columns are not so many."""
+        got = (self.radiomics.shape[1], self.clinical.shape[1])
+        if got != (radiomics, clinical):
+            raise ValueError(f"{got} radiomics and clinical columns, where {(radiomics, clinical)} are expected")
+
+
+@dataclass(frozen=True)
+class HpvResult:
+    """The ensemble's answer for one patient.
+
+    Attributes:
+        probability: Mean of the models' probabilities that the tumor is HPV positive.
+        positive: Whether it reaches the ensemble's threshold.
+        member_probabilities: Each model's.
+    """
+
+    probability: float
+    positive: bool
+    member_probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class HpvModel:
+    """A fitted forest and how its columns are prepared.
+
+    Attributes:
+        names: The forest's columns.
+        indices: Where they lie in `Evidence.matrix`.
+        fills, means, scales: Training median, mean and SD of each; the median stands in for a missing value.
+        radiomics_count, clinical_count: Columns the evidence must have.
+    """
+
+    names: tuple[str, ...]
+    indices: NDArray[np.intp]
+    fills: Floats
+    means: Floats
+    scales: Floats
+    radiomics_count: int
+    clinical_count: int
+    forest: "RandomForestClassifier"
+
+    @classmethod
+    def fit(
+        cls,
+        evidence: Evidence,
+        positive: ArrayLike,
+        radiomics_names: Sequence[str],
+        clinical_names: Sequence[str],
+        settings: ForestSettings,
+        seed: int,
+    ) -> Self:
+        """Impute, standardize, select radiomics by their F-value, balance with SMOTE and grow the forest.
+
+        The deep score, the clinical columns and the indicators of absent lesions always pass the selection. With a
+        single patient in the minority class there is nothing to interpolate, and SMOTE is left out.
+
+        Args:
+            positive: (n,) HPV status.
+            radiomics_names: p names; those that end in "_absent" are indicators.
+            clinical_names: q names.
+
+        Raises:
+            ValueError: If only one status is present, or the shapes do not fit.
+        """
+        from imblearn.pipeline import Pipeline
+        from sklearn.ensemble import RandomForestClassifier
+        from sklearn.feature_selection import SelectKBest
+        from sklearn.impute import SimpleImputer
+        from sklearn.preprocessing import StandardScaler
+
+        status = np.asarray(positive, dtype=bool)
+        evidence.check_columns(len(radiomics_names), len(clinical_names))
+        if status.shape != evidence.deep_score.shape:
+            raise ValueError(f"{status.shape} HPV statuses for {evidence.deep_score.shape} patients")
+        minority = int(min(status.sum(), (~status).sum()))
+        if minority == 0:
+            raise ValueError(f"all {len(status)} patients have the same HPV status; a forest needs both")
+        names = (DEEP_SCORE, *radiomics_names, *clinical_names)
+        selectable = np.zeros(len(names), dtype=bool)
+        selectable[1 : 1 + len(radiomics_names)] = [not name.endswith("_absent") for name in radiomics_names]
+        kept = min(settings.radiomics_kept, int(selectable.sum()))
+        pipeline = Pipeline(
+            [
+                ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
+                ("scale", StandardScaler()),
+                ("select", SelectKBest(_Relevance(selectable), k=int((~selectable).sum()) + kept)),
+                ("balance", _smote(minority, seed)),
+                (
+                    "forest",
+                    RandomForestClassifier(
+                        n_estimators=settings.trees,
+                        max_depth=settings.depth,
+                        min_samples_leaf=settings.minimum_leaf,
+                        max_features=COLUMNS_TRIED,
+                        random_state=seed,
+                    ),
+                ),
+            ]
+        ).fit(evidence.matrix, status)
+        indices = pipeline["select"].get_support(indices=True)
+        return cls(
+            names=tuple(names[index] for index in indices),
+            indices=indices,
+            fills=pipeline["impute"].statistics_[indices],
+            means=pipeline["scale"].mean_[indices],
+            scales=pipeline["scale"].scale_[indices],
+            radiomics_count=len(radiomics_names),
+            clinical_count=len(clinical_names),
+            forest=pipeline["forest"],
+        )
+
+    def probability(self, evidence: Evidence) -> Floats:
+        """Return (n,) probabilities that the tumor is HPV positive.
+
+        Raises:
+            ValueError: If the evidence has other columns than the fitted ones.
+        """
+        evidence.check_columns(self.radiomics_count, self.clinical_count)
+        columns = evidence.matrix[:, self.indices]
+        columns = (np.where(np.isnan(columns), self.fills, columns) - self.means) / self.scales
+        return self.forest.predict_proba(columns)[:, list(self.forest.classes_).index(True)]
+
+    def save(self, path: Path) -> None:
+        """Write a skops file, which holds data and no code."""
+        import skops.io
+
+        content = {field: getattr(self, field) for field in self.__dataclass_fields__}
+        path.write_bytes(skops.io.dumps(content, compression=ZIP_DEFLATED, compresslevel=9))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            InvalidInputError: If the file is not one of those, or asks to trust any type but `TRUSTED_TYPES`.
+        """
+        import skops.io
+
+        try:
+            foreign = set(skops.io.get_untrusted_types(file=path)) - TRUSTED_TYPES
+            if foreign:
+                raise InvalidInputError(f"{path}: holds {', '.join(sorted(foreign))}, which is not trusted")
+            return cls(**skops.io.load(path, trusted=sorted(TRUSTED_TYPES)))
+        except (BadZipFile, KeyError, TypeError) as error:
+            raise InvalidInputError(f"{path}: not an HPV forest ({error})") from error
+
+
+class _Relevance:
+    """Score z-scored columns for SelectKBest: F-value where there is a choice, else infinity, -1 for a constant."""
+
+    def __init__(self, selectable: Bools) -> None:
+        self.selectable = selectable
+
+    def __call__(self, columns: Floats, status: Bools) -> Floats:
+        from sklearn.feature_selection import f_classif
+
+        scores = np.where(self.selectable, -1.0, np.inf)
+        candidates = np.flatnonzero(self.selectable & (columns.std(0) > 0.5))
+        if len(candidates):
+            scores[candidates] = f_classif(columns[:, candidates], status)[0]
+        return scores
+
+
+def _smote(minority: int, seed: int) -> object:
+    """Return SMOTE with as many neighbors as the minority allows, or "passthrough" for a minority of one."""
+    if minority < 2:
+        log.warning("SMOTE is left out: the smaller HPV class has %d patient", minority)
+        return "passthrough"
+    from imblearn.over_sampling import SMOTE
+
+    return SMOTE(k_neighbors=min(NEIGHBORS, minority - 1), random_state=seed)
+
+
+def choose_threshold(probability: ArrayLike, positive: ArrayLike) -> float:
+    """Find the threshold, at or above which a patient is called positive, of the highest balanced accuracy.
+
+    Any threshold between two neighboring probabilities decides alike. Of the best such gaps the widest is taken, and
+    its middle. The gaps end at 0 and 1.
+
+    Args:
+        probability: (n,) in 0 to 1.
+        positive: (n,) HPV status.
+
+    Raises:
+        ValueError: If only one status is present.
+    """
+    probability, status = np.asarray(probability, dtype=float), np.asarray(positive, dtype=bool)
+    if status.all() or not status.any():
+        raise ValueError(f"all {len(status)} patients have the same HPV status; a threshold needs both")
+    edges = np.unique(np.concatenate([[0.0, 1.0], probability]))
+    called = probability[:, None] >= edges[None, 1:]
+    accuracy = (called[status].mean(0) + 1 - called[~status].mean(0)) / 2
+    best = accuracy >= accuracy.max() - 1e-12
+    widest = np.argmax(np.where(best, np.diff(edges), -1))
+    return float((edges[widest] + edges[widest + 1]) / 2)
+
+
+def ensemble(member_probabilities: Sequence[float], threshold: float) -> HpvResult:
+    """Average the models' probabilities of one patient and decide."""
+    probability = float(np.mean(member_probabilities))
+    return HpvResult(probability, probability >= threshold, tuple(float(value) for value in member_probabilities))
