@@ -1,0 +1,230 @@
+"""Stage 2's forest: it learns what was planted, forgets how it was balanced, and its file holds data only."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mmpl.case import InvalidInputError
+from mmpl.hpv import DEEP_SCORE, TRUSTED_TYPES, Evidence, HpvModel, choose_threshold, ensemble
+from mmpl.profile import ForestSettings
+
+SETTINGS = ForestSettings(trees=60, depth=5, minimum_leaf=10, radiomics_kept=8)
+RADIOMICS = (*(f"ct_gtvp_original_{index}" for index in range(298)), "gtvp_absent", "gtvn_absent")
+CLINICAL = ("Tobacco Consumption=0", "Tobacco Consumption=1", "Tobacco Consumption=missing", "Age")
+STRONG = 17
+"""The one radiomics column that knows the status."""
+
+
+def simulate(
+    seed: int, count: int, positive_share: float, deep_shift: float = 1.0, radiomics_shift: float = 2.0
+) -> tuple[Evidence, np.ndarray]:
+    """Draw patients whose status moves the deep score and one radiomics column by so many SD."""
+    rng = np.random.default_rng(seed)
+    positive = rng.random(count) < positive_share
+    radiomics = rng.normal(size=(count, len(RADIOMICS))) * 1e3
+    radiomics[:, STRONG] += 1e3 * radiomics_shift * positive
+    radiomics[:, 3] = 12.5
+    absent = rng.random(count) < 0.1
+    radiomics[absent, 100:298] = np.nan
+    radiomics[:, -2:] = 0
+    radiomics[:, -1] = absent
+    tobacco = rng.integers(0, 3, count)
+    clinical = np.column_stack([*(tobacco == level for level in range(3)), rng.normal(size=count)]).astype(float)
+    return Evidence(rng.normal(size=count) + deep_shift * positive, radiomics, clinical), positive
+
+
+def fit(evidence: Evidence, positive: np.ndarray, seed: int = 0) -> HpvModel:
+    return HpvModel.fit(evidence, positive, RADIOMICS, CLINICAL, SETTINGS, seed)
+
+
+def area_under_curve(probability: np.ndarray, positive: np.ndarray) -> float:
+    """Return the share of (positive, negative) pairs in the right order."""
+    return float((probability[positive][:, None] > probability[~positive][None]).mean())
+
+
+@pytest.fixture(scope="module")
+def model() -> HpvModel:
+    return fit(*simulate(0, 280, 0.9))
+
+
+def test_planted_effects_are_recovered_with_one_negative_in_ten(model: HpvModel) -> None:
+    evidence, positive = simulate(1, 1000, 0.5)
+    area = area_under_curve(model.probability(evidence), positive)
+    assert area > area_under_curve(evidence.deep_score, positive) + 0.05
+    assert area > 0.85
+    assert RADIOMICS[STRONG] in model.names
+
+
+def test_probability_is_of_hpv_positive(model: HpvModel) -> None:
+    evidence, _ = simulate(2, 50, 0.5)
+
+    def mean_probability(deep_score: float, radiomics: float) -> float:
+        columns = evidence.radiomics.copy()
+        columns[:, STRONG] = radiomics
+        return float(model.probability(Evidence(np.full(50, deep_score), columns, evidence.clinical)).mean())
+
+    assert mean_probability(3.0, 4e3) > 0.8
+    assert mean_probability(-3.0, -2e3) < 0.4
+
+
+def test_smote_balances_the_trained_forest() -> None:
+    """Of patients no evidence tells apart, a forest on unbalanced data would call nine in ten positive."""
+    model = fit(*simulate(0, 280, 0.9, deep_shift=0, radiomics_shift=0))
+    fresh, _ = simulate(3, 500, 0.5, deep_shift=0, radiomics_shift=0)
+    assert 0.4 < np.median(model.probability(fresh)) < 0.8
+
+
+def test_only_selectable_radiomics_are_selected(model: HpvModel) -> None:
+    radiomics = [name for name in model.names if name.startswith("ct_")]
+    assert len(radiomics) == SETTINGS.radiomics_kept
+    assert RADIOMICS[3] not in radiomics, "a constant column was kept"
+    assert set(model.names) - set(radiomics) == {DEEP_SCORE, "gtvp_absent", "gtvn_absent", *CLINICAL}
+
+
+def test_missing_radiomics_count_as_the_training_median(model: HpvModel) -> None:
+    evidence, _ = simulate(4, 5, 0.5)
+    column = model.names.index(RADIOMICS[STRONG])
+    missing, median = evidence.radiomics.copy(), evidence.radiomics.copy()
+    missing[:, STRONG] = [np.nan, np.inf, -np.inf, np.nan, np.nan]
+    median[:, STRONG] = model.fills[column]
+    answers = [model.probability(Evidence(evidence.deep_score, each, evidence.clinical)) for each in (missing, median)]
+    np.testing.assert_array_equal(*answers)
+    training = simulate(0, 280, 0.9)[0].radiomics[:, STRONG]
+    assert model.fills[column] == np.median(training)
+
+
+def test_the_same_seed_gives_the_same_forest() -> None:
+    data = simulate(5, 120, 0.8)
+    fresh, _ = simulate(6, 50, 0.5)
+    first, again, other = (fit(*data, seed=seed).probability(fresh) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_a_file_gives_identical_predictions(model: HpvModel, tmp_path) -> None:
+    path = tmp_path / "forest.skops"
+    model.save(path)
+    loaded = HpvModel.load(path)
+    evidence, _ = simulate(7, 40, 0.5)
+    np.testing.assert_array_equal(loaded.probability(evidence), model.probability(evidence))
+    assert loaded.names == model.names
+    assert b"imblearn" not in path.read_bytes()
+
+
+def test_a_file_of_a_large_forest_stays_under_half_a_megabyte(tmp_path) -> None:
+    settings = ForestSettings(trees=100, depth=5, minimum_leaf=20, radiomics_kept=10)
+    evidence, positive = simulate(8, 600, 0.9)
+    HpvModel.fit(evidence, positive, RADIOMICS, CLINICAL, settings, 0).save(tmp_path / "forest.skops")
+    assert (tmp_path / "forest.skops").stat().st_size < 0.5e6
+
+
+def test_a_file_with_a_foreign_type_is_refused(model: HpvModel, tmp_path) -> None:
+    import skops.io
+    from sklearn.feature_selection import SelectKBest, f_classif
+
+    path = tmp_path / "foreign.skops"
+    content = {name: getattr(model, name) for name in model.__dataclass_fields__}
+    skops.io.dump({**content, "forest": SelectKBest(f_classif)}, path)
+    with pytest.raises(InvalidInputError, match=r"foreign\.skops.*f_classif"):
+        HpvModel.load(path)
+
+
+def test_the_only_type_trusted_by_name_is_the_tree(model: HpvModel, tmp_path) -> None:
+    import skops.io
+
+    model.save(tmp_path / "forest.skops")
+    assert set(skops.io.get_untrusted_types(file=tmp_path / "forest.skops")) == TRUSTED_TYPES
+    assert {"sklearn.tree._tree.Tree"} == TRUSTED_TYPES
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip file"])
+def test_a_file_that_is_no_forest_is_named(content: bytes, tmp_path) -> None:
+    path = tmp_path / "broken.skops"
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match="broken"):
+        HpvModel.load(path)
+
+
+def test_a_skops_file_of_something_else_is_named(tmp_path) -> None:
+    import skops.io
+
+    path = tmp_path / "other.skops"
+    skops.io.dump({"weights": np.ones(3)}, path)
+    with pytest.raises(InvalidInputError, match=r"other\.skops"):
+        HpvModel.load(path)
+
+
+@pytest.mark.parametrize("status", [True, False])
+def test_one_class_only_is_an_error(status: bool) -> None:
+    evidence, _ = simulate(9, 30, 0.5)
+    with pytest.raises(ValueError, match="same HPV status"):
+        fit(evidence, np.full(30, status))
+
+
+@pytest.mark.parametrize("minority", [1, 2, 4])
+def test_a_small_minority_still_fits(minority: int, caplog) -> None:
+    evidence, _ = simulate(10, 30, 0.5)
+    probability = fit(evidence, np.arange(30) >= minority).probability(evidence)
+    assert np.isfinite(probability).all()
+    assert ("SMOTE is left out" in caplog.text) == (minority == 1)
+
+
+def test_other_columns_than_the_fitted_ones_are_an_error(model: HpvModel) -> None:
+    evidence, positive = simulate(11, 20, 0.5)
+    short = Evidence(evidence.deep_score, evidence.radiomics[:, 1:], evidence.clinical)
+    with pytest.raises(ValueError, match=r"\(299, 4\).*\(300, 4\)"):
+        model.probability(short)
+    with pytest.raises(ValueError, match="expected"):
+        fit(short, positive)
+
+
+def test_evidence_checks_itself() -> None:
+    good = {"deep_score": np.zeros(3), "radiomics": np.zeros((3, 2)), "clinical": np.zeros((3, 1))}
+    Evidence(**good)
+    for wrong in ({"deep_score": np.zeros(2)}, {"clinical": np.zeros(3)}, {"radiomics": np.zeros((4, 2))}):
+        with pytest.raises(ValueError, match="one row a patient"):
+            Evidence(**{**good, **wrong})
+    for name in ("deep_score", "clinical"):
+        with pytest.raises(ValueError, match="not finite"):
+            Evidence(**{**good, name: np.full_like(good[name], np.nan)})
+
+
+@pytest.mark.parametrize(
+    ("probability", "positive", "threshold"),
+    [
+        ([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1], 0.4),
+        ([0.9, 0.6, 0.2, 0.1], [1, 1, 0, 0], 0.4),
+        # Sensitivity 2/3 and specificity 1 in (0.5, 0.7]; sensitivity 1 and specificity 1/2 in (0.2, 0.3].
+        ([0.2, 0.5, 0.3, 0.7, 0.8], [0, 0, 1, 1, 1], 0.6),
+        # Balanced accuracy 3/4 in (0.1, 0.2] and in the wider (0.3, 0.9].
+        ([0.1, 0.3, 0.2, 0.9], [0, 0, 1, 1], 0.6),
+        # Equal scores cannot be told apart: everyone positive, or nobody; the middle of (0, 0.3] or of (0.3, 1].
+        ([0.3, 0.3], [0, 1], 0.65),
+        # Ninety positives do not outvote ten negatives.
+        ([0.8] * 89 + [0.4] + [0.6] * 10, [1] * 90 + [0] * 10, 0.7),
+    ],
+)
+def test_threshold_by_hand(probability: list[float], positive: list[int], threshold: float) -> None:
+    assert choose_threshold(probability, positive) == pytest.approx(threshold)
+
+
+def test_threshold_needs_both_classes() -> None:
+    with pytest.raises(ValueError, match="same HPV status"):
+        choose_threshold([0.2, 0.3], [True, True])
+
+
+def test_ensemble_averages_and_decides() -> None:
+    result = ensemble([0.2, 0.4, 0.9], threshold=0.5)
+    assert result.probability == pytest.approx(0.5)
+    assert result.positive is True
+    assert result.member_probabilities == (0.2, 0.4, 0.9)
+    assert ensemble([0.2, 0.4], threshold=0.5).positive is False
+
+
+def test_importing_the_module_loads_no_learning_library() -> None:
+    heavy = "{'sklearn', 'imblearn', 'skops', 'lifelines', 'skglm', 'pandas'}"
+    code = f"import sys, mmpl.hpv, mmpl.survival; print(sorted({heavy} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
