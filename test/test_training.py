@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path,
     command = [sys.executable, "-W", "ignore", "-m", "train.ensemble", str(cohort), str(run), "--profile", "micro"]
     command += ["--weights", str(weights)]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while len(list(run.glob("models/*/*/network.safetensors"))) < 3:
         assert first.poll() is None, "training ended before three networks were there"
         assert time.monotonic() < deadline

@@ -99,7 +99,7 @@ class _FitCox:
             days_scale=self.days_scales[scheme],
             intervals=cut_intervals(workspace, member),
             cox=cox,
-            risk_scale=RiskScale(float(hazard.mean()), float(hazard.std())),
+            risk_scale=RiskScale.of(hazard),
         )
         workspace.write_json(f"models/{member.name}/tables", tables.to_dict())
         return {p.patient_id: float(tables.risk_scale.standardize(h)) for p, h in zip(inside, hazard, strict=True)}
