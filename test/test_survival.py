@@ -1,0 +1,356 @@
+"""Stage 3's arithmetic by hand, and a Cox model that finds what was planted; a higher risk is worse throughout."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mmpl.cox import distinct, log_partial_likelihood, screen_clinical, univariate_p
+from mmpl.survival import (
+    CoxModel,
+    RiskScale,
+    SurvivalEvidence,
+    TimeIntervals,
+    combine,
+    expected_days,
+    member_curves,
+    survival_curve,
+)
+
+INTERVALS = TimeIntervals((0.0, 100.0, 300.0, 600.0))
+RADIOMICS = tuple(f"pet_gtvp_original_{index}" for index in range(200))
+CLINICAL = ("Treatment=0", "Treatment=1", "Treatment=missing", "Age", "Age missing")
+PLANTED = 40
+"""The one radiomics column that moves the hazard."""
+
+
+def simulate(seed: int, count: int = 400) -> tuple[SurvivalEvidence, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw patients: evidence, follow-up, whether the relapse was seen, and the true time to relapse."""
+    rng = np.random.default_rng(seed)
+    radiomics = rng.normal(size=(count, len(RADIOMICS)))
+    treatment = rng.choice(3, count, p=[0.3, 0.6, 0.1])
+    score, hpv = rng.normal(size=count), rng.random(count)
+    log_hazard = -0.6 * score - 0.5 * hpv + 0.7 * radiomics[:, PLANTED] + 0.9 * (treatment == 0)
+    relapse_days = rng.exponential(4000 * np.exp(-log_hazard))
+    followed_days = rng.uniform(200, 2500, count)
+    radiomics = 50 + 1e-3 * radiomics
+    radiomics[:, 5] = 7.0
+    radiomics[:, PLANTED + 1] = 2 * radiomics[:, PLANTED] + 1
+    radiomics[:, 6] = np.nan
+    radiomics[rng.random(count) < 0.1, 10:60] = np.nan
+    clinical = np.column_stack([*(treatment == level for level in range(3)), rng.normal(size=count), np.zeros(count)])
+    evidence = SurvivalEvidence(score, hpv, radiomics, clinical)
+    return evidence, np.minimum(relapse_days, followed_days), relapse_days < followed_days, relapse_days
+
+
+def fit(evidence: SurvivalEvidence, days: np.ndarray, relapse: np.ndarray) -> CoxModel:
+    return CoxModel.fit(evidence, days, relapse, RADIOMICS, CLINICAL, screening_p=0.05, seed=0)
+
+
+def concordance(risk: np.ndarray, days: np.ndarray) -> float:
+    """Return the share of pairs in which the higher risk relapsed first; all relapses seen."""
+    earlier = days[:, None] < days[None]
+    return float((risk[:, None] > risk[None])[earlier].mean())
+
+
+@pytest.fixture(scope="module")
+def model() -> CoxModel:
+    return fit(*simulate(0)[:3])
+
+
+# Discrete time
+
+
+def test_intervals_are_cut_at_quantiles_of_the_relapse_times() -> None:
+    days = [100, 200, 300, 400, 500, 50, 700, 900]
+    relapse = [True] * 5 + [False] * 3
+    assert TimeIntervals.cut(days, relapse, 4).edges_days == (0, 200, 300, 400, 900)
+
+
+@pytest.mark.parametrize(
+    ("days", "relapse", "count", "edges"),
+    [
+        # Knots 0, 100, 200, 400: every fourth part of three steps.
+        ([100, 100, 100, 200, 400], [1, 1, 1, 1, 0], 4, (0, 75, 150, 250, 400)),
+        ([300, 600], [1, 0], 4, (0, 150, 300, 450, 600)),
+        ([600], [1], 3, (0, 200, 400, 600)),
+        ([0, 0, 500], [1, 1, 0], 2, (0, 250, 500)),
+    ],
+)
+def test_ties_and_few_relapses_still_give_increasing_edges(days, relapse, count, edges) -> None:
+    assert TimeIntervals.cut(days, relapse, count).edges_days == pytest.approx(edges)
+
+
+@pytest.mark.parametrize(
+    ("days", "relapse", "message"),
+    [([100, 200], [0, 0], "0 relapses"), ([-1, 5], [1, 1], "negative"), ([np.nan, 5], [1, 1], "finite")],
+)
+def test_intervals_need_a_relapse_and_real_times(days, relapse, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        TimeIntervals.cut(days, relapse, 3)
+
+
+@pytest.mark.parametrize("edges", [(0,), (1, 2), (0, 5, 5), (0, np.inf), (0, np.nan)])
+def test_edges_start_at_zero_and_increase(edges) -> None:
+    with pytest.raises(ValueError, match="edges"):
+        TimeIntervals(edges)
+
+
+@pytest.mark.parametrize(
+    ("days", "relapse", "survived", "event"),
+    [
+        (0, True, (0, 0, 0), (1, 0, 0)),
+        (50, True, (0, 0, 0), (1, 0, 0)),
+        (100, True, (0, 0, 0), (1, 0, 0)),
+        (101, True, (1, 0, 0), (0, 1, 0)),
+        (600, True, (1, 1, 0), (0, 0, 1)),
+        (601, True, (1, 1, 1), (0, 0, 0)),
+        (0, False, (0, 0, 0), (0, 0, 0)),
+        (50, False, (0, 0, 0), (0, 0, 0)),
+        (51, False, (1, 0, 0), (0, 0, 0)),
+        (200, False, (1, 0, 0), (0, 0, 0)),
+        (201, False, (1, 1, 0), (0, 0, 0)),
+        (600, False, (1, 1, 1), (0, 0, 0)),
+        (9999, False, (1, 1, 1), (0, 0, 0)),
+    ],
+)
+def test_targets_by_hand(days, relapse, survived, event) -> None:
+    got = INTERVALS.targets([days], [relapse])
+    np.testing.assert_array_equal(got[0], [survived])
+    np.testing.assert_array_equal(got[1], [event])
+
+
+def test_survival_and_expected_days_by_hand() -> None:
+    """Hazards 1/2, 1/4, 3/4: S = 1/2, 3/8, 3/32, so 50 + 75 + 28.125 days."""
+    logits = np.log([1.0, 1 / 3, 3.0])
+    survival = survival_curve(logits)
+    np.testing.assert_allclose(survival, [1 / 2, 3 / 8, 3 / 32])
+    assert expected_days(survival, INTERVALS) == pytest.approx(153.125)
+    batch = expected_days(survival_curve(np.stack([logits, logits + 1])), INTERVALS)
+    assert batch.shape == (2,)
+    assert batch[1] < batch[0]
+
+
+def test_survival_is_stable_for_extreme_logits() -> None:
+    hopeless, safe = survival_curve(np.full((2, 10), [[50.0], [-50.0]]))
+    assert (hopeless > 0).all()
+    np.testing.assert_allclose(hopeless[0], np.exp(-50), rtol=1e-12)
+    np.testing.assert_allclose(safe, 1)
+
+
+def test_curves_meet_on_common_days_with_a_constant_hazard_between_edges() -> None:
+    short = TimeIntervals((0.0, 100.0, 400.0))
+    days, curves = member_curves([np.array([0.25, 0.04]), np.array([0.8, 0.6, 0.0])], [short, INTERVALS], points=9)
+    np.testing.assert_allclose(days, np.arange(0, 401, 50))
+    np.testing.assert_allclose(curves[0][[0, 1, 2, 5, 8]], [1, 0.5, 0.25, 0.1, 0.04])
+    np.testing.assert_allclose(curves[1][[0, 2, 4, 6]], [1, 0.8, np.sqrt(0.8 * 0.6), 0.6])
+    assert np.isfinite(curves).all()
+    assert (np.diff(curves) <= 0).all()
+
+
+# The ensemble
+
+
+def test_risks_are_standardized_with_a_floor_and_averaged() -> None:
+    scales = [RiskScale(1.0, 2.0), RiskScale(0.0, 0.01)]
+    result = combine([3.0, 0.1], scales, np.array([0.0, 10.0]), np.array([[1, 0.5], [1, 0.7]]))
+    assert result.member_risks == pytest.approx((1.0, 2.0))
+    assert result.risk_score == pytest.approx(1.5)
+    np.testing.assert_allclose(result.mean_curve, [1, 0.6])
+
+
+def test_a_scale_is_the_mean_and_sd_of_what_it_measured() -> None:
+    assert RiskScale.of(np.array([1.0, 3.0])) == RiskScale(2.0, 1.0)
+
+
+# Columns of a Cox model
+
+
+def test_univariate_p_agrees_with_lifelines() -> None:
+    import pandas as pd
+    from lifelines import CoxPHFitter
+    from lifelines.statistics import logrank_test
+
+    rng = np.random.default_rng(0)
+    columns = np.column_stack([rng.normal(size=300), rng.random(300) < 0.3, np.ones(300)]).astype(float)
+    days = rng.exponential(1000 * np.exp(-0.15 * columns[:, 0] - 0.3 * columns[:, 1]))
+    relapse = rng.random(300) < 0.5
+    p = univariate_p(columns, days, relapse)
+    group = columns[:, 1] == 1
+    log_rank = logrank_test(days[group], days[~group], relapse[group], relapse[~group])
+    assert p[1] == pytest.approx(log_rank.p_value, rel=1e-9)
+    table = pd.DataFrame({"x": columns[:, 0], "days": days, "relapse": relapse})
+    assert p[0] == pytest.approx(CoxPHFitter().fit(table, "days", "relapse").summary["p"]["x"], rel=0.05)
+    assert p[2] == 1
+
+
+def test_log_partial_likelihood_by_hand() -> None:
+    """Hazards 1, 2, 3 at days 1, 2, 2: the relapse at day 1 has 1 of 6, the one at day 2 has 2 of 5."""
+    log_hazard = np.log([[1.0], [2.0], [3.0]])
+    days, relapse = np.array([1.0, 2.0, 2.0]), np.array([True, True, False])
+    assert log_partial_likelihood(log_hazard, days, relapse)[0] == pytest.approx(np.log(1 / 6) + np.log(2 / 5))
+
+
+def test_constant_columns_and_near_duplicates_are_dropped() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 200))
+    columns = np.column_stack([np.full(200, 0.1), x, y, -5 * x + 3, x + 0.05 * y, x + y, 1e-12 * rng.normal(size=200)])
+    assert distinct(columns).tolist() == [1, 2, 5, 6]
+
+
+def test_screening_leaves_out_each_reference_level() -> None:
+    rng = np.random.default_rng(0)
+    level = rng.choice(3, 500, p=[0.5, 0.4, 0.1])
+    columns = np.column_stack([*(level == value for value in range(3)), rng.normal(size=500)]).astype(float)
+    days = rng.exponential(np.where(level == 1, 300, 1000))
+    relapse = np.ones(500, dtype=bool)
+    names = ("Field=0", "Field=1", "Field=2", "Age")
+    assert univariate_p(columns, days, relapse)[0] < 0.05, "the reference level would pass"
+    assert screen_clinical(columns, names, days, relapse, 0.05).tolist() == [1]
+
+
+# The Cox model
+
+
+def test_planted_effects_are_recovered(model: CoxModel) -> None:
+    rows = {covariate.name: covariate for covariate in model.covariates}
+    assert {"expected_days_score", "hpv_probability", "Treatment=0", RADIOMICS[PLANTED]} <= rows.keys()
+    assert len(rows) <= 4 + model.events // 10
+    assert rows["expected_days_score"].coefficient == pytest.approx(-0.6, abs=0.25)
+    assert rows["Treatment=0"].coefficient == pytest.approx(0.9, abs=0.45)
+    assert rows[RADIOMICS[PLANTED]].coefficient == pytest.approx(0.7, abs=0.25)
+    evidence, _, _, relapse_days = simulate(1, 1000)
+    reached = concordance(model.log_partial_hazard(evidence), relapse_days)
+    assert reached > 0.70
+    assert reached > concordance(-evidence.expected_days_score, relapse_days) + 0.04
+
+
+def test_longer_expected_time_and_hpv_are_lower_risk(model: CoxModel) -> None:
+    radiomics, clinical = np.full((3, len(RADIOMICS)), np.nan), np.zeros((3, len(CLINICAL)))
+    evidence = SurvivalEvidence(np.array([-1.0, 0.0, 1.0]), np.full(3, 0.5), radiomics, clinical)
+    assert (np.diff(model.log_partial_hazard(evidence)) < 0).all()
+
+
+def test_degenerate_radiomics_are_not_selected(model: CoxModel) -> None:
+    names = {covariate.name for covariate in model.covariates}
+    assert not names & {RADIOMICS[5], RADIOMICS[6], RADIOMICS[PLANTED + 1], "Age missing", "Treatment=1"}
+
+
+def test_the_table_tells_what_a_paper_prints(model: CoxModel) -> None:
+    assert (model.patients, model.events) == (400, int(simulate(0)[2].sum()))
+    for row in model.covariates:
+        assert row.hazard_ratio == pytest.approx(np.exp(row.coefficient))
+        assert row.hazard_ratio_low < row.hazard_ratio < row.hazard_ratio_high
+        assert 0 <= row.p <= 1
+        assert 0 <= row.proportional_hazards_p <= 1
+    assert next(row.p for row in model.covariates if row.name == RADIOMICS[PLANTED]) < 1e-3
+
+
+def test_predictions_are_those_of_lifelines(model: CoxModel) -> None:
+    import pandas as pd
+    from lifelines import CoxPHFitter
+
+    from mmpl.cox import RIDGE
+
+    evidence, days, relapse, _ = simulate(0)
+    columns = {row.name: row.read(evidence) for row in model.covariates}
+    fitter = CoxPHFitter(penalizer=RIDGE).fit(
+        pd.DataFrame({**columns, "days": days, "relapse": relapse}), "days", "relapse"
+    )
+    expected = fitter.predict_log_partial_hazard(pd.DataFrame(columns))
+    got = model.log_partial_hazard(evidence)
+    np.testing.assert_allclose(got - got.mean(), expected - expected.mean(), atol=1e-9)
+
+
+def test_missing_radiomics_count_as_the_training_median_and_outliers_are_clipped(model: CoxModel) -> None:
+    row = next(row for row in model.covariates if row.name == RADIOMICS[PLANTED])
+    evidence = simulate(2, 4)[0]
+    evidence.radiomics[:, PLANTED] = [np.nan, row.fill, row.mean + 4 * row.scale, 1e9]
+    values = row.read(evidence)
+    assert values[0] == values[1]
+    assert values[2:] == pytest.approx(4.0)
+
+
+def test_json_gives_identical_predictions(model: CoxModel) -> None:
+    text = json.dumps(model.to_dict(), allow_nan=False)
+    assert len(text) < 20_000
+    evidence = simulate(3, 50)[0]
+    loaded = CoxModel.from_dict(json.loads(text))
+    assert loaded == model
+    np.testing.assert_array_equal(loaded.log_partial_hazard(evidence), model.log_partial_hazard(evidence))
+
+
+def test_noise_alone_seldom_selects_radiomics() -> None:
+    """Cross-validation must be able to say no: at most a few of 200 noise columns over four cohorts of 400."""
+    selected = 0
+    for seed in range(4):
+        evidence, days, relapse, _ = simulate(seed)
+        noise = np.random.default_rng(seed + 100).normal(size=evidence.radiomics.shape)
+        blank = SurvivalEvidence(evidence.expected_days_score, evidence.hpv_probability, noise, evidence.clinical)
+        selected += sum(row.block == "radiomics" for row in fit(blank, days, relapse).covariates)
+    assert selected <= 8
+
+
+@pytest.mark.parametrize("relapses", [0, 2])
+def test_too_few_relapses_are_an_error(relapses: int) -> None:
+    evidence, days, _, _ = simulate(4, 60)
+    with pytest.raises(ValueError, match=f"{relapses} relapses among 60 patients"):
+        fit(evidence, days, np.arange(60) < relapses)
+
+
+def test_few_relapses_fit_without_radiomics(caplog) -> None:
+    evidence, days, _, _ = simulate(4, 60)
+    model = fit(evidence, days, np.arange(60) < 5)
+    assert not any(row.block == "radiomics" for row in model.covariates)
+    assert np.isfinite(model.log_partial_hazard(evidence)).all()
+    assert "too few" in caplog.text
+
+
+def test_constant_scores_and_no_radiomics_at_all_still_fit() -> None:
+    evidence, days, relapse, _ = simulate(5, 200)
+    empty = SurvivalEvidence(np.zeros(200), np.ones(200), np.full((200, len(RADIOMICS)), np.nan), np.zeros((200, 5)))
+    model = fit(empty, days, relapse)
+    assert model.covariates == ()
+    np.testing.assert_array_equal(model.log_partial_hazard(evidence), 0)
+
+
+def test_a_level_without_any_relapse_gets_a_finite_coefficient() -> None:
+    evidence, days, relapse, _ = simulate(6)
+    clinical = evidence.clinical.copy()
+    clinical[:, 2] = ~relapse & (np.arange(400) % 3 == 0)
+    model = fit(
+        SurvivalEvidence(evidence.expected_days_score, evidence.hpv_probability, evidence.radiomics, clinical),
+        days,
+        relapse,
+    )
+    row = next(row for row in model.covariates if row.name == "Treatment=missing")
+    assert -20 < row.coefficient < -0.5
+
+
+def test_other_columns_than_the_fitted_ones_are_an_error(model: CoxModel) -> None:
+    evidence, days, relapse, _ = simulate(7, 50)
+    short = SurvivalEvidence(
+        evidence.expected_days_score, evidence.hpv_probability, evidence.radiomics, evidence.clinical[:, 1:]
+    )
+    with pytest.raises(ValueError, match=r"\(200, 4\).*\(200, 5\)"):
+        model.log_partial_hazard(short)
+    with pytest.raises(ValueError, match="expected"):
+        fit(short, days, relapse)
+    with pytest.raises(ValueError, match="49 outcomes"):
+        fit(evidence, days[1:], relapse[1:])
+
+
+def test_evidence_checks_itself() -> None:
+    good = {
+        "expected_days_score": np.zeros(3),
+        "hpv_probability": np.zeros(3),
+        "radiomics": np.zeros((3, 2)),
+        "clinical": np.zeros((3, 1)),
+    }
+    SurvivalEvidence(**good)
+    for name in good:
+        with pytest.raises(ValueError, match="one number of patients"):
+            SurvivalEvidence(**{**good, name: good[name][1:]})
+    for name in ("expected_days_score", "hpv_probability", "clinical"):
+        with pytest.raises(ValueError, match=f"{name} is not finite"):
+            SurvivalEvidence(**{**good, name: np.full_like(good[name], np.nan)})
