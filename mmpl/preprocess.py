@@ -22,6 +22,8 @@ NO_PET_SIGNAL = "PET without signal"
 FIELD_OF_VIEW_CUT = "field of view much smaller than the region of interest"
 SHORT = 0.7
 """A common grid below this share of the patch's size, along any axis, is flagged: that much is padding."""
+_ROUNDING = 1e-5
+"""A deviation below this share of the mean is what interpolation leaves of a constant image."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def prepare(case: Case, settings: PreprocessSettings) -> PreparedCase:
     ct = 2 * (ct - low) / (high - low) - 1
     pet = _resample_inside(case.pet, roi, common, 0.0)
     body = pet[pet > settings.pet_floor_suv]
-    if body.size and body.std() > 0:
+    if body.size and body.std() > _ROUNDING * body.mean():
         pet = (pet - body.mean()) / body.std()
     else:
         pet, flags = np.zeros_like(pet), (*flags, NO_PET_SIGNAL)
@@ -98,7 +100,7 @@ def locate_head(pet: Image, common: Grid, settings: PreprocessSettings) -> tuple
     suv = resample(pet, slab, Interpolation.BSPLINE, 0.0)
     mean, deviation = suv.mean(dtype=np.float64), suv.std(dtype=np.float64)
     hot = suv > mean + settings.pet_z_threshold * deviation
-    if deviation == 0 or not hot.any():
+    if deviation <= _ROUNDING * abs(mean) or not hot.any():
         return np.array([(x - 1) / 2, (y - 1) / 2, z - depth + (depth - 1) / 2]), (HEAD_NOT_FOUND,)
     largest = cc3d.largest_k(hot, k=1, connectivity=26)
     zyx = cc3d.statistics(largest.astype(np.uint8))["centroids"][1]
