@@ -79,7 +79,8 @@ def carry_out_literally(case: Case) -> Literal:
     hot = (slab - slab.mean()) / slab.std() > 1.0
     parts, _ = ndimage.label(hot, structure=np.ones((3, 3, 3)))
     largest = np.bincount(parts.ravel())[1:].argmax() + 1
-    centroid = np.array(ndimage.center_of_mass(parts == largest))[::-1] + (0, 0, size[2] - depth)
+    centroid = np.array(ndimage.center_of_mass(parts == largest))[::-1]
+    centroid[2] += size[2] - depth
     start = []
     for center, count, wanted in zip(centroid, size, PAPER.roi_size_xyz, strict=True):
         if count < wanted:
