@@ -137,7 +137,7 @@ class TestBlocks:
         gate = AttentionGate(8, 4, micro.network).eval().requires_grad_(False)
         skip = noise(1, 4, 4, 4, 4)
         ratio = gate(noise(1, 8, 2, 2, 2, seed=1), skip) / skip
-        assert 0 < ratio.min()
+        assert ratio.min() > 0
         assert ratio.max() < 1
         torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
         torch.testing.assert_close(ratio[..., ::2], ratio[..., 1::2])  # found at half the resolution
