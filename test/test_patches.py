@@ -1,0 +1,369 @@
+"""The cache of patches, the crops taken from it, and the loop that trains on them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mmpl.case import Grid
+from mmpl.labels import Stage
+from mmpl.network import StageNetwork, build_network
+from mmpl.preprocess import PreparedCase
+from mmpl.profile import load_profile
+from train import loop, patches
+from train.loop import Job, learning_rate, train
+from train.patches import Batch, DrawBatch, PatchStore, augment, draw_lesion_crops, draw_segmentation_crops
+
+SHAPE = (10, 12, 14)
+ROI = Grid((14, 12, 10), (3.0, 3.0, 3.0), (-1.5, 2.25, 1 / 3))
+CT_GRID = Grid((30, 30, 20), (1.1, 1.1, 3.0), (-5.0, 2.0, 1.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
+PLACES = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+"""A number for each voxel, below 2048, so that float16 holds it exactly."""
+
+
+def make_case(patient_id: str, labels: NDArray | None, images: NDArray | None = None) -> PreparedCase:
+    if images is None:
+        images = np.stack([PLACES, PLACES])
+    return PreparedCase(patient_id, images.astype(np.float32), labels, ROI, CT_GRID, ("a flag",))
+
+
+def two_lesions() -> NDArray[np.float32]:
+    """A large GTVp in one corner and one voxel of GTVn in the other."""
+    labels = np.zeros((2, *SHAPE), np.float32)
+    labels[0, :4, :5, :5] = 1.0
+    labels[1, 9, 11, 13] = 0.8
+    return labels
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PatchStore:
+    store = PatchStore(tmp_path / "patches")
+    for name in ("A", "B", "C"):
+        store.save(make_case(name, two_lesions()))
+    return store
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave crops as they are."""
+
+    def leave(
+        images: NDArray, labels: NDArray | None, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        crop = images.astype(np.float32)
+        return crop, np.zeros_like(crop[:0]) if labels is None else np.asarray(labels, np.float32)
+
+    monkeypatch.setattr(patches, "augment", leave)
+
+
+class TestStore:
+    def test_gives_back_what_was_saved(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        case = make_case("A", rng.random((2, *SHAPE), np.float32), rng.normal(0, 5, (2, *SHAPE)))
+        store = PatchStore(tmp_path / "new" / "patches")
+        assert not store.has("A")
+        store.save(case)
+        assert store.has("A")
+        back = store.load("A")
+        assert replace(back, images=case.images, labels=case.labels) == case
+        np.testing.assert_allclose(back.images, case.images, rtol=2**-11, atol=1e-7)
+        np.testing.assert_allclose(back.labels, case.labels, atol=0.5 / 255 + 1e-6)
+        assert back.images.dtype == back.labels.dtype == np.float32
+
+    def test_whole_labels_come_back_exactly(self, tmp_path: Path) -> None:
+        store = PatchStore(tmp_path)
+        store.save(make_case("A", (two_lesions() > 0).astype(np.float32)))
+        np.testing.assert_array_equal(store.load("A").labels, two_lesions() > 0)
+
+    def test_a_patient_may_have_no_labels(self, tmp_path: Path) -> None:
+        store = PatchStore(tmp_path)
+        store.save(make_case("A", None))
+        assert store.labels("A") is None
+        assert store.load("A").labels is None
+
+    def test_half_a_patient_does_not_count(self, store: PatchStore) -> None:
+        (store.folder / "A.json").unlink()
+        assert not store.has("A")
+        assert store.has("B")
+
+    def test_images_are_mapped_and_not_read(self, store: PatchStore) -> None:
+        assert isinstance(store.images("A"), np.memmap)
+        assert store.images("A").dtype == np.float16
+
+
+def segmentation_draw(store: PatchStore, lesion_fraction: float = 0.5, seed: int = 0, batch: int = 3) -> DrawBatch:
+    return draw_segmentation_crops(store, ["A", "B", "C"], (8, 6, 4), batch, lesion_fraction, seed)
+
+
+def lesion_draw(store: PatchStore, seed: int = 0, batch: int = 2, jitter: float = 1.0) -> DrawBatch:
+    centers = {name: np.array([7.0, 6.0, 5.0]) for name in "ABC"}
+    targets = {name: (np.array([number]), np.full(4, number)) for number, name in enumerate("ABC")}
+    return draw_lesion_crops(store, ["A", "B", "C"], centers, targets, (6, 6, 4), jitter, batch, seed)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    pairs = zip((one.images, *one.targets), (other.images, *other.targets), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class TestDraw:
+    @pytest.mark.parametrize("make", [segmentation_draw, lesion_draw])
+    def test_a_step_always_gives_the_same_batch(self, store: PatchStore, make: Callable[..., DrawBatch]) -> None:
+        draw, again = make(store), make(store)
+        later = draw(7)
+        assert same(draw(3), again(3))
+        assert same(later, again(7))
+
+    @pytest.mark.parametrize("make", [segmentation_draw, lesion_draw])
+    def test_steps_and_seeds_differ(self, store: PatchStore, make: Callable[..., DrawBatch]) -> None:
+        assert not torch.equal(make(store)(3).images, make(store)(4).images)
+        assert not torch.equal(make(store)(3).images, make(store, seed=1)(3).images)
+
+    def test_segmentation_shapes(self, store: PatchStore) -> None:
+        batch = segmentation_draw(store)(0)
+        (labels,) = batch.targets
+        assert batch.images.shape == labels.shape == (3, 2, 4, 6, 8)
+        assert batch.images.dtype == labels.dtype == torch.float32
+        assert labels.min() >= 0
+        assert labels.max() <= 1
+
+    @pytest.mark.usefixtures("plain")
+    def test_crops_are_whole_boxes_of_the_patch(self, store: PatchStore) -> None:
+        starts = set()
+        for step in range(60):
+            batch = segmentation_draw(store)(step)
+            for images, labels in zip(batch.images.numpy(), batch.targets[0].numpy(), strict=True):
+                z, y, x = np.unravel_index(int(images[0, 0, 0, 0]), SHAPE)
+                box = np.s_[z : z + 4, y : y + 6, x : x + 8]
+                np.testing.assert_array_equal(images, np.stack([PLACES[box]] * 2))
+                np.testing.assert_allclose(labels, two_lesions()[(slice(None), *box)], atol=0.5 / 255 + 1e-6)
+                starts.add((z, y, x))
+        assert {z for z, _, _ in starts} == set(range(7))
+        assert {y for _, y, _ in starts} == set(range(7))
+        assert {x for _, _, x in starts} == set(range(7))
+
+    def test_every_crop_holds_a_lesion_where_that_is_asked(self, store: PatchStore) -> None:
+        draw = segmentation_draw(store, lesion_fraction=1.0)
+        labels = torch.cat([draw(step).targets[0] for step in range(40)])
+        assert (labels.flatten(1).amax(dim=1) > 0.5).all()
+        with_node = (labels[:, 1].flatten(1).amax(dim=1) > 0.5).float().mean()
+        assert 0.35 < with_node < 0.65  # one voxel of node counts as much as a hundred of tumor
+
+    def test_without_it_crops_fall_anywhere(self, store: PatchStore) -> None:
+        draw = segmentation_draw(store, lesion_fraction=0.0)
+        labels = torch.cat([draw(step).targets[0] for step in range(40)])
+        assert (labels[:, 1].flatten(1).amax(dim=1) > 0.5).float().mean() < 0.3
+
+    def test_a_patient_without_lesion_is_drawn_too(self, tmp_path: Path) -> None:
+        store = PatchStore(tmp_path)
+        store.save(make_case("A", np.zeros((2, *SHAPE), np.float32)))
+        (labels,) = draw_segmentation_crops(store, ["A"], (8, 6, 4), 2, 1.0, 0)(0).targets
+        assert not labels.any()
+
+    @pytest.mark.usefixtures("plain")
+    def test_lesion_crops_are_jittered_around_the_center(self, store: PatchStore) -> None:
+        draw, seen = lesion_draw(store, jitter=2.0), []
+        for step in range(60):
+            for images in draw(step).images.numpy():
+                first = np.unravel_index(int(images[0, 0, 0, 0]), SHAPE)
+                box = tuple(slice(a, a + n) for a, n in zip(first, (4, 6, 6), strict=True))
+                np.testing.assert_array_equal(images[1], PLACES[box])
+                seen.append(np.subtract(first, (3.5, 3.5, 4.5)))  # a middle at (5, 6, 7)
+        assert np.abs(seen).max() <= 2.5
+        assert (np.ptp(seen, axis=0) >= 3).all()
+
+    def test_targets_go_with_their_patients(self, tmp_path: Path) -> None:
+        store = PatchStore(tmp_path)
+        for number, name in enumerate("ABC"):
+            store.save(make_case(name, None, np.full((2, *SHAPE), 10.0 * (number + 1))))
+        batch = lesion_draw(store, batch=3)(0)
+        number, row = batch.targets
+        assert sorted(number.ravel().tolist()) == [0, 1, 2]  # each once
+        assert number.dtype == torch.float32
+        assert torch.equal(row, number.expand(3, 4))
+        mean = batch.images.flatten(1).mean(dim=1)
+        assert torch.equal(torch.round(mean / 10 - 1).clip(0, 2).long(), number.ravel().long())
+
+    def test_a_batch_larger_than_the_cohort_repeats_patients(self, store: PatchStore) -> None:
+        assert lesion_draw(store, batch=5)(0).images.shape[0] == 5
+
+
+class TestAugment:
+    def test_flips_labels_with_images(self) -> None:
+        noise = np.random.default_rng(0)
+        images, labels = noise.normal(0, 1, (2, *SHAPE)), noise.random((2, *SHAPE), np.float32)
+        flips = []
+        for seed in range(30):
+            crop, truth = augment(images, labels, np.random.default_rng(seed))
+            flipped = np.array_equal(truth, labels[..., ::-1])
+            assert flipped or np.array_equal(truth, labels)
+            expected = images[..., ::-1] if flipped else images
+            for ours, theirs in zip(crop, expected, strict=True):
+                assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.99
+            flips.append(flipped)
+        assert 5 < sum(flips) < 25
+
+    def test_changes_intensities_by_a_few_percent_in_each_image_apart(self) -> None:
+        images = np.stack([np.full(SHAPE, 1.0), np.full(SHAPE, 10.0)])
+        means = np.array([augment(images, None, np.random.default_rng(s))[0].mean(axis=(1, 2, 3)) for s in range(40)])
+        assert (np.abs(means - (1, 10)) <= (0.16, 1.06)).all()
+        assert (means.std(axis=0) > (0.03, 0.3)).all()
+        assert abs(np.corrcoef(means.T)[0, 1]) < 0.5
+
+    def test_leaves_the_cache_alone_and_needs_no_labels(self) -> None:
+        images = np.ones((2, *SHAPE), np.float16)
+        crop, truth = augment(images, None, np.random.default_rng(0))
+        assert (images == 1).all()
+        assert truth.size == 0
+        assert crop.dtype == np.float32
+
+
+PROFILE = load_profile("micro")
+STEPS = 7
+
+
+def noise_batch(step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(2, 2, 16, 16, 16, generator=generator)  # 4 voxels a side at the coarsest level
+    return Batch(images, ((images.mean(dim=(1, 2, 3, 4)) > 0).float()[:, None],))
+
+
+def make_job(folder: Path, draw: DrawBatch = noise_batch, checkpoint_every: int = 2) -> Job:
+    """A stage 2 network, whose head has dropout."""
+    torch.manual_seed(0)
+    return Job(
+        network=build_network(PROFILE, Stage.HPV),
+        draw=draw,
+        loss=binary_cross_entropy_with_logits,
+        stage=PROFILE.training.hpv.model_copy(update={"steps": STEPS}),
+        shared=PROFILE.training.model_copy(update={"checkpoint_every": checkpoint_every}),
+        folder=folder,
+    )
+
+
+class Killed(Exception):
+    """Stands in for the end of the process."""
+
+
+def killed_at(last: int, drawn: list[int] | None = None) -> DrawBatch:
+    def draw(step: int) -> Batch:
+        if drawn is not None:
+            drawn.append(step)
+        if step == last:
+            raise Killed
+        return noise_batch(step)
+
+    return draw
+
+
+def weights(network: StageNetwork) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, dict[str, Tensor]]:
+    """A finished training, with the weights it started from."""
+    job = make_job(tmp_path_factory.mktemp("undisturbed"))
+    before = weights(job.network)
+    train(job)
+    return job, before
+
+
+def assert_equal_networks(one: Job, other: Job) -> None:
+    """In single precision as they were trained, and in half precision as they were left."""
+    for a, b in (
+        (weights(one.network), weights(other.network)),
+        (load_file(one.finished), load_file(other.finished)),
+    ):
+        assert set(a) == set(b)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+class TestLoop:
+    def test_trains_every_tensor_and_leaves_half_precision(self, undisturbed: tuple[Job, dict[str, Tensor]]) -> None:
+        job, before = undisturbed
+        left, trained = load_file(job.finished), weights(job.network)
+        assert {value.dtype for value in left.values()} == {torch.float16}
+        assert all(torch.equal(left[name], trained[name].half()) for name in before)
+        assert [name for name in before if torch.equal(trained[name], before[name])] == []
+        assert sorted(p.name for p in job.folder.iterdir()) == ["log.csv", "network.safetensors", "tensorboard"]
+        rows = (job.folder / "log.csv").read_text().splitlines()
+        assert rows[0] == "step,loss,learning_rate,seconds"
+        assert rows[-1].startswith(f"{STEPS},")
+
+    @pytest.mark.parametrize(("last", "resumed_from"), [(1, 0), (5, 4), (6, 6)])
+    def test_killed_and_resumed_it_ends_bit_for_bit_the_same(
+        self, undisturbed: tuple[Job, dict[str, Tensor]], tmp_path: Path, last: int, resumed_from: int
+    ) -> None:
+        with pytest.raises(Killed):
+            train(make_job(tmp_path, killed_at(last)))
+        assert (tmp_path / "checkpoint.pt").is_file() == (resumed_from > 0)
+        assert not (tmp_path / "network.safetensors").exists()
+        drawn: list[int] = []
+        torch.manual_seed(99)  # another process has drawn other numbers
+        again = make_job(tmp_path, killed_at(-1, drawn))
+        train(again)
+        assert drawn == list(range(resumed_from, STEPS))
+        assert_equal_networks(again, undisturbed[0])
+
+    def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(
+        self, undisturbed: tuple[Job, dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save, count = torch.save, iter(range(9))
+
+        def save_half(what: object, path: Path) -> None:
+            save(what, path)
+            if next(count) == 1:
+                path.write_bytes(path.read_bytes()[:1000])
+                raise Killed
+
+        monkeypatch.setattr(loop.torch, "save", save_half)
+        with pytest.raises(Killed):
+            train(make_job(tmp_path))
+        drawn: list[int] = []
+        again = make_job(tmp_path, killed_at(-1, drawn))
+        train(again)
+        assert drawn[0] == 2
+        assert_equal_networks(again, undisturbed[0])
+
+    def test_killed_while_it_writes_the_network_it_is_not_taken_for_finished(
+        self, undisturbed: tuple[Job, dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def save_half(tensors: dict[str, Tensor], path: Path) -> None:
+            path.write_bytes(b"half a network")
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "save_file", save_half)
+            with pytest.raises(Killed):
+                train(make_job(tmp_path))
+        assert not (tmp_path / "network.safetensors").exists()
+        again = make_job(tmp_path)
+        train(again)
+        assert_equal_networks(again, undisturbed[0])
+
+    def test_a_finished_network_is_not_trained_again(self, undisturbed: tuple[Job, dict[str, Tensor]]) -> None:
+        finished = undisturbed[0]
+        content, time = finished.finished.read_bytes(), finished.finished.stat().st_mtime_ns
+        drawn: list[int] = []
+        train(make_job(finished.folder, killed_at(0, drawn)))
+        assert drawn == []
+        assert (finished.finished.read_bytes(), finished.finished.stat().st_mtime_ns) == (content, time)
+
+
+def test_learning_rate_warms_up_and_falls_to_nothing() -> None:
+    rates = [learning_rate(step, 100, 2e-3, 0.1) for step in range(101)]
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) * 2e-4)
+    assert max(rates) == pytest.approx(2e-3)
+    assert rates[55] == pytest.approx(1e-3)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+    assert learning_rate(0, 1, 1.0, 0.05) == 1.0
