@@ -35,11 +35,12 @@ EDGE = 4
 
 @dataclass(frozen=True)
 class Literal:
-    """What the definition gives, on the whole common grid: CT in HU, PET in SUV, and where the patch starts."""
+    """What the definition gives, on the whole common grid: CT in HU, PET in SUV, the head and the patch's start."""
 
     ct: NDArray[np.float32]
     pet: NDArray[np.float32]
     grid: sitk.Image
+    centroid_xyz: NDArray[np.float64]
     start_xyz: NDArray[np.int64]
 
     def patch(self, whole: NDArray[np.float32], size_xyz: tuple[int, int, int], fill: float) -> NDArray[np.float32]:
@@ -87,13 +88,15 @@ def carry_out_literally(case: Case) -> Literal:
             start.append(-((wanted - count) // 2))
         else:
             start.append(int(np.clip(np.rint(center - (wanted - 1) / 2), 0, count - wanted)))
-    return Literal(whole_ct, whole_pet, grid, np.array(start))
+    return Literal(whole_ct, whole_pet, grid, centroid, np.array(start))
 
 
 def compare(case: Case) -> tuple[float, float]:
     """Check the patch's place and return the largest CT (HU) and PET (share of its maximum) difference inside."""
     ours, literal = prepare(case, PAPER), carry_out_literally(case)
     assert ours.flags in ((), (FIELD_OF_VIEW_CUT,))
+    centroid, _ = locate_head(case.pet, common_grid(case.ct.grid, case.pet.grid, 1.0), PAPER)
+    np.testing.assert_allclose(centroid, literal.centroid_xyz, atol=0.01)  # also where the patch is shifted
     expected_origin = literal.grid.TransformContinuousIndexToPhysicalPoint(literal.start_xyz.astype(float).tolist())
     np.testing.assert_allclose(ours.roi.origin_xyz, expected_origin, atol=1e-3)
     assert ours.roi.size_xyz == PAPER.roi_size_xyz
