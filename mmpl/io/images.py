@@ -7,6 +7,7 @@ import SimpleITK as sitk
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.geometry import to_sitk
+from mmpl.io.damage import caught_stderr, check_stored
 
 IMAGE_SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff")
 
@@ -20,16 +21,18 @@ def read_image(path: Path) -> Image:
     """Read one volume.
 
     Raises:
-        InvalidInputError: The file is missing, empty, unreadable or not a single-channel volume.
+        InvalidInputError: The file is missing, empty, unreadable, damaged or not a single-channel volume.
     """
     if not path.is_file():
         raise InvalidInputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InvalidInputError(f"{path}: the file is empty")
+    complaints: list[str] = []
     try:
-        image = sitk.ReadImage(str(path))
+        with caught_stderr(complaints):
+            image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].split(": ", 1)[-1].strip()
+        reason = complaints[0] if complaints else str(error).strip().splitlines()[-1].split(": ", 1)[-1].strip()
         raise InvalidInputError(f"{path}: not a readable image ({reason})") from error
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
@@ -37,6 +40,7 @@ def read_image(path: Path) -> Image:
         raise InvalidInputError(f"{path}: the image has {image.GetDimension()} dimensions, not 3")
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InvalidInputError(f"{path}: the image has {image.GetNumberOfComponentsPerPixel()} channels, not 1")
+    check_stored(path, image, complaints)
     try:
         return Image(sitk.GetArrayFromImage(image), grid_of(image))
     except InvalidInputError as error:

@@ -1,0 +1,100 @@
+"""Damage that SimpleITK reads over: voxels that a file lacks come back as zeros or noise, NaN in a NIfTI as zeros.
+
+What ITK's readers complain of on the process's own stderr is caught here too, as it is never more than half of a
+message.
+"""
+
+import gzip
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import SimpleITK as sitk
+
+from mmpl.case import InvalidInputError
+
+_BLOCK = 1 << 22  # bytes; a multiple of any voxel's size
+_GZIP = b"\x1f\x8b"
+_NIFTI_SIZES = (348, 540)
+"""First number of a NIfTI-1 and of a NIfTI-2 header; read the other way round, the file has the other byte order."""
+_NIFTI_FLOATS = {"16": "f4", "64": "f8"}
+
+
+@contextmanager
+def caught_stderr(lines: list[str]) -> Iterator[None]:
+    """Collect what is written to the process's stderr meanwhile, by libraries in C++ too."""
+    with tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
+def check_stored(path: Path, image: sitk.Image, complaints: list[str]) -> None:
+    """Look whether a file holds what SimpleITK says it read.
+
+    Args:
+        path: The file.
+        image: What was read of it, one channel.
+        complaints: What the reader wrote to stderr.
+
+    Raises:
+        InvalidInputError: Voxels are missing, damaged, NaN or infinite.
+    """
+    name = path.name.lower()
+    try:
+        if name.endswith((".nii", ".nii.gz")):
+            _check_nifti(path, image)
+        elif name.endswith(".mha"):
+            _check_mha(path)
+        elif errors := [line for line in complaints if "warning" not in line.lower()]:
+            raise EOFError(errors[0])
+    except (EOFError, OSError, zlib.error) as error:
+        raise InvalidInputError(f"{path}: the file is damaged ({error})") from error
+
+
+def _check_nifti(path: Path, image: sitk.Image) -> None:
+    with path.open("rb") as file:
+        zipped = file.read(2) == _GZIP
+    with cast(BinaryIO, gzip.open(path)) if zipped else path.open("rb") as file:
+        order = "<" if int.from_bytes(file.read(4), "little") in _NIFTI_SIZES else ">"
+        real = _NIFTI_FLOATS.get(image.GetMetaData("datatype"))
+        voxel = int(image.GetMetaData("bitpix")) // 8
+        left = image.GetNumberOfPixels() * voxel
+        file.seek(int(float(image.GetMetaData("vox_offset"))))
+        while left > 0:
+            block = file.read(min(left, _BLOCK))
+            if len(block) < voxel:
+                raise EOFError(f"{left} bytes of voxels are missing")
+            left -= len(block)
+            if real and not np.isfinite(np.frombuffer(block, order + real, len(block) // voxel)).all():
+                raise InvalidInputError(f"{path}: the image holds NaN or infinite voxels")
+        file.read(1)  # gzip compares its checksum at the end
+
+
+def _check_mha(path: Path) -> None:
+    header: dict[bytes, bytes] = {}
+    with path.open("rb") as file:
+        while b"elementdatafile" not in header and (line := file.readline()):
+            key, _, value = line.partition(b"=")
+            header[key.strip().lower()] = value.strip().lower()
+        if header.get(b"compresseddata") != b"true":
+            return
+        stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip
+        while not stream.eof:
+            block = file.read(_BLOCK)
+            if not block:
+                raise EOFError("the compressed voxels end early")
+            stream.decompress(block)
