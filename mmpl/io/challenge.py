@@ -12,12 +12,15 @@ from pydantic import BaseModel, ConfigDict
 
 from mmpl.case import Case, ClinicalRecord, InvalidInputError
 from mmpl.clinical import read_record
+from mmpl.geometry import common_grid
 from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
 from mmpl.pipeline import PatientResult
 from mmpl.profile import RESOURCES
 
 CASE_ID = "case"
 """The challenge names no patient."""
+LEAST_OVERLAP_MM = 1.0
+"""CT and PET that share less than this along any axis are refused while it is known which files they are."""
 
 
 class Socket(BaseModel):
@@ -72,12 +75,14 @@ def read_challenge_case(folder: Path) -> Case:
     ct = find_image(layout.path(sockets.ct), "CT")
     pet = find_image(layout.path(sockets.pet), "PET")
     clinical = read_clinical_file(layout.path(sockets.clinical))
+    images = read_image(ct), read_image(pet)
     try:
-        return Case(CASE_ID, read_image(ct), read_image(pet), clinical)
+        case = Case(CASE_ID, *images, clinical)
+        common_grid(case.ct.grid, case.pet.grid, LEAST_OVERLAP_MM)
     except InvalidInputError as error:
-        if str(ct) in str(error) or str(pet) in str(error):
-            raise
-        raise InvalidInputError(f"{ct.name if 'CT' in str(error) else pet.name}: {error}") from error
+        about = [str(path) for name, path in (("CT", ct), ("PET", pet)) if name in str(error)]
+        raise InvalidInputError(f"{', '.join(about)}: {error}") from error
+    return case
 
 
 def find_image(folder: Path, what: str) -> Path:
@@ -104,7 +109,7 @@ def read_clinical_file(path: Path) -> ClinicalRecord:
         raise InvalidInputError(f"{path}: no such file")
     try:
         content = parse_lenient_json(path.read_bytes().decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise InvalidInputError(f"{path}: holds {type(content).__name__}, and an object of clinical fields is needed")
@@ -186,5 +191,8 @@ def _finite(risk_score: float) -> float:
 
 def _write_json(path: Path, content: float | bool) -> None:
     partial = path.with_name(f".partial.{path.name}")
-    partial.write_text(json.dumps(content) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(content) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
