@@ -159,7 +159,7 @@ def read_network(path: Path, profile: Profile, stage: Stage) -> StageNetwork:
     try:
         network.load_state_dict(read_state(path), strict=True)
     except RuntimeError as error:
-        raise WeightsError(f"{path}: not the {stage} network of profile {profile.name} ({error})") from error
+        raise WeightsError(f"{path}: not the {stage} network of profile {profile.name}") from error
     return network.eval().requires_grad_(False)
 
 
@@ -214,8 +214,10 @@ def load_ensemble(folder: Path | None = None) -> Ensemble:
             code_version=manifest["code_version"],
             training=manifest["training"],
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path}: not a manifest of weights ({error!r})") from error
+    except WeightsError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a manifest this version can read ({error!r})") from error
 
 
 def write_manifest(
