@@ -17,6 +17,7 @@ log = logging.getLogger("mmpl")
 def main() -> int:
     """Answer the case; returns the exit code."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+    logging.captureWarnings(True)  # into the log: the platform shows a user whatever is on stderr
     source, target = Path(os.environ.get(INPUT_VARIABLE, "/input")), Path(os.environ.get(OUTPUT_VARIABLE, "/output"))
     try:
         answer(source, target, os.environ.get(PICTURE_VARIABLE))
@@ -38,6 +39,8 @@ def answer(source: Path, target: Path, picture: str | None) -> None:
 
     target.mkdir(parents=True, exist_ok=True)
     clear_challenge_result(target)
+    if picture:
+        Path(picture).unlink(missing_ok=True)
     case = read_challenge_case(source)
     ensemble = load_ensemble()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,11 +51,11 @@ def answer(source: Path, target: Path, picture: str | None) -> None:
         log.info("clinical record: %s", note)
     for flag in result.flags:
         log.info("note: %s", flag)
-    written = write_challenge_result(result, target)
     if picture:
         from mmpl.picture import draw
 
         draw(case, result, Path(picture), ensemble.hpv_threshold)
+    written = write_challenge_result(result, target)
     status = "positive" if result.hpv.positive else "negative"
     log.info("GTVp %.1f ml, GTVn %.1f ml: %s", result.gtvp_ml, result.gtvn_ml, written[0])
     log.info("HPV %s, probability %.2f: %s", status, result.hpv.probability, written[2])
