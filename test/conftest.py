@@ -1,0 +1,220 @@
+"""What several tests share: one small case, and a small but whole ensemble in the format that is shipped."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mmpl.case import Case, Grid, Image
+from mmpl.clinical import ClinicalEncoder, read_record
+from mmpl.hpv import Evidence, HpvModel
+from mmpl.io.images import write_image
+from mmpl.labels import Label, Stage
+from mmpl.network import StageNetwork, build_network
+from mmpl.preprocess import PreparedCase, prepare
+from mmpl.profile import Profile, load_profile
+from mmpl.radiomics import feature_names
+from mmpl.segmentation import Thresholds, predict_probability
+from mmpl.survival import Covariate, CoxModel, RiskScale, TimeIntervals
+from mmpl.weights import (
+    FOREST_FILE,
+    MANIFEST,
+    NETWORK_FILE,
+    SHIPPED_FOLDER,
+    TABLES_FILE,
+    MemberTables,
+    Scale,
+    write_manifest,
+)
+
+ROOT = Path(__file__).parents[1]
+EHR = {
+    "Age": 61,
+    "Gender": 1,
+    "Tobacco Consumption": 0,
+    "Alcohol Consumption": 1,
+    "Performance Status": 1,
+    "Treatment": 1,
+    "M-stage": "M0",
+}
+MEMBERS = ["patient_0", "center_0"]
+CORE_VOXELS, WHOLE_VOXELS = 60, 200
+"""How many voxels of the patch become GTVp, and how many a lesion of either class: thresholds are set to that."""
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Where the project lies."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    """The shipped sample case, in the challenge's layout."""
+    return ROOT / "test" / "input"
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Path:
+    """The shipped ensemble, once it is there."""
+    if not (SHIPPED_FOLDER / MANIFEST).is_file():
+        pytest.skip(f"no trained ensemble in {SHIPPED_FOLDER}")
+    return SHIPPED_FOLDER
+
+
+@pytest.fixture(scope="session")
+def head() -> Case:
+    """A body of water with one hot lesion of 20 mm radius; labels on the CT's grid."""
+    ct_grid = Grid((48, 44, 40), (5.0, 5.0, 5.1), (-120.25, -109.0, -98.0))
+    pet_grid = Grid((40, 38, 36), (6.0, 6.0, 6.0), (-119.0, -113.0, -107.0))
+    body, lesion = _ball(ct_grid, (0, 0, -20), 100), _ball(ct_grid, (25, -20, 30), 20)
+    ct = np.where(body, 40, -1000) + np.where(lesion, 25, 0)
+    warm = _ball(pet_grid, (0, 0, -20), 100) + 14.0 * _ball(pet_grid, (25, -20, 30), 20)
+    pet = warm + np.random.default_rng(0).uniform(0, 0.3, warm.shape)
+    return Case(
+        "head",
+        Image(ct.astype(np.int16), ct_grid),
+        Image(pet.astype(np.float32), pet_grid),
+        read_record(EHR),
+        Image(np.where(lesion, Label.GTVP, Label.BACKGROUND).astype(np.uint8), ct_grid),
+    )
+
+
+def _ball(grid: Grid, center_xyz: tuple[float, float, float], radius_mm: float) -> np.ndarray:
+    axes = [
+        origin + step * np.arange(count)
+        for origin, step, count in zip(grid.origin_xyz, grid.spacing_xyz, grid.size_xyz, strict=True)
+    ]
+    z, y, x = np.meshgrid(*axes[::-1], indexing="ij")
+    return (x - center_xyz[0]) ** 2 + (y - center_xyz[1]) ** 2 + (z - center_xyz[2]) ** 2 < radius_mm**2
+
+
+@pytest.fixture
+def write_input(tmp_path: Path, head: Case) -> Callable[..., Path]:
+    """Write a case, by default `head`, as the challenge's input."""
+
+    def write(
+        ct: Image | None = head.ct, pet: Image | None = head.pet, ehr: object = EHR, suffix: str = ".mha"
+    ) -> Path:
+        folder = tmp_path / "input"
+        for name, image in (("ct", ct), ("pet", pet)):
+            (folder / "images" / name).mkdir(parents=True, exist_ok=True)
+            if image is not None:
+                write_image(folder / "images" / name / f"{name}-uuid{suffix}", image)
+        if ehr is not None:
+            (folder / "ehr.json").write_text(ehr if isinstance(ehr, str) else json.dumps(ehr))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_ensemble(tmp_path_factory: pytest.TempPathFactory, head: Case) -> Path:
+    """Two untrained members of the micro profile, whose thresholds find a lesion of both classes in `head`."""
+    folder = tmp_path_factory.mktemp("tiny") / "weights"
+    profile = load_profile("micro")
+    prepared = prepare(head, profile.preprocess)
+    probabilities = []
+    for seed, name in enumerate(MEMBERS):
+        (folder / name).mkdir(parents=True)
+        torch.manual_seed(seed)
+        for stage in Stage:
+            network = build_network(profile, stage).eval().requires_grad_(False)
+            if stage is Stage.SEGMENTATION:
+                _fit_head(network, prepared)
+                probabilities.append(predict_probability(prepared.images, network, profile.inference, _CPU))
+            save_file(
+                {key: value.half().contiguous() for key, value in network.state_dict().items()},
+                folder / name / NETWORK_FILE[stage],
+            )
+        tables = _tables(seed, profile)
+        (folder / name / TABLES_FILE).write_text(json.dumps(tables.to_dict()))
+        _forest(seed, profile, tables).save(folder / name / FOREST_FILE)
+    hottest = np.sort(np.mean(probabilities, axis=0).reshape(2, -1), axis=1)
+    thresholds = Thresholds(gtvp=float(hottest[0, -CORE_VOXELS]), gtvn=float(hottest[1, -WHOLE_VOXELS]))
+    write_manifest(folder, profile, MEMBERS, thresholds, 0.5, {"cohort": "noise", "patients": 24})
+    return folder
+
+
+_CPU = torch.device("cpu")
+
+
+def _fit_head(network: StageNetwork, prepared: PreparedCase) -> None:
+    """Solve both channels of the last convolution for the lesion, by least squares over the patch."""
+    assert prepared.labels is not None
+    z = prepared.images.shape[1] // 8 * 8
+    features = network.backbone(torch.from_numpy(prepared.images[None, :, :z]))[-1][0].flatten(1).T.double()
+    target = torch.from_numpy(prepared.labels[0, :z]).flatten().double()
+    columns = torch.cat([features, torch.ones(len(features), 1).double()], dim=1)
+    solution = torch.linalg.lstsq(columns, 8 * target[:, None]).solution[:, 0].float()
+    network.head.project.weight.copy_(solution[:-1].view(1, -1, 1, 1, 1).expand(2, -1, -1, -1, -1))
+    network.head.project.bias.copy_((solution[-1] - 4).expand(2))
+
+
+def _tables(seed: int, profile: Profile) -> MemberTables:
+    ages = (45, 52, 61, 70, 78)
+    encoder = ClinicalEncoder.fit([read_record({**EHR, "Age": age, "Gender": age % 2}) for age in ages])
+    results = {"p": 0.01, "proportional_hazards_p": 0.5}
+    covariates = tuple(
+        Covariate(
+            name=name,
+            block=block,
+            index=index,
+            fill=0.0,
+            mean=0.0,
+            scale=1.0,
+            coefficient=coefficient,
+            hazard_ratio=float(np.exp(coefficient)),
+            hazard_ratio_low=float(np.exp(coefficient - 0.2)),
+            hazard_ratio_high=float(np.exp(coefficient + 0.2)),
+            **results,
+        )
+        for name, block, index, coefficient in (
+            ("expected_days_score", "expected_days_score", 0, -0.4),
+            ("hpv_probability", "hpv_probability", 0, -1.0 - seed),
+            ("Age", "clinical", encoder.names.index("Age"), 0.3),
+        )
+    )
+    edges = np.linspace(0, 1500 + 300 * seed, profile.survival.intervals + 1)
+    return MemberTables(
+        encoder=encoder,
+        hpv_scale=Scale(0.1, 0.5),
+        days_scale=Scale(600.0, 200.0),
+        intervals=TimeIntervals(tuple(edges.tolist())),
+        cox=CoxModel(covariates, len(feature_names()), len(encoder.names), patients=24, events=9),
+        risk_scale=RiskScale(-0.5, 0.3),
+    )
+
+
+def _forest(seed: int, profile: Profile, tables: MemberTables) -> HpvModel:
+    noise = np.random.default_rng(seed)
+    positive = np.arange(24) % 3 > 0
+    radiomics = noise.normal(size=(24, len(feature_names())))
+    radiomics[:, :9] += positive[:, None]
+    clinical = tables.encoder.encode([read_record({**EHR, "Age": int(age)}) for age in noise.integers(40, 80, 24)])
+    evidence = Evidence(noise.normal(size=24) + positive, radiomics, clinical)
+    return HpvModel.fit(evidence, positive, feature_names(), tables.encoder.names, profile.forest, seed)
+
+
+@pytest.fixture(scope="session")
+def blind_ensemble(tmp_path_factory: pytest.TempPathFactory, tiny_ensemble: Path) -> Path:
+    """The same ensemble with thresholds that nothing reaches: it finds no lesion, and is quick for it."""
+    folder = tmp_path_factory.mktemp("blind")
+    for name in MEMBERS:
+        (folder / name).symlink_to(tiny_ensemble / name)
+    manifest = json.loads((tiny_ensemble / MANIFEST).read_text())
+    manifest["mask_thresholds"] = {"gtvp": 1.1, "gtvn": 1.1}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def moved_away(head: Case) -> Image:
+    """The PET of `head`, half a meter away from the CT."""
+    x, y, z = head.pet.grid.origin_xyz
+    return replace(head.pet, grid=replace(head.pet.grid, origin_xyz=(x + 500, y, z)))

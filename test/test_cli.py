@@ -1,0 +1,130 @@
+"""The command line: what each command prints, and that a foreseen error is one line without a traceback."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mmpl.__main__ import main
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run a command in this process: exit code, stdout, stderr."""
+
+    def start(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setattr("sys.argv", ["mmpl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capfd.readouterr()
+        return int(stopped.value.code or 0), printed.out, printed.err
+
+    return start
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Cells of a printed table by their first."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_info_on_the_published_widths(run):
+    code, text, error = run("info", "--profile", "paper")
+    assert (code, error) == (0, "")
+    rows = rows_of(text)
+    assert set(rows) == {"segmentation", "hpv", "survival"}
+    parameters, size, gflop = rows["segmentation"]
+    assert int(parameters.replace(",", "")) == pytest.approx(18.4e6, rel=0.01)
+    assert size == "128 x 128 x 128"
+    assert float(gflop) == pytest.approx(480, rel=0.05)
+    assert "weights:" not in text
+
+
+def test_info_on_the_loaded_weights(run, tiny_ensemble, monkeypatch):
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    code, text, error = run("info")
+    assert (code, error) == (0, "")
+    assert "profile micro" in text
+    assert "weights: 2 models from" in text
+    assert str(tiny_ensemble) in text.replace("\n", "")
+    assert "trained on: noise, 24 patients" in text
+
+
+def test_info_on_the_shipped_weights(run, shipped, monkeypatch):
+    monkeypatch.delenv("MMPL_WEIGHTS", raising=False)
+    code, text, error = run("info")
+    assert (code, error) == (0, "")
+    assert "profile demo" in text
+    assert "weights: 10 models from" in text
+
+
+def test_phantom_makes_a_cohort(run, tmp_path):
+    out = tmp_path / "cohort"
+    code, _, error = run("phantom", "--patients", 1, "--seed", 5, "--out", out, "--centers", "unseen")
+    assert (code, error) == (0, "")
+    (table,) = (path for path in out.glob("*.csv") if path.name != "truth.csv")
+    with table.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    name = row["PatientID"]
+    assert (out / name / f"{name}__CT.nii.gz").is_file()
+    assert (out / name / f"{name}__PT.nii.gz").is_file()
+    assert (out / "truth.csv").is_file()
+    assert set(json.loads((out / "oracle.json").read_text())) >= {"hpv_auc", "hpv_balanced_accuracy", "c_index"}
+
+
+def test_no_command_shows_the_help(run):
+    code, text, error = run()
+    assert code == 2
+    for command in ("phantom", "predict", "evaluate", "info"):
+        assert command in text + error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("info", "--profile", "future"), "no profile 'future'; there are demo, micro, paper"),
+        (("info",), "manifest.json: no such file"),
+        (("predict", "absent", "out"), "absent: no such folder"),
+        (("evaluate", "absent", "absent"), "absent"),
+    ],
+)
+def test_a_foreseen_error_is_one_line(run, monkeypatch, tmp_path, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tmp_path / "nothing"))
+    code, text, error = run(*arguments)
+    assert code == 1
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert expected in error
+    assert "Traceback" not in text + error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("phantom", "--patients", "0", "--seed", "1", "--out", "x"),
+        ("phantom", "--patients", "1", "--seed", "1", "--out", "x", "--hpv-positive", "1.5"),
+        ("phantom", "--patients", "1", "--seed", "1", "--out", "x", "--centers", "mars"),
+        ("divine",),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(run, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, text, error = run(*arguments)
+    assert code == 2
+    assert "Usage" in error
+    assert "Traceback" not in text + error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_module_runs_as_a_process(root):
+    run = subprocess.run(
+        [sys.executable, "-m", "mmpl", "evaluate", "absent", "absent"], cwd=root, capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1

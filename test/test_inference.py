@@ -1,0 +1,302 @@
+"""The challenge's program: exit code, answers, and one line on stderr where a case cannot be answered."""
+
+import json
+import logging
+import os
+import runpy
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from mmpl.case import Image
+from mmpl.io import challenge
+from mmpl.io.images import read_image
+
+MASK = "images/tumor-lymph-node-segmentation/output.mha"
+ANSWERS = {MASK, "rfs.json", "hpv-status.json"}
+CT, PET = "images/ct/ct-uuid.mha", "images/pet/pet-uuid.mha"
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def plain_logging() -> Iterator[None]:
+    """Let the program set up logging as if nobody had, and take it back."""
+    level = logging.root.level
+    with mock.patch.object(logging.root, "handlers", []):
+        yield
+    logging.captureWarnings(False)
+    logging.root.setLevel(level)
+
+
+@pytest.fixture
+def output(tmp_path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def answer(root, output, tiny_ensemble, monkeypatch, capfd):
+    """Run the program in this process: exit code, stdout, stderr."""
+
+    def run(folder: Path, weights: Path = tiny_ensemble) -> tuple[int, str, str]:
+        for name, value in (("INPUT", folder), ("OUTPUT", output), ("WEIGHTS", weights)):
+            monkeypatch.setenv(f"MMPL_{name}", str(value))
+        with plain_logging():
+            code = runpy.run_path(str(root / "inference.py"))["main"]()
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def refuse(answer, output):
+    """Run the program on a case it cannot answer, beside an earlier answer; the line it prints."""
+
+    def run(folder: Path, **options: Path) -> str:
+        output.mkdir(exist_ok=True)
+        for name in ("rfs.json", "hpv-status.json"):
+            (output / name).write_text("1\n")
+        code, _, error = answer(folder, **options)
+        assert code == 1
+        assert files(output) == set()
+        assert error.startswith("error: ")
+        assert error.endswith("\n")
+        assert error.count("\n") == 1
+        return error.removeprefix("error: ").rstrip("\n")
+
+    return run
+
+
+def start(root: Path, folder: Path, output: Path, weights: Path) -> subprocess.CompletedProcess:
+    """Run the program as the platform does, in a process of its own."""
+    env = {"MMPL_INPUT": str(folder), "MMPL_OUTPUT": str(output), "MMPL_WEIGHTS": str(weights)}
+    return subprocess.run(
+        [sys.executable, root / "inference.py"], env=os.environ | env, cwd="/", capture_output=True, text=True
+    )
+
+
+# a case that can be answered
+
+
+def test_a_process_of_its_own_answers_and_prints_nothing_on_stderr(root, write_input, head, output, tiny_ensemble):
+    run = start(root, write_input(), output, tiny_ensemble)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert files(output) == ANSWERS
+    assert np.isfinite(json.loads((output / "rfs.json").read_text()))
+    assert json.loads((output / "hpv-status.json").read_text()) in (True, False)
+    mask = read_image(output / MASK)
+    assert mask.grid == head.ct.grid
+    assert mask.voxels.dtype == np.uint8
+    assert set(np.unique(mask.voxels)) == {0, 1, 2}
+    found, reference = mask.voxels > 0, head.reference.voxels > 0
+    assert 2 * np.count_nonzero(found & reference) / (found.sum() + reference.sum()) > 0.6
+    for name in ANSWERS:
+        assert str(output / name) in run.stdout
+    assert "2 models, profile micro" in run.stdout
+
+
+def test_the_same_case_has_the_same_answer_and_a_picture_where_asked(
+    answer, write_input, output, tmp_path, monkeypatch
+):
+    folder, picture = write_input(), tmp_path / "picture.png"
+    answer(folder)
+    before = {name: (output / name).read_bytes() for name in ANSWERS}
+    monkeypatch.setenv("MMPL_PICTURE", str(picture))
+    code, text, error = answer(folder)
+    assert (code, error) == (0, "")
+    assert {name: (output / name).read_bytes() for name in ANSWERS} == before
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"picture: {picture}" in text
+
+
+def test_odd_clinical_values_are_answered_and_the_log_says_what_was_assumed(
+    answer, write_input, output, blind_ensemble
+):
+    record = '{"Age": NaN, "Gender": "", "M-stage": "M9", "Treatment": null, "Performance Status": "4", "CenterID": 3,}'
+    code, text, error = answer(write_input(ehr=record), blind_ensemble)
+    assert (code, error) == (0, "")
+    assert files(output) == ANSWERS
+    for note in (
+        "Age is nan: taken as missing",
+        "Gender is '': taken as missing",
+        "M-stage is 'M9', not one of",
+        "Treatment is None: taken as missing",
+        "Tobacco Consumption is not given: taken as missing",
+        "Performance Status 4 was in no training record: taken as missing",
+    ):
+        assert f"clinical record: {note}" in text
+    assert "CenterID" not in text
+    assert "note: no lesion found" in text
+
+
+def test_a_library_that_warns_is_logged(answer, write_input, monkeypatch, blind_ensemble):
+    read = challenge.read_challenge_case
+
+    def read_and_warn(folder):
+        warnings.warn("old spelling", DeprecationWarning, stacklevel=1)
+        logging.getLogger("some.library").warning("odd weather")
+        return read(folder)
+
+    monkeypatch.setattr(challenge, "read_challenge_case", read_and_warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        code, text, error = answer(write_input(), blind_ensemble)
+    assert (code, error) == (0, "")
+    assert "old spelling" in text
+    assert "odd weather" in text
+
+
+def test_the_sample_case_with_the_shipped_weights(answer, sample, output, shipped):
+    code, _, error = answer(sample, shipped)
+    assert (code, error) == (0, "")
+    assert files(output) == ANSWERS
+    (ct,) = (sample / "images" / "ct").iterdir()
+    mask = read_image(output / MASK)
+    assert mask.grid == read_image(ct).grid
+    assert set(np.unique(mask.voxels)) == {0, 1, 2}  # it has a primary and two nodes
+    assert abs(json.loads((output / "rfs.json").read_text())) < 10
+
+
+# a case that cannot
+
+
+def test_a_process_of_its_own_refuses_with_one_line(root, write_input, head, output, tiny_ensemble):
+    folder = write_input()
+    path = folder / CT
+    path.write_bytes(path.read_bytes()[:-2000])  # ITK itself would print two lines more
+    run = start(root, folder, output, tiny_ensemble)
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"error: {path}: not a readable image (")
+    assert run.stderr.count("\n") == 1
+    assert "Traceback" not in run.stdout + run.stderr
+    assert files(output) == set()
+
+
+def test_a_missing_input_folder(refuse, tmp_path):
+    assert refuse(tmp_path / "absent") == f"{tmp_path / 'absent'}: no such folder"
+
+
+@pytest.mark.parametrize("name", [CT, PET])
+def test_a_missing_image(refuse, write_input, name):
+    folder = write_input()
+    (folder / name).unlink()
+    assert refuse(folder).startswith(f"{(folder / name).parent}: 0 ")
+
+
+@pytest.mark.parametrize("name", [CT, PET])
+def test_an_empty_image(refuse, write_input, name):
+    folder = write_input()
+    (folder / name).write_bytes(b"")
+    assert refuse(folder) == f"{folder / name}: the file is empty"
+
+
+@pytest.mark.parametrize("name", [CT, PET])
+def test_an_unreadable_image(refuse, write_input, name):
+    folder = write_input()
+    (folder / name).write_bytes(b"garbage\n" * 100)
+    assert refuse(folder).startswith(f"{folder / name}: not a readable image (")
+
+
+@pytest.mark.parametrize("name", [CT, PET])
+def test_a_flat_image(refuse, write_input, name):
+    folder = write_input()
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((40, 40), np.int16)), str(folder / name))
+    assert refuse(folder) == f"{folder / name}: the image has 2 dimensions, not 3"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_or_infinity_in_an_image(refuse, write_input, head, value):
+    voxels = head.pet.voxels.copy()
+    voxels[-1, -1, -1] = value
+    folder = write_input(pet=replace(head.pet, voxels=voxels))
+    assert refuse(folder) == f"{folder / PET}: the PET holds NaN or infinite voxels"
+
+
+def test_nan_in_a_nifti_image(refuse, write_input, head):
+    voxels = head.pet.voxels.copy()
+    voxels[-1, -1, -1] = np.nan
+    folder = write_input(pet=replace(head.pet, voxels=voxels), suffix=".nii.gz")
+    assert refuse(folder) == f"{folder / PET.replace('.mha', '.nii.gz')}: the image holds NaN or infinite voxels"
+
+
+def test_images_that_do_not_overlap(refuse, write_input, moved_away):
+    folder = write_input(pet=moved_away)
+    assert refuse(folder).startswith(f"{folder / CT}, {folder / PET}: CT and PET do not overlap")
+
+
+@pytest.mark.parametrize("content", ['{"Age": 61', "", "[]", "Age = 61"])
+def test_malformed_json(refuse, write_input, content):
+    folder = write_input(ehr=content)
+    assert refuse(folder).startswith(f"{folder / 'ehr.json'}: ")
+
+
+def test_missing_json(refuse, write_input):
+    folder = write_input(ehr=None)
+    assert refuse(folder) == f"{folder / 'ehr.json'}: no such file"
+
+
+def test_missing_weights(refuse, write_input, tmp_path):
+    empty = tmp_path / "empty"
+    assert refuse(write_input(), weights=empty).startswith(f"{empty / 'manifest.json'}: no such file")
+
+
+def test_an_output_that_is_no_folder(answer, write_input, output):
+    output.write_text("a file")
+    code, _, error = answer(write_input())
+    assert code == 1
+    assert error.count("\n") == 1
+    assert str(output) in error
+    assert output.read_text() == "a file"
+
+
+def test_an_unforeseen_error_is_one_line_too(refuse, write_input, monkeypatch):
+    def fail(folder):
+        raise RuntimeError("first line\n  second line")
+
+    monkeypatch.setattr(challenge, "read_challenge_case", fail)
+    assert refuse(write_input()) == "RuntimeError: first line second line"
+
+
+def test_a_disk_that_is_full_at_the_last_answer_leaves_none(refuse, write_input, blind_ensemble, monkeypatch):
+    def fail(path, content):
+        if path.name == "hpv-status.json":
+            raise OSError(28, "No space left on device")
+        path.write_text("0\n")
+
+    monkeypatch.setattr(challenge, "_write_json", fail)
+    assert "No space left on device" in refuse(write_input(), weights=blind_ensemble)
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_no_answer_beside_the_error(
+    refuse, write_input, blind_ensemble, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MMPL_PICTURE", str(tmp_path / "absent" / "picture.png"))
+    assert "absent" in refuse(write_input(), weights=blind_ensemble)
+
+
+def test_a_picture_of_an_earlier_case_does_not_stay(refuse, tmp_path, monkeypatch):
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"of another patient")
+    monkeypatch.setenv("MMPL_PICTURE", str(picture))
+    refuse(tmp_path / "absent")
+    assert not picture.exists()
+
+
+def test_pet_without_any_signal_is_answered_and_flagged(answer, write_input, head, blind_ensemble):
+    flat = Image(np.zeros_like(head.pet.voxels), head.pet.grid)
+    code, text, error = answer(write_input(pet=flat), blind_ensemble)
+    assert (code, error) == (0, "")
+    assert "note: head not found" in text
+    assert "note: PET without signal" in text

@@ -1,0 +1,192 @@
+"""Answers for a whole cohort: what is written, what is not done twice, and what happens to a broken patient."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from mmpl import predict as module
+from mmpl.__main__ import main
+from mmpl.case import InvalidInputError
+from mmpl.io.images import read_image
+from mmpl.phantom.cohort import write_cohort
+from mmpl.predict import predict
+
+COLUMNS = ["PatientID", "risk_score", "hpv_probability", "hpv_status", "gtvp_ml", "gtvn_ml", "flags"]
+OFFICIAL = {"gtvp_dice_mean", "gtvn_dice_aggregated", "gtvn_f1_aggregated", "c_index", "hpv_balanced_accuracy"}
+OFFICIAL |= {"hpv_auc", "counts"}
+ORACLE = {"c_index_uncensored", "oracle_hpv_auc", "oracle_hpv_balanced_accuracy", "oracle_c_index_uncensored"}
+
+
+def read_rows(out: Path) -> list[dict[str, str]]:
+    with (out / "predictions.csv").open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    assert reader.fieldnames == COLUMNS
+    return rows
+
+
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom") / "cohort"
+    write_cohort(3, seed=3, out=folder, hpv_positive=0.5, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def names(cohort) -> list[str]:
+    found = sorted(path.name for path in cohort.iterdir() if path.is_dir())
+    assert len(found) == 3
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(cohort, names, tmp_path_factory, blind_ensemble) -> Path:
+    """The answers for a cohort of which one patient's CT is cut short; not to be written to."""
+    broken, out = tmp_path_factory.mktemp("broken") / "cohort", tmp_path_factory.mktemp("answers") / "out"
+    shutil.copytree(cohort, broken)
+    ct = broken / names[1] / f"{names[1]}__CT.nii.gz"
+    ct.write_bytes(ct.read_bytes()[:100_000])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMPL_WEIGHTS", str(blind_ensemble))
+        failures = predict(broken, out)
+    assert list(failures) == [names[1]]
+    assert failures[names[1]].startswith(f"{ct}: the file is damaged (")
+    return out
+
+
+@pytest.fixture
+def use(monkeypatch, blind_ensemble) -> Path:
+    monkeypatch.setenv("MMPL_WEIGHTS", str(blind_ensemble))
+    return blind_ensemble
+
+
+@pytest.fixture
+def out(finished, tmp_path) -> Path:
+    """The same answers, to be written to."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
+
+
+def test_the_other_patients_are_finished(finished, names):
+    done = [names[0], names[2]]
+    assert sorted(row["PatientID"] for row in read_rows(finished)) == done
+    assert set(state(finished)) == {
+        "predictions.csv",
+        *(f"{name}{end}" for name in done for end in (".nii.gz", ".png")),
+    }
+
+
+def test_masks_lie_on_the_grid_of_their_ct(finished, cohort, names):
+    for name in (names[0], names[2]):
+        mask = sitk.ReadImage(str(finished / f"{name}.nii.gz"))
+        ct = sitk.ReadImage(str(cohort / name / f"{name}__CT.nii.gz"))
+        assert mask.GetPixelID() == sitk.sitkUInt8
+        assert (mask.GetSize(), mask.GetSpacing()) == (ct.GetSize(), ct.GetSpacing())
+        assert (mask.GetOrigin(), mask.GetDirection()) == (ct.GetOrigin(), ct.GetDirection())
+
+
+def test_rows_hold_numbers_that_agree(finished):
+    for row in read_rows(finished):
+        assert np.isfinite(float(row["risk_score"]))
+        assert 0 < float(row["hpv_probability"]) < 1
+        assert row["hpv_status"] == str(int(float(row["hpv_probability"]) >= 0.5))
+        voxels = read_image(finished / f"{row['PatientID']}.nii.gz").voxels
+        assert (float(row["gtvp_ml"]) > 0) == bool((voxels == 1).any())
+        assert "no lesion found" in row["flags"].split("; ")
+
+
+def test_finished_patients_are_not_done_again(cohort, names, out, use, monkeypatch):
+    (out / f"{names[2]}.nii.gz").unlink()  # a row without its mask is not finished
+    before, seen = state(out), []
+    answer = module.Pipeline.__call__
+
+    def watch(self, case):
+        seen.append(case.patient_id)
+        return answer(self, case)
+
+    monkeypatch.setattr(module.Pipeline, "__call__", watch)
+    assert predict(cohort, out, pictures=False) == {}
+    assert sorted(seen) == names[1:]
+    assert sorted(row["PatientID"] for row in read_rows(out)) == names
+    after = state(out)
+    assert {name for name in after if after[name] == before.get(name)} == {
+        f"{names[0]}.nii.gz",
+        f"{names[0]}.png",
+        f"{names[2]}.png",
+    }
+    assert f"{names[1]}.png" not in after
+
+    seen.clear()
+    assert predict(cohort, out, pictures=False) == {}
+    assert seen == []
+    assert state(out) == after
+
+
+def test_a_crash_between_mask_and_row_loses_nothing_that_was_finished(cohort, names, out, use, monkeypatch):
+    before = read_rows(out)
+
+    def crash(table, rows):
+        raise OSError("power cut")
+
+    monkeypatch.setattr(module, "_write_rows", crash)
+    with pytest.raises(OSError, match="power cut"):
+        predict(cohort, out, pictures=False)
+    assert read_rows(out) == before
+
+
+def test_a_table_of_nobody_is_an_error(tmp_path, use):
+    with pytest.raises(InvalidInputError, match="no such folder"):
+        predict(tmp_path / "absent", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def run(monkeypatch, *arguments: object) -> int:
+    """Run the command line in this process; its exit code."""
+    monkeypatch.setattr("sys.argv", ["mmpl", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_the_command_reports_a_broken_patient_and_fails(cohort, names, out, use, monkeypatch, capfd, tmp_path):
+    broken = tmp_path / "cohort"
+    shutil.copytree(cohort, broken)
+    pet = broken / names[1] / f"{names[1]}__PT.nii.gz"
+    pet.write_bytes(b"garbage" * 100)
+    assert run(monkeypatch, "predict", broken, out, "--no-pictures") == 1
+    error = capfd.readouterr().err
+    assert error.startswith(f"error: {names[1]}: {pet}: not a readable image (")
+    assert error.count("\n") == 1
+    assert len(read_rows(out)) == 2
+
+
+def test_evaluate_prints_a_table_and_writes_json(cohort, finished, monkeypatch, capfd, tmp_path):
+    path = tmp_path / "metrics.json"
+    assert run(monkeypatch, "evaluate", finished, cohort, "--json", path) == 0
+    printed = capfd.readouterr()
+    assert printed.err.strip() == ""  # the progress bar leaves a blank line
+    found = json.loads(path.read_text())
+    assert set(found) >= OFFICIAL | ORACLE
+    assert found["counts"]["patients"] == 3
+    assert found["counts"]["missing_predictions"] == 1
+    for name in (OFFICIAL | ORACLE) - {"counts"}:
+        assert name in printed.out
+        assert found[name] is None or 0 <= found[name] <= 1
+    assert found["gtvn_dice_aggregated"] == 0  # nothing was found
+
+
+def test_evaluate_without_a_place_for_its_json(cohort, finished, monkeypatch, capfd, tmp_path):
+    path = tmp_path / "absent" / "metrics.json"
+    assert run(monkeypatch, "evaluate", finished, cohort, "--json", path) == 1
+    error = capfd.readouterr().err.strip()  # the progress bar leaves a blank line
+    assert error.startswith("error: ")
+    assert error.endswith(f"'{path}'")
+    assert "\n" not in error

@@ -1,0 +1,277 @@
+"""The folder of weights: found, verified, read, and never a way to run code."""
+
+import json
+import pickle
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mmpl import __version__, weights
+from mmpl.labels import Stage
+from mmpl.network import build_network, count_parameters
+from mmpl.weights import (
+    FOREST_FILE,
+    MANIFEST,
+    NETWORK_FILE,
+    TABLES_FILE,
+    MemberTables,
+    WeightsError,
+    find_weights,
+    load_ensemble,
+    read_network,
+    read_state,
+)
+
+DATA_ONLY = {".safetensors", ".skops", ".json", ".md"}
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_ensemble) -> Path:
+    """A copy of the tiny ensemble, to be spoiled."""
+    return Path(shutil.copytree(tiny_ensemble, tmp_path / "weights"))
+
+
+def edit(folder: Path, **changes: object) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+
+
+def message(folder: Path) -> str:
+    """Open weights that cannot be used; the error is one line."""
+    with pytest.raises(WeightsError) as caught:
+        load_ensemble(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_was_written_is_read(tiny_ensemble):
+    ensemble = load_ensemble(tiny_ensemble)
+    manifest = json.loads((tiny_ensemble / MANIFEST).read_text())
+    assert ensemble.profile.name == "micro"
+    assert [member.name for member in ensemble.members] == ["patient_0", "center_0"]
+    assert ensemble.thresholds.gtvp == manifest["mask_thresholds"]["gtvp"]
+    assert (ensemble.hpv_threshold, ensemble.code_version) == (0.5, __version__)
+    assert ensemble.training["patients"] == 24
+    assert len(manifest["files"]) == 2 * 5
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_networks_come_in_single_precision_ready_for_inference(tiny_ensemble, stage):
+    networks = list(load_ensemble(tiny_ensemble).networks(stage, torch.device("cpu")))
+    stored = load_file(tiny_ensemble / "patient_0" / NETWORK_FILE[stage])
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    assert set(networks[0].state_dict()) == set(stored)
+    for name, value in networks[0].state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, stored[name].float())
+    assert not networks[0].training
+    first, second = ([*network.parameters()] for network in networks)
+    assert any(not torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_tables_survive_json(tiny_ensemble):
+    tables = load_ensemble(tiny_ensemble).members[0].tables
+    assert MemberTables.from_dict(json.loads(json.dumps(tables.to_dict()))) == tables
+
+
+def test_no_manifest(tmp_path):
+    assert message(tmp_path).startswith(f"{tmp_path / MANIFEST}: no such file; weights are looked for in $MMPL_WEIGHTS")
+
+
+@pytest.mark.parametrize("name", [*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE])
+def test_a_missing_file(folder, name):
+    (folder / "center_0" / name).unlink()
+    assert message(folder).startswith(f"{folder / 'center_0' / name}: no such file")
+
+
+@pytest.mark.parametrize("name", [*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE])
+def test_a_single_flipped_bit(folder, name):
+    path = folder / "center_0" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert message(folder).startswith(f"{path}: its SHA-256 is not the manifest's")
+
+
+def test_a_file_that_the_manifest_does_not_vouch_for(folder):
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    del files[f"patient_0/{FOREST_FILE}"]
+    edit(folder, files=files)
+    assert message(folder) == f"{folder / 'patient_0' / FOREST_FILE}: not in the manifest"
+
+
+def test_a_member_without_files(folder):
+    edit(folder, members=["patient_0", "center_1"])
+    assert message(folder).startswith(f"{folder / 'center_1'}/")
+
+
+def test_another_format(folder):
+    edit(folder, format=2)
+    assert message(folder) == f"{folder / MANIFEST}: format 2, and this version reads 1"
+
+
+def test_an_unknown_profile(folder):
+    edit(folder, profile="future")
+    assert message(folder).startswith(f"{folder / MANIFEST}: not a manifest this version can read (")
+    assert "no profile 'future'" in message(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "profile": "micro", "files": [], "members": []}'],
+)
+def test_a_manifest_that_is_none(folder, content):
+    (folder / MANIFEST).write_text(content)
+    assert message(folder).startswith(f"{folder / MANIFEST}: not a manifest this version can read (")
+
+
+def test_thresholds_of_another_kind(folder):
+    edit(folder, mask_thresholds={"tumor": 0.5})
+    assert message(folder).startswith(f"{folder / MANIFEST}: not a manifest this version can read (")
+
+
+def test_networks_of_another_profile(folder):
+    edit(folder, profile="demo")
+    member = load_ensemble(folder).members[0]
+    path = member.folder / NETWORK_FILE[Stage.HPV]
+    with pytest.raises(WeightsError) as caught:
+        member.network(Stage.HPV)
+    assert str(caught.value) == f"{path}: not the hpv network of profile demo"
+
+
+def test_a_network_that_lacks_a_tensor_or_has_one_too_many(folder):
+    ensemble = load_ensemble(folder)
+    path = folder / "patient_0" / NETWORK_FILE[Stage.HPV]
+    state = load_file(path)
+    name = next(iter(state))
+    for spoiled in (state | {"stray": torch.zeros(1)}, {key: value for key, value in state.items() if key != name}):
+        save_file(spoiled, path)
+        with pytest.raises(WeightsError, match="not the hpv network"):
+            read_network(path, ensemble.profile, Stage.HPV)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage", pickle.dumps({"weight": 1})])
+def test_a_network_that_is_no_safetensors_file(tmp_path, content):
+    path = tmp_path / "network.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError) as caught:
+        read_state(path)
+    assert str(caught.value).startswith(f"{path}: not a readable safetensors file (")
+
+
+def test_weights_are_looked_for_in_order(tmp_path, monkeypatch):
+    chosen, platform, shipped = tmp_path / "chosen", tmp_path / "model", tmp_path / "weights"
+    monkeypatch.setattr(weights, "PLATFORM_FOLDER", platform)
+    monkeypatch.setattr(weights, "SHIPPED_FOLDER", shipped)
+    monkeypatch.delenv("MMPL_WEIGHTS", raising=False)
+    assert find_weights() == shipped
+    platform.mkdir()
+    assert find_weights() == shipped  # a folder without a manifest holds no weights
+    (platform / MANIFEST).touch()
+    assert find_weights() == platform
+    monkeypatch.setenv("MMPL_WEIGHTS", str(chosen))
+    assert find_weights() == chosen
+    assert message(None).startswith(f"{chosen / MANIFEST}: no such file")  # named folders are never passed over
+    monkeypatch.setenv("MMPL_WEIGHTS", "")
+    assert find_weights() == platform
+
+
+def test_the_manifest_is_whole_or_absent(folder, monkeypatch):
+    before = (folder / MANIFEST).read_bytes()
+    ensemble = load_ensemble(folder)
+    (folder / "patient_0" / TABLES_FILE).unlink()
+    with pytest.raises(FileNotFoundError):
+        weights.write_manifest(folder, ensemble.profile, ["patient_0"], ensemble.thresholds, 0.5, {})
+    assert (folder / MANIFEST).read_bytes() == before
+
+
+# nothing in a folder of weights can run code
+
+unpickled: list[str] = []
+_watching = False
+
+
+def _watch(event: str, details: tuple) -> None:
+    if _watching and event == "pickle.find_class":
+        unpickled.append(".".join(map(str, details[1:])))
+
+
+sys.addaudithook(_watch)  # Python has no way to take a hook back; this one sleeps between tests
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Record every class that anything unpickles."""
+    unpickled.clear()
+    monkeypatch.setattr(sys.modules[__name__], "_watching", True)
+    return unpickled
+
+
+@pytest.fixture(params=["tiny_ensemble", "shipped"])
+def any_ensemble(request) -> Path:
+    """Each ensemble there is."""
+    return request.getfixturevalue(request.param)
+
+
+def test_the_watch_sees_a_pickle(watched):
+    pickle.loads(pickle.dumps(Path()))
+    assert watched
+
+
+def test_loading_unpickles_nothing(any_ensemble, watched):
+    ensemble = load_ensemble(any_ensemble)
+    for member in ensemble.members:
+        assert member.tables.cox.covariates
+        assert member.forest.names
+        for stage in Stage:
+            member.network(stage)
+    assert watched == []
+
+
+def test_files_are_of_kinds_that_hold_data_alone(any_ensemble):
+    paths = [path for path in any_ensemble.rglob("*") if path.is_file()]
+    assert len(paths) > 10
+    assert {path.suffix for path in paths} <= DATA_ONLY
+    for path in paths:
+        content = path.read_bytes()
+        if path.suffix == ".skops":
+            with zipfile.ZipFile(path) as file:
+                assert {Path(name).suffix for name in file.namelist()} <= {".json", ".npy"}
+                for name in (name for name in file.namelist() if name.endswith(".npy")):
+                    with file.open(name) as entry:
+                        np.lib.format.read_array(entry, allow_pickle=False)
+        elif path.suffix == ".safetensors":
+            assert json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        else:
+            content.decode()
+
+
+def test_the_shipped_ensemble_has_its_promised_size(shipped):
+    ensemble = load_ensemble(shipped)
+    assert ensemble.profile.name == "demo"
+    assert len({member.name for member in ensemble.members}) == 10
+    assert sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()) < 60e6
+    for member in ensemble.members:
+        assert (member.folder / FOREST_FILE).stat().st_size <= 0.5e6
+    for stage in Stage:
+        assert count_parameters(build_network(ensemble.profile, stage)) <= 0.8e6
+        assert {value.dtype for value in load_file(ensemble.members[0].folder / NETWORK_FILE[stage]).values()} == {
+            torch.float16
+        }
+
+
+def test_the_shipped_models_differ(shipped):
+    ensemble = load_ensemble(shipped)
+    for stage in Stage:
+        assert len({(member.folder / NETWORK_FILE[stage]).read_bytes() for member in ensemble.members}) == 10
+    assert len({(member.folder / FOREST_FILE).read_bytes() for member in ensemble.members}) == 10
+    assert 0 < ensemble.thresholds.gtvp < 1
+    assert 0 < ensemble.thresholds.gtvn < 1
+    assert 0 < ensemble.hpv_threshold < 1
