@@ -16,7 +16,9 @@ log = logging.getLogger("mmpl")
 
 def main() -> int:
     """Answer the case; returns the exit code."""
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(is_news)
+    logging.basicConfig(handlers=[handler], level=logging.INFO, format="%(message)s")
     logging.captureWarnings(True)  # into the log: the platform shows a user whatever is on stderr
     source, target = Path(os.environ.get(INPUT_VARIABLE, "/input")), Path(os.environ.get(OUTPUT_VARIABLE, "/output"))
     try:
@@ -27,6 +29,12 @@ def main() -> int:
         print(f"error: {reason}" if expected else f"error: {type(error).__name__}: {reason}", file=sys.stderr)
         return 1
     return 0
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Keep what this program says and what libraries warn of; pyradiomics logs and warns at every step."""
+    library = record.name.partition(".")[0]
+    return library == "mmpl" or (library != "radiomics" and record.levelno >= logging.WARNING)
 
 
 def answer(source: Path, target: Path, picture: str | None) -> None:
