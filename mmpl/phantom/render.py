@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from threadpoolctl import threadpool_limits
 
 from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, Grid, Image, Vector
 from mmpl.clinical import read_record
@@ -20,6 +21,7 @@ DENTAL_METAL = 0.35
 FWHM_TO_SIGMA = 1.0 / 2.3548
 
 
+@threadpool_limits.wrap(limits=1)  # the last bit of a matrix product depends on the number of threads
 def render(patient: LatentPatient, with_reference: bool | None = None) -> Case:
     """Draw CT (int16, HU), PET (float32, SUV, its own grid) and label map (uint8, the CT's grid) of one patient.
 
