@@ -1,0 +1,100 @@
+"""Measure how hard the synthetic cohort is, so that a result on it means something: `python -m train.difficulty 200 5`.
+
+A fixed threshold must not find the primary, and every planted imaging variable must show in some radiomics feature on
+the true mask. `train/LOG.md` keeps what was found.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from mmpl.labels import Label
+from mmpl.metrics import dice
+from mmpl.phantom.latent import LatentPatient, draw_patients
+from mmpl.phantom.planted import IMAGING
+from mmpl.phantom.render import render
+from mmpl.preprocess import prepare
+from mmpl.profile import PreprocessSettings, load_profile
+from mmpl.radiomics import extract, feature_names
+from train.baseline import threshold_mask
+from train.parallel import WORKERS, spread
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One patient: GTVp Dice of the fixed threshold, NaN without a primary, and radiomics on the true mask."""
+
+    threshold_dice: float
+    radiomics: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Measure:
+    settings: PreprocessSettings
+
+    def __call__(self, patient: LatentPatient) -> Measured:
+        case = render(patient, with_reference=True)
+        assert case.reference is not None
+        primary = case.reference.voxels == Label.GTVP
+        hot = threshold_mask(case.pet, case.ct.grid, prepare(case, self.settings).roi)
+        score = dice(primary, hot) if primary.any() else np.nan
+        return Measured(score, extract(case.ct, case.pet, case.reference))
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What was measured of a cohort."""
+
+    latent: tuple[LatentPatient, ...]
+    measured: tuple[Measured, ...]
+
+    @property
+    def threshold_dice(self) -> float:
+        """Mean GTVp Dice of the fixed threshold over the patients with a primary."""
+        return float(np.nanmean([m.threshold_dice for m in self.measured]))
+
+    @cached_property
+    def _radiomics(self) -> NDArray[np.float64]:
+        return np.stack([m.radiomics for m in self.measured])
+
+    def best_feature(self, variable: str) -> tuple[str, float]:
+        """Find the radiomics feature of the highest absolute Spearman correlation with a planted variable."""
+        planted = np.array([np.nan if (v := getattr(p, variable)) is None else v for p in self.latent])
+        correlations = np.zeros(self._radiomics.shape[1])
+        for index, column in enumerate(self._radiomics.T):
+            both = np.isfinite(planted) & np.isfinite(column)
+            if both.sum() >= len(planted) / 2 and np.ptp(column[both]) > 0:
+                correlations[index] = spearmanr(planted[both], column[both]).statistic
+        best = int(np.abs(correlations).argmax())
+        return feature_names()[best], float(correlations[best])
+
+
+def measure(patients: int, seed: int, workers: int = WORKERS) -> Difficulty:
+    """Draw a cohort of the training centers and measure it."""
+    latent = draw_patients(patients, seed)
+    settings = load_profile("demo").preprocess
+    return Difficulty(latent, tuple(spread("measuring", _Measure(settings), latent, workers)))
+
+
+def main(patients: int, seed: int, workers: int = WORKERS) -> None:
+    """Measure PATIENTS synthetic patients of SEED and print what was found."""
+    found = measure(patients, seed, workers)
+    table = Table(title=f"{patients} patients of seed {seed}", title_justify="left")
+    for heading in ("planted variable", "feature on the true mask", "Spearman"):
+        table.add_column(heading, overflow="fold")
+    for score in IMAGING:
+        feature, correlation = found.best_feature(score.name)
+        table.add_row(score.name, feature, f"{correlation:.3f}")
+    console = Console()
+    console.print(table)
+    console.print(f"GTVp Dice of 41% of the patch's SUVmax: {found.threshold_dice:.3f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
