@@ -73,6 +73,30 @@ class InferenceSettings(Settings):
     minimum_component_voxels: Annotated[int, Field(ge=0)]
 
 
+class AugmentationSettings(Settings):
+    """How far a training crop may stray from what was scanned; each value is a bound, drawn evenly up to it.
+
+    Attributes:
+        flip: Probability of swapping left and right.
+        rotation_degrees: About each axis.
+        scale: Share of the size.
+        misalignment_mm: Of the PET against the CT, along each axis.
+        gain: Share of an image's contrast.
+        offset: Added to an image, in the networks' units.
+        noise: SD of the noise, in the networks' units.
+        modality_dropout: Probability that CT or PET is blank.
+    """
+
+    flip: Annotated[float, Field(ge=0, le=1)]
+    rotation_degrees: Annotated[float, Field(ge=0, le=45)]
+    scale: Fraction
+    misalignment_mm: Annotated[float, Field(ge=0)]
+    gain: Fraction
+    offset: Annotated[float, Field(ge=0)]
+    noise: Annotated[float, Field(ge=0)]
+    modality_dropout: Fraction
+
+
 class SegmentationTraining(Settings):
     """Stage 1's optimization."""
 
@@ -94,13 +118,19 @@ class OutcomeTraining(Settings):
 
 
 class TrainingSettings(Settings):
-    """What the three stages share, and each stage's own."""
+    """What the three stages share, and each stage's own.
+
+    Attributes:
+        average_decay: Of the exponential moving average of the weights, a step; the average is what is kept.
+    """
 
     seed: int
     weight_decay: Annotated[float, Field(ge=0)]
     gradient_clip: Positive
     warmup_fraction: Fraction
+    average_decay: Fraction
     checkpoint_every: Count
+    augmentation: AugmentationSettings
     segmentation: SegmentationTraining
     hpv: OutcomeTraining
     survival: OutcomeTraining

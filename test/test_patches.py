@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from mmpl.case import Grid
 from mmpl.labels import Stage
 from mmpl.network import StageNetwork, build_network
 from mmpl.preprocess import PreparedCase
-from mmpl.profile import load_profile
-from train import loop, patches
-from train.loop import Job, learning_rate, train
-from train.patches import Batch, DrawBatch, PatchStore, augment, draw_lesion_crops, draw_segmentation_crops
+from mmpl.profile import AugmentationSettings, OutcomeTraining, SegmentationTraining, load_profile
+from train import loop
+from train.augment import Warp, vary_intensities, warped_crop
+from train.loop import Job, average_decay, learning_rate, train
+from train.patches import Batch, DrawBatch, LesionCrops, PatchStore, SegmentationCrops
 
 SHAPE = (10, 12, 14)
 ROI = Grid((14, 12, 10), (3.0, 3.0, 3.0), (-1.5, 2.25, 1 / 3))
@@ -51,17 +53,13 @@ def store(tmp_path: Path) -> PatchStore:
     return store
 
 
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave crops as they are."""
-
-    def leave(
-        images: NDArray, labels: NDArray | None, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        crop = images.astype(np.float32)
-        return crop, np.zeros_like(crop[:0]) if labels is None else np.asarray(labels, np.float32)
-
-    monkeypatch.setattr(patches, "augment", leave)
+CPU = torch.device("cpu")
+SPACING_MM = 3.0
+STILL = AugmentationSettings(
+    flip=0, rotation_degrees=0, scale=0, misalignment_mm=0, gain=0, offset=0, noise=0, modality_dropout=0
+)
+"""Leaves crops as they are."""
+LIVELY = load_profile("demo").training.augmentation
 
 
 class TestStore:
@@ -99,14 +97,34 @@ class TestStore:
         assert store.images("A").dtype == np.float16
 
 
-def segmentation_draw(store: PatchStore, lesion_fraction: float = 0.5, seed: int = 0, batch: int = 3) -> DrawBatch:
-    return draw_segmentation_crops(store, ["A", "B", "C"], (8, 6, 4), batch, lesion_fraction, seed)
+def segmentation_draw(
+    store: PatchStore,
+    lesion_fraction: float = 0.5,
+    seed: int = 0,
+    batch: int = 3,
+    augmentation: AugmentationSettings = LIVELY,
+    patients: str = "ABC",
+) -> DrawBatch:
+    settings = SegmentationTraining(
+        steps=1, batch=batch, learning_rate=1, crop_xyz=(8, 6, 4), lesion_fraction=lesion_fraction
+    )
+    return partial(SegmentationCrops(store, list(patients), settings, augmentation, SPACING_MM, seed), device=CPU)
 
 
-def lesion_draw(store: PatchStore, seed: int = 0, batch: int = 2, jitter: float = 1.0) -> DrawBatch:
+def lesion_draw(
+    store: PatchStore,
+    seed: int = 0,
+    batch: int = 2,
+    jitter: float = 1.0,
+    augmentation: AugmentationSettings = LIVELY,
+    groups: tuple[str, ...] = ("ABC",),
+) -> DrawBatch:
     centers = {name: np.array([7.0, 6.0, 5.0]) for name in "ABC"}
     targets = {name: (np.array([number]), np.full(4, number)) for number, name in enumerate("ABC")}
-    return draw_lesion_crops(store, ["A", "B", "C"], centers, targets, (6, 6, 4), jitter, batch, seed)
+    settings = OutcomeTraining(steps=1, batch=batch, learning_rate=1, crop_xyz=(6, 6, 4), jitter_mm=jitter * SPACING_MM)
+    groups_of_names = [list(group) for group in groups]
+    crops = LesionCrops(store, groups_of_names, centers, targets, settings, augmentation, SPACING_MM, seed)
+    return partial(crops, device=CPU)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -135,47 +153,45 @@ class TestDraw:
         assert labels.min() >= 0
         assert labels.max() <= 1
 
-    @pytest.mark.usefixtures("plain")
     def test_crops_are_whole_boxes_of_the_patch(self, store: PatchStore) -> None:
         starts = set()
         for step in range(60):
-            batch = segmentation_draw(store)(step)
+            batch = segmentation_draw(store, augmentation=STILL)(step)
             for images, labels in zip(batch.images.numpy(), batch.targets[0].numpy(), strict=True):
-                z, y, x = np.unravel_index(int(images[0, 0, 0, 0]), SHAPE)
+                z, y, x = np.unravel_index(round(float(images[0, 0, 0, 0])), SHAPE)
                 box = np.s_[z : z + 4, y : y + 6, x : x + 8]
-                np.testing.assert_array_equal(images, np.stack([PLACES[box]] * 2))
-                np.testing.assert_allclose(labels, two_lesions()[(slice(None), *box)], atol=0.5 / 255 + 1e-6)
+                np.testing.assert_allclose(images, np.stack([PLACES[box]] * 2), atol=1e-2)
+                np.testing.assert_allclose(labels, two_lesions()[(slice(None), *box)], atol=0.5 / 255 + 1e-4)
                 starts.add((z, y, x))
         assert {z for z, _, _ in starts} == set(range(7))
         assert {y for _, y, _ in starts} == set(range(7))
         assert {x for _, _, x in starts} == set(range(7))
 
     def test_every_crop_holds_a_lesion_where_that_is_asked(self, store: PatchStore) -> None:
-        draw = segmentation_draw(store, lesion_fraction=1.0)
+        draw = segmentation_draw(store, lesion_fraction=1.0, augmentation=STILL)
         labels = torch.cat([draw(step).targets[0] for step in range(40)])
         assert (labels.flatten(1).amax(dim=1) > 0.5).all()
         with_node = (labels[:, 1].flatten(1).amax(dim=1) > 0.5).float().mean()
         assert 0.35 < with_node < 0.65  # one voxel of node counts as much as a hundred of tumor
 
     def test_without_it_crops_fall_anywhere(self, store: PatchStore) -> None:
-        draw = segmentation_draw(store, lesion_fraction=0.0)
+        draw = segmentation_draw(store, lesion_fraction=0.0, augmentation=STILL)
         labels = torch.cat([draw(step).targets[0] for step in range(40)])
         assert (labels[:, 1].flatten(1).amax(dim=1) > 0.5).float().mean() < 0.3
 
     def test_a_patient_without_lesion_is_drawn_too(self, tmp_path: Path) -> None:
         store = PatchStore(tmp_path)
         store.save(make_case("A", np.zeros((2, *SHAPE), np.float32)))
-        (labels,) = draw_segmentation_crops(store, ["A"], (8, 6, 4), 2, 1.0, 0)(0).targets
+        (labels,) = segmentation_draw(store, lesion_fraction=1.0, patients="A")(0).targets
         assert not labels.any()
 
-    @pytest.mark.usefixtures("plain")
     def test_lesion_crops_are_jittered_around_the_center(self, store: PatchStore) -> None:
-        draw, seen = lesion_draw(store, jitter=2.0), []
+        draw, seen = lesion_draw(store, jitter=2.0, augmentation=STILL), []
         for step in range(60):
             for images in draw(step).images.numpy():
-                first = np.unravel_index(int(images[0, 0, 0, 0]), SHAPE)
+                first = np.unravel_index(round(float(images[0, 0, 0, 0])), SHAPE)
                 box = tuple(slice(a, a + n) for a, n in zip(first, (4, 6, 6), strict=True))
-                np.testing.assert_array_equal(images[1], PLACES[box])
+                np.testing.assert_allclose(images[1], PLACES[box], atol=1e-2)
                 seen.append(np.subtract(first, (3.5, 3.5, 4.5)))  # a middle at (5, 6, 7)
         assert np.abs(seen).max() <= 2.5
         assert (np.ptp(seen, axis=0) >= 3).all()
@@ -195,48 +211,104 @@ class TestDraw:
     def test_a_batch_larger_than_the_cohort_repeats_patients(self, store: PatchStore) -> None:
         assert lesion_draw(store, batch=5)(0).images.shape[0] == 5
 
+    def test_every_group_comes_as_often(self, store: PatchStore) -> None:
+        draw = lesion_draw(store, batch=3, groups=("AB", "C"))
+        drawn = torch.cat([draw(step).targets[0].ravel() for step in range(40)])
+        assert int((drawn == 2).sum()) == 60
+        assert 20 < int((drawn == 0).sum()) < 40
+
+
+def smooth() -> NDArray[np.float32]:
+    """A patch that linear interpolation follows well: CT rises along x, PET along z."""
+    z, _, x = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
+    return np.stack([x, z]).astype(np.float32)
+
+
+WHOLE = ((0, 0, 0), SHAPE)
+
 
 class TestAugment:
-    def test_flips_labels_with_images(self) -> None:
-        noise = np.random.default_rng(0)
-        images, labels = noise.normal(0, 1, (2, *SHAPE)), noise.random((2, *SHAPE), np.float32)
-        flips = []
-        for seed in range(30):
-            crop, truth = augment(images, labels, np.random.default_rng(seed))
-            flipped = np.array_equal(truth, labels[..., ::-1])
-            assert flipped or np.array_equal(truth, labels)
-            expected = images[..., ::-1] if flipped else images
-            for ours, theirs in zip(crop, expected, strict=True):
-                assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.99
-            flips.append(flipped)
-        assert 5 < sum(flips) < 25
+    def test_a_flip_swaps_left_and_right_in_images_and_labels(self) -> None:
+        mirror = Warp(np.diag([1.0, 1.0, -1.0]), np.zeros(3))
+        labels = (two_lesions() * 255).astype(np.uint8)
+        crop, truth = warped_crop(smooth(), labels, *WHOLE, mirror, CPU)
+        np.testing.assert_allclose(crop, smooth()[..., ::-1], atol=1e-4)
+        np.testing.assert_allclose(truth, labels[..., ::-1] / 255, atol=1e-4)
+
+    def test_a_misaligned_pet_moves_alone(self) -> None:
+        moved = Warp(np.eye(3), np.array([0.5, 0.0, 0.0]))
+        labels = (two_lesions() * 255).astype(np.uint8)
+        crop, truth = warped_crop(smooth(), labels, *WHOLE, moved, CPU)
+        np.testing.assert_allclose(crop[0], smooth()[0], atol=1e-4)
+        np.testing.assert_allclose(truth, labels / 255, atol=1e-4)
+        np.testing.assert_allclose(crop[1, :-1], smooth()[1, :-1] + 0.5, atol=1e-4)
+
+    def test_a_rotation_turns_about_the_middle_of_the_crop(self) -> None:
+        quarter = Warp(np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]), np.zeros(3))
+        start, size = (2, 3, 4), (5, 5, 5)
+        crop, _ = warped_crop(smooth(), None, start, size, quarter, CPU)
+        inside = smooth()[:, 2:7, 3:8, 4:9]
+        # a step along z of the crop is a step down x of the patch; one along x a step up z
+        np.testing.assert_allclose(crop, inside.transpose(0, 3, 2, 1)[:, ::-1], atol=1e-4)
+
+    def test_a_scaled_crop_sees_more(self) -> None:
+        crop, _ = warped_crop(smooth(), None, (3, 3, 3), (5, 5, 7), Warp(1.2 * np.eye(3), np.zeros(3)), CPU)
+        np.testing.assert_allclose(np.diff(crop[0, 2, 2]), 1.2, atol=1e-4)
+
+    def test_only_what_is_needed_is_read(self) -> None:
+        """A warped crop does not depend on voxels beyond its reach."""
+        warp = Warp.draw(LIVELY, SPACING_MM, np.random.default_rng(1))
+        patch = np.random.default_rng(0).normal(size=(2, 40, 40, 40)).astype(np.float32)
+        far = patch.copy()
+        far[:, :8] = far[:, :, -8:] = np.nan
+        box = (16, 16, 16), (8, 8, 8)
+        one, other = (warped_crop(images, None, *box, warp, CPU)[0] for images in (patch, far))
+        assert torch.equal(one, other)
+
+    def test_draws_stay_within_their_bounds_and_vary(self) -> None:
+        warps = [Warp.draw(LIVELY, SPACING_MM, np.random.default_rng(seed)) for seed in range(200)]
+        shifts = np.stack([warp.pet_shift for warp in warps]) * SPACING_MM
+        scales = np.cbrt([abs(np.linalg.det(warp.matrix)) for warp in warps])
+        flips = [np.linalg.det(warp.matrix) < 0 for warp in warps]
+        assert 0.8 < np.abs(shifts).max() / LIVELY.misalignment_mm <= 1
+        assert 0.8 < np.abs(scales - 1).max() / LIVELY.scale <= 1
+        assert 70 < sum(flips) < 130
 
     def test_changes_intensities_by_a_few_percent_in_each_image_apart(self) -> None:
-        images = np.stack([np.full(SHAPE, 1.0), np.full(SHAPE, 10.0)])
-        means = np.array([augment(images, None, np.random.default_rng(s))[0].mean(axis=(1, 2, 3)) for s in range(40)])
+        images = torch.stack([torch.full(SHAPE, 1.0), torch.full(SHAPE, 10.0)])
+        settings = LIVELY.model_copy(update={"modality_dropout": 0.0})
+        means = np.array(
+            [vary_intensities(images, settings, np.random.default_rng(s)).mean(dim=(1, 2, 3)) for s in range(40)]
+        )
         assert (np.abs(means - (1, 10)) <= (0.16, 1.06)).all()
         assert (means.std(axis=0) > (0.03, 0.3)).all()
         assert abs(np.corrcoef(means.T)[0, 1]) < 0.5
 
+    def test_a_lost_modality_is_blank_and_the_other_is_not(self) -> None:
+        settings = STILL.model_copy(update={"modality_dropout": 0.999})
+        crops = [vary_intensities(torch.ones(2, *SHAPE), settings, np.random.default_rng(s)) for s in range(20)]
+        assert {tuple(crop.amax((1, 2, 3)).tolist()) for crop in crops} == {(0.0, 1.0), (1.0, 0.0)}
+
     def test_leaves_the_cache_alone_and_needs_no_labels(self) -> None:
         images = np.ones((2, *SHAPE), np.float16)
-        crop, truth = augment(images, None, np.random.default_rng(0))
+        crop, truth = warped_crop(images, None, *WHOLE, Warp(np.eye(3), np.zeros(3)), CPU)
+        vary_intensities(crop, LIVELY, np.random.default_rng(0))
         assert (images == 1).all()
-        assert truth.size == 0
-        assert crop.dtype == np.float32
+        assert truth.numel() == 0
+        assert crop.dtype == torch.float32
 
 
 PROFILE = load_profile("micro")
 STEPS = 7
 
 
-def noise_batch(step: int) -> Batch:
+def noise_batch(step: int, device: torch.device = CPU) -> Batch:
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(2, 2, 16, 16, 16, generator=generator)  # 4 voxels a side at the coarsest level
     return Batch(images, ((images.mean(dim=(1, 2, 3, 4)) > 0).float()[:, None],))
 
 
-def make_job(folder: Path, draw: DrawBatch = noise_batch, checkpoint_every: int = 2) -> Job:
+def make_job(folder: Path, draw: DrawBatch = noise_batch, checkpoint_every: int = 2, average_decay: float = 0.5) -> Job:
     """A stage 2 network, whose head has dropout."""
     torch.manual_seed(0)
     return Job(
@@ -244,7 +316,10 @@ def make_job(folder: Path, draw: DrawBatch = noise_batch, checkpoint_every: int 
         draw=draw,
         loss=binary_cross_entropy_with_logits,
         stage=PROFILE.training.hpv.model_copy(update={"steps": STEPS}),
-        shared=PROFILE.training.model_copy(update={"checkpoint_every": checkpoint_every}),
+        shared=PROFILE.training.model_copy(
+            update={"checkpoint_every": checkpoint_every, "average_decay": average_decay}
+        ),
+        seed=5,
         folder=folder,
     )
 
@@ -254,7 +329,7 @@ class Killed(Exception):
 
 
 def killed_at(last: int, drawn: list[int] | None = None) -> DrawBatch:
-    def draw(step: int) -> Batch:
+    def draw(step: int, device: torch.device) -> Batch:
         if drawn is not None:
             drawn.append(step)
         if step == last:
@@ -292,12 +367,21 @@ class TestLoop:
         job, before = undisturbed
         left, trained = load_file(job.finished), weights(job.network)
         assert {value.dtype for value in left.values()} == {torch.float16}
-        assert all(torch.equal(left[name], trained[name].half()) for name in before)
+        assert set(left) == set(before)
         assert [name for name in before if torch.equal(trained[name], before[name])] == []
         assert sorted(p.name for p in job.folder.iterdir()) == ["log.csv", "network.safetensors", "tensorboard"]
         rows = (job.folder / "log.csv").read_text().splitlines()
         assert rows[0] == "step,loss,learning_rate,seconds"
         assert rows[-1].startswith(f"{STEPS},")
+
+    def test_keeps_the_average_of_the_weights(self, undisturbed: tuple[Job, dict[str, Tensor]], tmp_path: Path) -> None:
+        job, _ = undisturbed
+        last = make_job(tmp_path, average_decay=0.0)
+        train(last)
+        kept, averaged, trained = load_file(last.finished), load_file(job.finished), weights(job.network)
+        assert all(torch.equal(kept[name], value.half()) for name, value in trained.items())
+        assert not all(torch.equal(averaged[name], kept[name]) for name in kept)
+        assert all((averaged[name] - kept[name]).abs().max() < 0.01 for name in kept)
 
     @pytest.mark.parametrize(("last", "resumed_from"), [(1, 0), (5, 4), (6, 6)])
     def test_killed_and_resumed_it_ends_bit_for_bit_the_same(
@@ -357,6 +441,13 @@ class TestLoop:
         train(make_job(finished.folder, killed_at(0, drawn)))
         assert drawn == []
         assert (finished.finished.read_bytes(), finished.finished.stat().st_mtime_ns) == (content, time)
+
+
+def test_the_average_forgets_its_start_and_then_slows_down() -> None:
+    decays = [average_decay(step, 0.99) for step in range(2000)]
+    assert decays[0] == 0.1
+    assert all(a <= b for a, b in pairwise(decays))
+    assert decays[-1] == 0.99
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing() -> None:

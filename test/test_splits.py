@@ -8,7 +8,6 @@ import pytest
 from mmpl.case import ClinicalRecord, Outcome, Patient
 from train.splits import (
     FOLDS,
-    MEMBERS,
     Member,
     Scheme,
     center_folds,
@@ -37,9 +36,10 @@ def patients() -> list[Patient]:
     return cohort(HECKTOR)
 
 
-def test_there_are_ten_members_with_names_of_their_own() -> None:
-    assert len({member.name for member in MEMBERS}) == len(MEMBERS) == 10
-    assert Counter(member.scheme for member in MEMBERS) == {Scheme.PATIENT: 5, Scheme.CENTER: 5}
+def test_there_are_ten_members_with_names_of_their_own(patients: list[Patient]) -> None:
+    members = make_splits(patients, seed=1).members
+    assert len({member.name for member in members}) == len(members) == 10
+    assert Counter(member.scheme for member in members) == {Scheme.PATIENT: 5, Scheme.CENTER: 5}
     assert Member(Scheme.CENTER, 3).name == "center-3"
 
 
@@ -52,7 +52,7 @@ def test_every_patient_is_held_out_once_in_each_scheme(patients: list[Patient]) 
 
 def test_nobody_is_both_inside_and_outside(patients: list[Patient]) -> None:
     splits = make_splits(patients, seed=1)
-    for member in MEMBERS:
+    for member in splits.members:
         inside, outside = ({p.patient_id for p in part} for part in (
             splits.inside(member, patients), splits.outside(member, patients)
         ))  # fmt: skip
@@ -111,5 +111,5 @@ def test_files_give_back_the_same_splits(patients: list[Patient], tmp_path: Path
     write_splits(splits, path)
     assert read_splits(path) == splits
     assert [p.name for p in tmp_path.iterdir()] == ["splits.json"]
-    for member in MEMBERS:
+    for member in splits.members:
         assert read_splits(path).inside(member, patients) == splits.inside(member, patients)

@@ -17,10 +17,11 @@ from mmpl.labels import Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.pipeline import Pipeline
 from mmpl.weights import load_ensemble
-from train.splits import MEMBERS, Scheme
+from train.splits import Member, Scheme
 from train.workspace import Workspace
 
 PATIENTS = 36
+FIRST = Member(Scheme.PATIENT, 0)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_stages_start_from_the_whole_backbone_before(trained: tuple[Path, Path, 
 
     _, run, _, _ = trained
     workspace = Workspace.open(run)
-    one, two, three = (load_file(workspace.network_file(MEMBERS[0], stage)) for stage in Stage)
+    one, two, three = (load_file(workspace.network_file(FIRST, stage)) for stage in Stage)
     names = [n for n in one if n.startswith("backbone.") and n.endswith("weight") and one[n].dim() == 5]
     assert any(".decoder." in n for n in names)
     assert any(".encoder." in n for n in names)
@@ -82,10 +83,10 @@ def test_stages_start_from_the_whole_backbone_before(trained: tuple[Path, Path, 
 
 
 def test_the_weights_answer_a_patient(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
-    cohort, _, weights, _ = trained
+    cohort, run, weights, _ = trained
     ensemble = load_ensemble(weights)
-    assert [member.name for member in ensemble.members] == [member.name for member in MEMBERS]
-    assert len(MEMBERS) == 10
+    assert [member.name for member in ensemble.members] == [m.name for m in Workspace.open(run).splits.members]
+    assert len(ensemble.members) == 10
     patients = read_cohort(cohort)
     case = patients.read_case(patients.patients[0].patient_id)
     result = Pipeline(ensemble, torch.device("cpu"))(case)
@@ -112,16 +113,16 @@ sys.modules["SimpleITK"] = None  # importing it now raises ImportError
 from pathlib import Path
 from train import prepare
 from train.segmentation import predict_fold, train_member
-from train.splits import MEMBERS
 from train.workspace import Workspace
 run = Path(sys.argv[1])
 workspace = Workspace.create(run, "phantom:20:3", "micro")
 prepare.main("phantom:20:3", run, "micro", workers=1)
-train_member(workspace, MEMBERS[0])
-predict_fold(workspace, MEMBERS[0])
+first = workspace.splits.members[0]
+train_member(workspace, first)
+predict_fold(workspace, first)
 """
     command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "run")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     run = Workspace.open(tmp_path / "run")
-    assert run.network_file(MEMBERS[0], Stage.SEGMENTATION).is_file()
+    assert run.network_file(FIRST, Stage.SEGMENTATION).is_file()
     assert list((tmp_path / "run/out_of_fold/patient").glob("*.npy"))

@@ -23,7 +23,7 @@ from mmpl.preprocess import prepare
 from mmpl.profile import PreprocessSettings, load_profile
 from mmpl.radiomics import extract, feature_names
 from train.baseline import threshold_mask
-from train.parallel import WORKERS, spread
+from train.parallel import Engine
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class Difficulty:
         return feature_names()[best], float(correlations[best])
 
 
-def measure(patients: int, seed: int, workers: int = WORKERS) -> Difficulty:
+def measure(patients: int, seed: int, workers: int = 0) -> Difficulty:
     """Draw a cohort of the training centers and measure it."""
     latent = draw_patients(patients, seed)
     settings = load_profile("demo").preprocess
-    return Difficulty(latent, tuple(spread("measuring", _Measure(settings), latent, workers)))
+    return Difficulty(latent, tuple(Engine(workers).spread("measuring", _Measure(settings), latent)))
 
 
-def main(patients: int, seed: int, workers: int = WORKERS) -> None:
+def main(patients: int, seed: int, workers: int = 0) -> None:
     """Measure PATIENTS synthetic patients of SEED and print what was found."""
     found = measure(patients, seed, workers)
     table = Table(title=f"{patients} patients of seed {seed}", title_justify="left")

@@ -9,14 +9,13 @@ import typer
 from mmpl.labels import Stage
 from mmpl.weights import FOREST_FILE, NETWORK_FILE, TABLES_FILE, write_manifest
 from train import hpv, prepare, radiomics, segmentation, survival
-from train.parallel import WORKERS
-from train.splits import MEMBERS
 from train.workspace import Workspace
 
 
 def export(workspace: Workspace, weights: Path) -> None:
     """Copy the finished models into a folder that inference can load, and seal it with a manifest."""
-    for member in MEMBERS:
+    members = workspace.splits.members
+    for member in members:
         folder = weights / member.name
         folder.mkdir(parents=True, exist_ok=True)
         for stage in Stage:
@@ -33,7 +32,7 @@ def export(workspace: Workspace, weights: Path) -> None:
     write_manifest(
         weights,
         workspace.profile,
-        [member.name for member in MEMBERS],
+        [member.name for member in members],
         workspace.mask_thresholds,
         workspace.read_json("hpv")["threshold"],
         summary,
@@ -41,22 +40,29 @@ def export(workspace: Workspace, weights: Path) -> None:
 
 
 def main(
-    cohort: str, run: Path, profile: str = "demo", weights: Path = Path("weights"), workers: int = WORKERS
+    cohort: str,
+    run: Path,
+    profile: str = "demo",
+    weights: Path = Path("weights"),
+    workers: int = 0,
+    scheduler: str | None = None,
+    devices: int = 1,
 ) -> None:
     """Run every step, each where it was left, and write the ten models to WEIGHTS."""
     steps = {
-        "prepare": lambda: prepare.main(cohort, run, profile, workers),
-        "segmentation": lambda: segmentation.main(run, workers),
-        "radiomics": lambda: radiomics.main(run, workers),
-        "hpv": lambda: hpv.main(run, workers),
-        "survival": lambda: survival.main(run, workers),
+        "prepare": lambda: prepare.main(cohort, run, profile, workers=workers, scheduler=scheduler),
+        "segmentation": lambda: segmentation.main(run, workers, scheduler, devices),
+        "radiomics": lambda: radiomics.main(run, workers, scheduler),
+        "hpv": lambda: hpv.main(run, workers, scheduler, devices),
+        "survival": lambda: survival.main(run, workers, scheduler, devices),
     }
     for name, step in steps.items():
         started = time.monotonic()
         step()
         typer.echo(f"{name}: {time.monotonic() - started:.0f} s")
-    export(Workspace.open(run), weights)
-    typer.echo(f"wrote {len(MEMBERS)} models to {weights}")
+    workspace = Workspace.open(run)
+    export(workspace, weights)
+    typer.echo(f"wrote {len(workspace.splits.members)} models to {weights}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Stage 2: the ten HPV networks, then the ten forests on out-of-fold evidence: `python -m train.hpv RUN`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,31 +16,40 @@ from mmpl.metrics import balanced_accuracy, roc_auc
 from mmpl.radiomics import feature_names
 from mmpl.weights import Scale
 from train.losses import balanced_bce
-from train.outcome import Scores, predict_fold, scale_by_scheme, train_outcome_network
-from train.parallel import WORKERS, spread
-from train.splits import MEMBERS, Member, Scheme
+from train.outcome import PREVIOUS, OutcomeTask, Scores, predict_fold, scale_by_scheme, train_outcome_network
+from train.parallel import Engine
+from train.splits import Member, Scheme
 from train.workspace import Workspace
 
 
+def hpv_task(workspace: Workspace, member: Member) -> OutcomeTask:
+    """Say what a model's HPV network learns: both statuses come as often, which balances the cross-entropy.
+
+    Raises:
+        ValueError: The training patients are all of one status.
+    """
+    known = [p for p in workspace.splits.outside(member, workspace.patients) if p.outcome.hpv_positive is not None]
+    groups = [[p.patient_id for p in known if p.outcome.hpv_positive == status] for status in (True, False)]
+    if not all(groups):
+        raise ValueError(f"{member.name}: its {len(known)} training patients with HPV status are all of one kind")
+    targets = {p.patient_id: (np.array([p.outcome.hpv_positive], np.float32),) for p in known}
+    return OutcomeTask(Stage.HPV, groups, targets, partial(balanced_bce, prevalence=0.5))
+
+
 @dataclass(frozen=True)
-class _TrainAndPredict:
+class TrainAndPredict:
+    """Train one model's network, from stage 1's or from scratch, and score the patients of its fold."""
+
     workspace: Workspace
+    transfer: bool = True
+    devices: int = 1
 
     def __call__(self, member: Member) -> tuple[int, Scores]:
-        workspace = self.workspace
-        known = [p for p in workspace.splits.outside(member, workspace.patients) if p.outcome.hpv_positive is not None]
-        prevalence = float(np.mean([p.outcome.hpv_positive for p in known])) if known else 0.0
-        if not 0 < prevalence < 1:
-            raise ValueError(f"{member.name}: its {len(known)} training patients with HPV status are all of one kind")
-        transferred = train_outcome_network(
-            workspace,
-            member,
-            Stage.HPV,
-            workspace.profile.training.hpv,
-            {p.patient_id: (np.array([p.outcome.hpv_positive], np.float32),) for p in known},
-            partial(balanced_bce, prevalence=prevalence),
-        )
-        return transferred, predict_fold(workspace, member, Stage.HPV)
+        """Give how many tensors were transferred, and the logits."""
+        start = self.workspace.network_file(member, PREVIOUS[Stage.HPV]) if self.transfer else None
+        task = hpv_task(self.workspace, member)
+        transferred = train_outcome_network(self.workspace, member, task, start, self.devices)
+        return transferred, predict_fold(self.workspace, member, Stage.HPV)
 
 
 def make_evidence(
@@ -88,29 +98,30 @@ def fit_encoder(workspace: Workspace, member: Member) -> ClinicalEncoder:
     return ClinicalEncoder.fit([p.clinical for p in workspace.splits.outside(member, workspace.patients)])
 
 
-def by_scheme(tables: list[dict[str, float]]) -> dict[Scheme, dict[str, float]]:
-    """Join the folds of each scheme, which come in the order of the members, into one out-of-fold table."""
-    joined: dict[Scheme, dict[str, float]] = {scheme: {} for scheme in Scheme}
-    for member, table in zip(MEMBERS, tables, strict=True):
-        joined[member.scheme] |= table
+def by_scheme(members: Sequence[Member], tables: Sequence[dict[str, float]]) -> dict[Scheme, dict[str, float]]:
+    """Join the folds of each scheme into one out-of-fold table."""
+    joined: dict[Scheme, dict[str, float]] = {}
+    for member, table in zip(members, tables, strict=True):
+        joined.setdefault(member.scheme, {}).update(table)
     return joined
 
 
-def main(run: Path, workers: int = WORKERS) -> None:
+def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int = 1) -> None:
     """Train stage 2 of every model, fit the forests and choose the HPV threshold, all out of fold."""
-    workspace = Workspace.open(run)
-    trained = spread("stage 2", _TrainAndPredict(workspace), MEMBERS, workers)
+    workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    members, schemes = workspace.splits.members, workspace.splits.schemes
+    trained = engine.spread("stage 2", TrainAndPredict(workspace, devices=devices), members, networks=True)
     typer.echo(f"stage 2: {trained[0][0]} tensors of the backbone came from stage 1, none was left out")
-    scores = by_scheme([{name: logits[0] for name, logits in table.items()} for _, table in trained])
+    scores = by_scheme(members, [{name: logits[0] for name, logits in table.items()} for _, table in trained])
     scales = scale_by_scheme(scores)
     workspace.write_json("hpv_scores", scores)
-    probability = by_scheme(spread("forests", _FitForest(workspace, scores, scales), MEMBERS, workers))
+    probability = by_scheme(members, engine.spread("forests", _FitForest(workspace, scores, scales), members))
     workspace.write_json("hpv_probability", probability)
 
     known = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
     truth = np.array([p.outcome.hpv_positive for p in known])
-    mean = np.array([np.mean([probability[scheme][p.patient_id] for scheme in Scheme]) for p in known])
-    deep = np.array([np.mean([scales[s].standardize(scores[s][p.patient_id]) for s in Scheme]) for p in known])
+    mean = np.array([np.mean([probability[scheme][p.patient_id] for scheme in schemes]) for p in known])
+    deep = np.array([np.mean([scales[s].standardize(scores[s][p.patient_id]) for s in schemes]) for p in known])
     threshold = choose_threshold(mean, truth)
     summary = {
         "threshold": float(threshold),

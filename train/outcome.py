@@ -1,6 +1,8 @@
 """What stages 2 and 3 share: a network that starts from the stage before, and its scores out of fold."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from mmpl.profile import OutcomeTraining
 from mmpl.segmentation import crop_around, predict_logits
 from mmpl.weights import Scale, read_network, read_state
 from train.loop import Job, train
-from train.patches import HALF, draw_lesion_crops
+from train.patches import HALF, LesionCrops
 from train.splits import Member, Scheme
 from train.workspace import Workspace
 
@@ -23,31 +25,55 @@ Scores = dict[str, list[float]]
 PREVIOUS = {Stage.HPV: Stage.SEGMENTATION, Stage.SURVIVAL: Stage.HPV}
 
 
+@dataclass(frozen=True)
+class OutcomeTask:
+    """What a stage 2 or 3 network learns.
+
+    Attributes:
+        groups: Training patients that have targets; every batch draws from each group as often.
+        targets: What the loss compares with, per patient.
+        loss: From logits and targets.
+    """
+
+    stage: Stage
+    groups: Sequence[Sequence[str]]
+    targets: Mapping[str, Sequence[NDArray]]
+    loss: Callable[..., Tensor]
+
+
 def train_outcome_network(
-    workspace: Workspace,
-    member: Member,
-    stage: Stage,
-    settings: OutcomeTraining,
-    targets: Mapping[str, Sequence[NDArray]],
-    loss: Callable[..., Tensor],
+    workspace: Workspace, member: Member, task: OutcomeTask, start: Path | None, devices: int = 1
 ) -> int:
-    """Train a stage 2 or 3 network on the patients that have targets; returns how many tensors were transferred."""
+    """Train a stage 2 or 3 network.
+
+    Args:
+        workspace: Where.
+        member: Which model.
+        task: What it learns.
+        start: The network of an earlier stage whose whole backbone it starts from; None for none.
+        devices: Of this machine.
+
+    Returns:
+        How many tensors were transferred.
+    """
+    profile, stage = workspace.profile, task.stage
+    settings: OutcomeTraining = getattr(profile.training, stage)
     seed = workspace.seed(member, stage)
     torch.manual_seed(seed)
-    network = build_network(workspace.profile, stage)
-    transferred = transfer_backbone(read_state(workspace.network_file(member, PREVIOUS[stage])), network)
-    patients = sorted(targets)
-    draw = draw_lesion_crops(
+    network = build_network(profile, stage)
+    transferred = transfer_backbone(read_state(start), network) if start else 0
+    draw = LesionCrops(
         workspace.store,
-        patients,
-        {patient_id: training_center(workspace, patient_id) for patient_id in patients},
-        targets,
-        settings.crop_xyz,
-        settings.jitter_mm / workspace.profile.preprocess.spacing_mm,
-        settings.batch,
+        task.groups,
+        {name: training_center(workspace, name) for group in task.groups for name in group},
+        task.targets,
+        settings,
+        profile.training.augmentation,
+        profile.preprocess.spacing_mm,
         seed,
     )
-    train(Job(network, draw, loss, settings, workspace.profile.training, workspace.stage_folder(member, stage)))
+    folder = workspace.stage_folder(member, stage)
+    train(Job(network, draw, task.loss, settings, profile.training, seed, folder), devices)
     return transferred
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmpl.case import Grid
-from mmpl.geometry import Index, box_slices, place_box
+from mmpl.geometry import place_box
 from mmpl.preprocess import PreparedCase
-from mmpl.segmentation import crop_around
+from mmpl.profile import AugmentationSettings, OutcomeTraining, SegmentationTraining
+from train.augment import Warp, vary_intensities, warped_crop
 
 HALF = 127
 """A label byte above this is more lesion than not."""
@@ -29,13 +30,15 @@ class PatchStore:
         """Whether a patient is complete; its description is written last."""
         return (self.folder / f"{patient_id}.json").is_file()
 
-    def save(self, prepared: PreparedCase) -> None:
-        """Add a patient."""
+    def save(self, prepared: PreparedCase, reference: NDArray[np.uint8] | None = None) -> None:
+        """Add a patient, with its label map on the CT's own grid where there is one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         stem = self.folder / prepared.patient_id
         np.save(f"{stem}.images.npy", prepared.images.astype(np.float16))
         if prepared.labels is not None:
             np.save(f"{stem}.labels.npy", np.rint(prepared.labels.clip(0, 1) * 255).astype(np.uint8))
+        if reference is not None:
+            np.savez_compressed(f"{stem}.reference.npz", labels=reference)
         description = {"roi": asdict(prepared.roi), "ct_grid": asdict(prepared.ct_grid), "flags": prepared.flags}
         partial = Path(f"{stem}.json.partial")
         partial.write_text(json.dumps(description))
@@ -64,6 +67,11 @@ class PatchStore:
         path = self.folder / f"{patient_id}.labels.npy"
         return np.load(path, mmap_mode="r") if path.is_file() else None
 
+    def reference(self, patient_id: str) -> NDArray[np.uint8] | None:
+        """Read the reference mask as it was drawn, a label map on the CT's grid; None where the patient has none."""
+        path = self.folder / f"{patient_id}.reference.npz"
+        return np.load(path)["labels"] if path.is_file() else None
+
 
 def _grid(fields: dict) -> Grid:
     return Grid(**{name: tuple(values) for name, values in fields.items()})
@@ -71,93 +79,104 @@ def _grid(fields: dict) -> Grid:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (batch, 2, z, y, x) and what the loss compares with, on the CPU."""
+    """Images (batch, 2, z, y, x) and what the loss compares with, on one device."""
 
     images: Tensor
     targets: tuple[Tensor, ...]
 
 
-DrawBatch = Callable[[int], Batch]
-"""Makes the batch of a step; the same step always gives the same batch."""
+DrawBatch = Callable[[int, torch.device], Batch]
+"""Makes the batch of a step on a device; the same step always gives the same batch there."""
 
 
-def draw_segmentation_crops(
-    store: PatchStore, patients: Sequence[str], crop_xyz: Index, batch: int, lesion_fraction: float, seed: int
-) -> DrawBatch:
-    """Draw crops for stage 1, a share of them around a voxel of a lesion class picked evenly among those present."""
+@dataclass(frozen=True)
+class SegmentationCrops:
+    """Crops for stage 1, a share of them around a voxel of a lesion class picked evenly among those present.
 
-    def draw(step: int) -> Batch:
-        rng = np.random.default_rng([seed, step])
-        images, labels = [], []
-        for patient_id in rng.choice(patients, batch):
-            truth = store.labels(patient_id)
-            assert truth is not None
-            z, y, x = truth.shape[1:]
-            center = rng.integers(0, (x, y, z))
-            present = [c for c in range(len(truth)) if truth[c].max() > HALF]
-            if present and rng.random() < lesion_fraction:
-                voxels = np.argwhere(truth[rng.choice(present)] > HALF)
-                reach = [n // 4 for n in crop_xyz]
-                center = voxels[rng.integers(len(voxels))][::-1] + rng.integers(
-                    np.negative(reach), reach, endpoint=True
-                )
-            box = (slice(None), *box_slices(place_box(center, (x, y, z), crop_xyz), crop_xyz))
-            crop, crop_labels = augment(store.images(patient_id)[box], truth[box] / np.float32(255), rng)
-            images.append(crop)
-            labels.append(crop_labels)
-        return Batch(torch.from_numpy(np.stack(images)), (torch.from_numpy(np.stack(labels)),))
-
-    return draw
-
-
-def draw_lesion_crops(
-    store: PatchStore,
-    patients: Sequence[str],
-    centers_xyz: Mapping[str, NDArray],
-    targets: Mapping[str, Sequence[NDArray]],
-    crop_xyz: Index,
-    jitter_voxels: float,
-    batch: int,
-    seed: int,
-) -> DrawBatch:
-    """Draw crops around each patient's lesions, jittered, for stages 2 and 3.
-
-    Args:
+    Attributes:
         store: The cache.
-        patients: Training patients.
-        centers_xyz: Where a patient's lesions lie, voxels of the patch.
-        targets: What the loss compares with, per patient.
-        crop_xyz: Size of a crop, voxels.
-        jitter_voxels: Largest displacement along an axis.
-        batch: Patients in a batch.
+        patients: Training patients, all with labels.
+        settings: Of the stage.
+        augmentation: Of all stages.
+        spacing_mm: Of the patches.
         seed: Of this model and stage.
     """
 
-    def draw(step: int) -> Batch:
-        rng = np.random.default_rng([seed, step])
-        chosen = [str(patient_id) for patient_id in rng.choice(patients, batch, replace=len(patients) < batch)]
-        images = []
-        for patient_id in chosen:
-            center = centers_xyz[patient_id] + rng.uniform(-jitter_voxels, jitter_voxels, 3)
-            images.append(augment(crop_around(store.images(patient_id), center, crop_xyz), None, rng)[0])
-        columns = zip(*(targets[patient_id] for patient_id in chosen), strict=True)
-        return Batch(
-            torch.from_numpy(np.stack(images)),
-            tuple(torch.from_numpy(np.stack(column).astype(np.float32)) for column in columns),
+    store: PatchStore
+    patients: Sequence[str]
+    settings: SegmentationTraining
+    augmentation: AugmentationSettings
+    spacing_mm: float
+    seed: int
+
+    def __call__(self, step: int, device: torch.device) -> Batch:
+        """Draw the batch of a step."""
+        rng = np.random.default_rng([self.seed, step])
+        crops = [self._draw(str(name), rng, device) for name in rng.choice(self.patients, self.settings.batch)]
+        images, labels = zip(*crops, strict=True)
+        return Batch(torch.stack(images), (torch.stack(labels),))
+
+    def _draw(self, patient_id: str, rng: np.random.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+        size, truth = self.settings.crop_xyz, self.store.labels(patient_id)
+        assert truth is not None
+        z, y, x = truth.shape[1:]
+        center = rng.integers(0, (x, y, z))
+        present = [channel for channel in range(len(truth)) if truth[channel].max() > HALF]
+        if present and rng.random() < self.settings.lesion_fraction:
+            voxels = np.argwhere(truth[rng.choice(present)] > HALF)
+            reach = [n // 4 for n in size]
+            center = voxels[rng.integers(len(voxels))][::-1] + rng.integers(np.negative(reach), reach, endpoint=True)
+        start = place_box(center, (x, y, z), size)
+        warp = Warp.draw(self.augmentation, self.spacing_mm, rng)
+        images = self.store.images(patient_id)
+        crop, labels = warped_crop(images, truth, start[::-1], size[::-1], warp, device)
+        return vary_intensities(crop, self.augmentation, rng), labels
+
+
+@dataclass(frozen=True)
+class LesionCrops:
+    """Crops around each patient's lesions, jittered, for stages 2 and 3.
+
+    Attributes:
+        store: The cache.
+        groups: Training patients; a batch draws from each group as often, whatever the groups' sizes.
+        centers_xyz: Where a patient's lesions lie, voxels of the patch.
+        targets: What the loss compares with, per patient.
+        settings: Of the stage.
+        augmentation: Of all stages.
+        spacing_mm: Of the patches.
+        seed: Of this model and stage.
+    """
+
+    store: PatchStore
+    groups: Sequence[Sequence[str]]
+    centers_xyz: Mapping[str, NDArray]
+    targets: Mapping[str, Sequence[NDArray]]
+    settings: OutcomeTraining
+    augmentation: AugmentationSettings
+    spacing_mm: float
+    seed: int
+
+    def __call__(self, step: int, device: torch.device) -> Batch:
+        """Draw the batch of a step."""
+        rng = np.random.default_rng([self.seed, step])
+        turns = np.arange(step * self.settings.batch, (step + 1) * self.settings.batch) % len(self.groups)
+        chosen: list[str] = []
+        for turn, group in enumerate(self.groups):
+            count = int((turns == turn).sum())
+            chosen += map(str, rng.choice(group, count, replace=len(group) < count))
+        images = torch.stack([self._draw(patient_id, rng, device) for patient_id in chosen])
+        columns = zip(*(self.targets[patient_id] for patient_id in chosen), strict=True)
+        stacked = (torch.from_numpy(np.stack(column).astype(np.float32)).to(device) for column in columns)
+        return Batch(images, tuple(stacked))
+
+    def _draw(self, patient_id: str, rng: np.random.Generator, device: torch.device) -> Tensor:
+        size, images = self.settings.crop_xyz, self.store.images(patient_id)
+        limit = self.settings.jitter_mm / self.spacing_mm
+        center = self.centers_xyz[patient_id] + rng.uniform(-limit, limit, 3)
+        z, y, x = images.shape[1:]
+        start = place_box(center, (x, y, z), size)
+        warp = Warp.draw(self.augmentation, self.spacing_mm, rng)
+        return vary_intensities(
+            warped_crop(images, None, start[::-1], size[::-1], warp, device)[0], self.augmentation, rng
         )
-
-    return draw
-
-
-def augment(
-    images: NDArray, labels: NDArray | None, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Flip left-right half of the time; scale and shift each image's intensities and add noise, a few percent."""
-    crop = images.astype(np.float32)
-    if rng.random() < 0.5:
-        crop = crop[..., ::-1]
-        labels = None if labels is None else labels[..., ::-1]
-    gain, offset = rng.uniform(0.9, 1.1, (2, 1, 1, 1)), rng.uniform(-0.05, 0.05, (2, 1, 1, 1))
-    crop = crop * gain + offset + rng.standard_normal(crop.shape, np.float32) * rng.uniform(0, 0.05)
-    truth = np.zeros_like(crop[:0]) if labels is None else np.ascontiguousarray(labels, np.float32)
-    return crop.astype(np.float32), truth

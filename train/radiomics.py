@@ -7,7 +7,7 @@ import numpy as np
 import typer
 
 from mmpl.radiomics import extract
-from train.parallel import WORKERS, spread
+from train.parallel import Engine
 from train.segmentation import out_of_fold_mask
 from train.workspace import Workspace
 
@@ -27,11 +27,11 @@ class _Measure:
         partial.replace(path)
 
 
-def main(run: Path, workers: int = WORKERS) -> None:
+def main(run: Path, workers: int = 0, scheduler: str | None = None) -> None:
     """Restore every patient's out-of-fold mask to the CT and measure it; finished patients are not done again."""
     workspace = Workspace.open(run)
     missing = [p.patient_id for p in workspace.patients if not workspace.features_file(p.patient_id).is_file()]
-    spread("radiomics", _Measure(workspace), missing, workers)
+    Engine(workers, scheduler).spread("radiomics", _Measure(workspace), missing)
 
 
 if __name__ == "__main__":

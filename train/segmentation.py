@@ -1,9 +1,10 @@
 """Stage 1: train the ten segmentation networks and predict every patient out of fold.
 
 `python -m train.segmentation RUN`; then `RUN/thresholds.json` holds the class thresholds, chosen on the mean of each
-patient's two out-of-fold probabilities, and `RUN/lesion_centers.json` where the crops of the later stages lie.
+patient's out-of-fold probabilities, and `RUN/lesion_centers.json` where the crops of the later stages lie.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mmpl.case import Image
 from mmpl.labels import Stage
@@ -20,15 +22,17 @@ from mmpl.segmentation import lesion_center, predict_probability, restore
 from mmpl.weights import read_network
 from train.loop import Job, train
 from train.losses import oda_loss
-from train.parallel import WORKERS, spread
-from train.patches import HALF, draw_segmentation_crops
-from train.splits import MEMBERS, Member, Scheme
+from train.parallel import Engine
+from train.patches import HALF, SegmentationCrops
+from train.splits import Member
 from train.workspace import Workspace
 
 CANDIDATES = np.round(np.arange(0.20, 0.81, 0.05), 2)
 
 
-def train_member(workspace: Workspace, member: Member) -> None:
+def train_member(
+    workspace: Workspace, member: Member, loss: Callable[..., Tensor] = oda_loss, devices: int = 1
+) -> None:
     """Train one segmentation network on the patients outside its fold that have a reference mask."""
     profile, stage = workspace.profile, workspace.profile.training.segmentation
     patients = [p.patient_id for p in workspace.splits.outside(member, workspace.patients)]
@@ -38,14 +42,21 @@ def train_member(workspace: Workspace, member: Member) -> None:
     train(
         Job(
             network=build_network(profile, Stage.SEGMENTATION),
-            draw=draw_segmentation_crops(
-                workspace.store, with_mask, stage.crop_xyz, stage.batch, stage.lesion_fraction, seed
+            draw=SegmentationCrops(
+                workspace.store,
+                with_mask,
+                stage,
+                profile.training.augmentation,
+                profile.preprocess.spacing_mm,
+                seed,
             ),
-            loss=oda_loss,
+            loss=loss,
             stage=stage,
             shared=profile.training,
+            seed=seed,
             folder=workspace.stage_folder(member, Stage.SEGMENTATION),
-        )
+        ),
+        devices,
     )
 
 
@@ -68,9 +79,9 @@ def predict_fold(workspace: Workspace, member: Member) -> None:
 
 
 def out_of_fold_probability(workspace: Workspace, patient_id: str) -> NDArray[np.float32]:
-    """Average a patient's two out-of-fold probabilities, one a scheme: float32 (2, z, y, x)."""
-    both = [np.load(workspace.probability_file(scheme, patient_id)).astype(np.float32) / 255 for scheme in Scheme]
-    return np.mean(both, axis=0, dtype=np.float32)
+    """Average a patient's out-of-fold probabilities, one a scheme: float32 (2, z, y, x)."""
+    files = [workspace.probability_file(scheme, patient_id) for scheme in workspace.splits.schemes]
+    return np.mean([np.load(file).astype(np.float32) / 255 for file in files], axis=0, dtype=np.float32)
 
 
 def out_of_fold_mask(workspace: Workspace, patient_id: str) -> Image:
@@ -108,10 +119,10 @@ class _Overlaps:
         return np.array(rows, float)
 
 
-def choose_thresholds(workspace: Workspace, workers: int) -> dict[str, float]:
+def choose_thresholds(workspace: Workspace, engine: Engine) -> dict[str, float]:
     """Pick, out of fold, the threshold of the best mean GTVp Dice and that of the best aggregated GTVn Dice."""
     patients = [p.patient_id for p in workspace.patients if workspace.store.labels(p.patient_id) is not None]
-    overlaps = np.stack(spread("choosing thresholds", _Overlaps(workspace), patients, workers))
+    overlaps = np.stack(engine.spread("choosing thresholds", _Overlaps(workspace), patients))
     gtvp = overlaps[:, :, 0].mean(axis=0)
     gtvn = 2 * overlaps[:, :, 1].sum(axis=0) / overlaps[:, :, 2].sum(axis=0)
     return {
@@ -123,22 +134,27 @@ def choose_thresholds(workspace: Workspace, workers: int) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class _TrainAndPredict:
+class TrainAndPredict:
+    """Train one model's network and predict the patients of its fold."""
+
     workspace: Workspace
+    loss: Callable[..., Tensor] = oda_loss
+    devices: int = 1
 
     def __call__(self, member: Member) -> None:
-        train_member(self.workspace, member)
+        """Do it, or what is left of it."""
+        train_member(self.workspace, member, self.loss, self.devices)
         predict_fold(self.workspace, member)
 
 
-def main(run: Path, workers: int = WORKERS) -> None:
+def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int = 1) -> None:
     """Train stage 1 of every model, predict out of fold and choose the class thresholds."""
-    workspace = Workspace.open(run)
-    spread("stage 1", _TrainAndPredict(workspace), MEMBERS, workers)
-    thresholds = choose_thresholds(workspace, workers)
+    workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    engine.spread("stage 1", TrainAndPredict(workspace, devices=devices), workspace.splits.members, networks=True)
+    thresholds = choose_thresholds(workspace, engine)
     workspace.write_json("thresholds", thresholds)
     patients = [p.patient_id for p in workspace.patients]
-    centers = spread("locating lesions", _LesionCenter(workspace), patients, workers)
+    centers = engine.spread("locating lesions", _LesionCenter(workspace), patients)
     workspace.write_json("lesion_centers", dict(zip(patients, centers, strict=True)))
     typer.echo(f"out of fold, at the patch's spacing: {thresholds}")
 

@@ -34,14 +34,23 @@ class Member:
         return f"{self.scheme}-{self.fold}"
 
 
-MEMBERS = tuple(Member(scheme, fold) for scheme in Scheme for fold in range(FOLDS))
-
-
 @dataclass(frozen=True)
 class Splits:
     """The fold of each patient in each scheme."""
 
     fold_of: dict[Scheme, dict[str, int]]
+
+    @property
+    def schemes(self) -> tuple[Scheme, ...]:
+        """How patients are held out; each scheme has an out-of-fold table of its own."""
+        return tuple(self.fold_of)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Every model that these folds make, scheme by scheme."""
+        return tuple(
+            Member(scheme, fold) for scheme, folds in self.fold_of.items() for fold in sorted(set(folds.values()))
+        )
 
     def inside(self, member: Member, patients: Sequence[Patient]) -> list[Patient]:
         """Keep the patients of a model's own fold, which it never trains on."""
@@ -52,7 +61,7 @@ class Splits:
         return [p for p in patients if self.fold_of[member.scheme][p.patient_id] != member.fold]
 
 
-def patient_folds(patients: Sequence[Patient], seed: int) -> dict[str, int]:
+def patient_folds(patients: Sequence[Patient], seed: int, folds: int = FOLDS) -> dict[str, int]:
     """Deal patients to folds evenly within each stratum of center, HPV status and relapse."""
     strata = defaultdict(list)
     for patient in patients:
@@ -61,7 +70,7 @@ def patient_folds(patients: Sequence[Patient], seed: int) -> dict[str, int]:
         )
     rng = np.random.default_rng(seed)
     dealt = [name for key in sorted(strata) for name in rng.permutation(sorted(strata[key]))]
-    return {str(name): position % FOLDS for position, name in enumerate(dealt)}
+    return {str(name): position % folds for position, name in enumerate(dealt)}
 
 
 def center_folds(patients: Sequence[Patient]) -> dict[str, int]:
@@ -83,9 +92,16 @@ def center_folds(patients: Sequence[Patient]) -> dict[str, int]:
     return {p.patient_id: fold_of_center[p.center_id] for p in patients}
 
 
-def make_splits(patients: Sequence[Patient], seed: int) -> Splits:
-    """Make both schemes' folds."""
-    return Splits({Scheme.PATIENT: patient_folds(patients, seed), Scheme.CENTER: center_folds(patients)})
+def make_splits(patients: Sequence[Patient], seed: int, folds: int = FOLDS, center_out: bool = True) -> Splits:
+    """Make both schemes' folds, or the patient-level ones alone.
+
+    Raises:
+        ValueError: The patients, or their centers, are too few.
+    """
+    if len(patients) < folds:
+        raise ValueError(f"{len(patients)} patients cannot be dealt to {folds} folds")
+    fold_of = {Scheme.PATIENT: patient_folds(patients, seed, folds)}
+    return Splits(fold_of | {Scheme.CENTER: center_folds(patients)} if center_out else fold_of)
 
 
 def write_splits(splits: Splits, path: Path) -> None:
@@ -97,4 +113,5 @@ def write_splits(splits: Splits, path: Path) -> None:
 
 def read_splits(path: Path) -> Splits:
     """Read what `write_splits` wrote."""
-    return Splits({Scheme(name): folds for name, folds in json.loads(path.read_text()).items()})
+    content = json.loads(path.read_text())
+    return Splits({scheme: content[scheme] for scheme in Scheme if scheme in content})

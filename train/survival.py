@@ -14,9 +14,9 @@ from mmpl.survival import CoxModel, RiskScale, SurvivalEvidence, TimeIntervals, 
 from mmpl.weights import MemberTables, Scale
 from train.hpv import by_scheme, fit_encoder
 from train.losses import discrete_time_nll
-from train.outcome import predict_fold, scale_by_scheme, train_outcome_network
-from train.parallel import WORKERS, spread
-from train.splits import MEMBERS, Member, Scheme
+from train.outcome import PREVIOUS, OutcomeTask, predict_fold, scale_by_scheme, train_outcome_network
+from train.parallel import Engine
+from train.splits import Member, Scheme
 from train.workspace import Workspace
 
 
@@ -36,25 +36,29 @@ def cut_intervals(workspace: Workspace, member: Member) -> TimeIntervals:
     return TimeIntervals.cut(days, relapse, workspace.profile.survival.intervals)
 
 
+def survival_task(workspace: Workspace, member: Member, intervals: TimeIntervals) -> OutcomeTask:
+    """Say what a model's survival network learns: which intervals each patient survived."""
+    patients = with_rfs(workspace.splits.outside(member, workspace.patients))
+    survived, relapsed = intervals.targets(*outcomes(patients))
+    targets = {p.patient_id: row for p, row in zip(patients, zip(survived, relapsed, strict=True), strict=True)}
+    return OutcomeTask(Stage.SURVIVAL, [sorted(targets)], targets, discrete_time_nll)
+
+
 @dataclass(frozen=True)
-class _TrainAndPredict:
-    """Train one network; give the tensors transferred and the expected days of the patients inside its fold."""
+class TrainAndPredict:
+    """Train one model's network, from stage 2's or from scratch, and score the patients of its fold."""
 
     workspace: Workspace
+    transfer: bool = True
+    devices: int = 1
 
     def __call__(self, member: Member) -> tuple[int, dict[str, float]]:
+        """Give how many tensors were transferred, and the expected days."""
         workspace = self.workspace
-        patients = with_rfs(workspace.splits.outside(member, workspace.patients))
+        start = workspace.network_file(member, PREVIOUS[Stage.SURVIVAL]) if self.transfer else None
         intervals = cut_intervals(workspace, member)
-        survived, relapsed = intervals.targets(*outcomes(patients))
-        transferred = train_outcome_network(
-            workspace,
-            member,
-            Stage.SURVIVAL,
-            workspace.profile.training.survival,
-            {p.patient_id: row for p, row in zip(patients, zip(survived, relapsed, strict=True), strict=True)},
-            discrete_time_nll,
-        )
+        task = survival_task(workspace, member, intervals)
+        transferred = train_outcome_network(workspace, member, task, start, self.devices)
         logits = predict_fold(workspace, member, Stage.SURVIVAL)
         return transferred, {name: float(expected_days(survival_curve(row), intervals)) for name, row in logits.items()}
 
@@ -105,23 +109,24 @@ class _FitCox:
         return {p.patient_id: float(tables.risk_scale.standardize(h)) for p, h in zip(inside, hazard, strict=True)}
 
 
-def main(run: Path, workers: int = WORKERS) -> None:
+def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int = 1) -> None:
     """Train stage 3 of every model and fit the Cox models, all out of fold."""
-    workspace = Workspace.open(run)
-    trained = spread("stage 3", _TrainAndPredict(workspace), MEMBERS, workers)
+    workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    members, schemes = workspace.splits.members, workspace.splits.schemes
+    trained = engine.spread("stage 3", TrainAndPredict(workspace, devices=devices), members, networks=True)
     typer.echo(f"stage 3: {trained[0][0]} tensors of the backbone came from stage 2, none was left out")
-    days = by_scheme([table for _, table in trained])
+    days = by_scheme(members, [table for _, table in trained])
     days_scales = scale_by_scheme(days)
     scores = {Scheme(name): table for name, table in workspace.read_json("hpv_scores").items()}
     probability = {Scheme(name): table for name, table in workspace.read_json("hpv_probability").items()}
     fit = _FitCox(workspace, scale_by_scheme(scores), days, days_scales, probability)
-    risk = by_scheme(spread("Cox models", fit, MEMBERS, workers))
+    risk = by_scheme(members, engine.spread("Cox models", fit, members))
     workspace.write_json("risk", risk)
 
     known = with_rfs(list(workspace.patients))
     time, relapse = outcomes(known)
-    mean = np.array([np.mean([risk[scheme][p.patient_id] for scheme in Scheme]) for p in known])
-    deep = np.array([-np.mean([days_scales[s].standardize(days[s][p.patient_id]) for s in Scheme]) for p in known])
+    mean = np.array([np.mean([risk[scheme][p.patient_id] for scheme in schemes]) for p in known])
+    deep = np.array([-np.mean([days_scales[s].standardize(days[s][p.patient_id]) for s in schemes]) for p in known])
     summary = {
         "c_index": float(c_index(mean, time, relapse)),
         "c_index_deep_only": float(c_index(deep, time, relapse)),

@@ -15,7 +15,7 @@ from mmpl.labels import Stage
 from mmpl.profile import Profile, load_profile
 from mmpl.segmentation import Thresholds
 from train.patches import PatchStore
-from train.splits import MEMBERS, Member, Scheme, Splits, read_splits
+from train.splits import Member, Scheme, Splits, read_splits
 
 
 class Source(Protocol):
@@ -45,11 +45,16 @@ def open_source(cohort: str) -> Source:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A training run's folder."""
+    """A training run's folder.
+
+    Attributes:
+        variant: An ablation of the run, on the same patches and folds: its networks and what they predict lie apart.
+    """
 
     folder: Path
     cohort: str
     profile: Profile
+    variant: str | None = None
 
     @classmethod
     def create(cls, folder: Path, cohort: str, profile: str) -> "Workspace":
@@ -100,9 +105,14 @@ class Workspace:
         """The folds."""
         return read_splits(self.splits_file)
 
+    @property
+    def outputs(self) -> Path:
+        """Where networks, and the probabilities they give, lie."""
+        return self.folder / "ablations" / self.variant if self.variant else self.folder
+
     def stage_folder(self, member: Member, stage: Stage) -> Path:
         """Where one network trains."""
-        return self.folder / "models" / member.name / stage
+        return self.outputs / "models" / member.name / stage
 
     def network_file(self, member: Member, stage: Stage) -> Path:
         """A finished network."""
@@ -118,7 +128,7 @@ class Workspace:
 
     def probability_file(self, scheme: Scheme, patient_id: str) -> Path:
         """A patient's out-of-fold mask probability, uint8 (2, z, y, x), 255 = 1."""
-        return self.folder / "out_of_fold" / scheme / f"{patient_id}.npy"
+        return self.outputs / "out_of_fold" / scheme / f"{patient_id}.npy"
 
     def features_file(self, patient_id: str) -> Path:
         """A patient's radiomics on the out-of-fold mask."""
@@ -141,11 +151,12 @@ class Workspace:
 
     def seed(self, member: Member, stage: Stage) -> int:
         """The seed of one network's training."""
-        return self.profile.training.seed * 1000 + MEMBERS.index(member) * 10 + list(Stage).index(stage)
+        return self.profile.training.seed * 1000 + self.splits.members.index(member) * 10 + list(Stage).index(stage)
 
     def write_json(self, name: str, content: Mapping) -> None:
         """Keep a small table, whole or not at all."""
         partial = self.folder / f"{name}.partial"
+        partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(content, indent=1))
         partial.replace(self.folder / f"{name}.json")
 
