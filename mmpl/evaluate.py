@@ -222,7 +222,10 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
 def _score_masks(predictions: Path, cohort: Cohort) -> list[MaskScores]:
     """Score the mask of every patient with a reference, a missing one as empty."""
     scores = []
-    for patient in track(cohort.patients, "scoring masks", console=Console(stderr=True), transient=True):
+    console = Console(stderr=True)
+    for patient in track(
+        cohort.patients, "scoring masks", console=console, transient=True, disable=not console.is_terminal
+    ):
         reference_path = cohort.mask_path(patient.patient_id)
         if reference_path is None:
             continue

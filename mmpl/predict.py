@@ -59,6 +59,10 @@ def predict(cohort: Path, out: Path, pictures: bool = True) -> dict[str, str]:
             except InvalidInputError as error:
                 failures[name] = str(error)
                 continue
+            except Exception as error:  # one patient must not stop the cohort; it is reported, and has no row
+                log.debug("unforeseen", exc_info=True)
+                failures[name] = f"{type(error).__name__}: {error}"
+                continue
             write_image(out / f"{name}.nii.gz", result.segmentation.mask)
             if pictures:
                 draw(case, result, out / f"{name}.png", ensemble.hpv_threshold)

@@ -19,7 +19,7 @@ from mmpl.profile import RESOURCES
 
 CASE_ID = "case"
 """The challenge names no patient."""
-LEAST_OVERLAP_MM = 1.0
+LEAST_OVERLAP_MM = 10.0
 """CT and PET that share less than this along any axis are refused while it is known which files they are."""
 
 
