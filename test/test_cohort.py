@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from openpyxl import Workbook
 
 from mmpl.case import Grid, Image, InvalidInputError, Outcome
 from mmpl.clinical import fields
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
 from mmpl.labels import Label
+from train import prepare
 
 CT_GRID = Grid((6, 5, 4), (0.9765625, 0.9765625, 3.27), (-249.51, -100.3, 12.7))
 PET_GRID = Grid((3, 3, 3), (4.0, 4.0, 5.0), (-250.0, -101.0, 10.0))
@@ -108,6 +110,50 @@ def test_reads_other_spellings_of_a_table(tmp_path: Path) -> None:
     assert patient.clinical.assumed == ("Alcohol Consumption is 'NaN': taken as missing",)
 
 
+def write_workbook(folder: Path, *rows: dict[str, object], name: str = "EHR_with_Data_Dictionary.xlsx") -> Path:
+    """The released workbook's way: the data on one sheet, the dictionary, which names the columns too, on another."""
+    folder.mkdir(exist_ok=True)
+    book = Workbook()
+    dictionary = book.active
+    dictionary.title = "Data Dictionary"
+    dictionary.append(["Variable", "Meaning"])
+    for column in rows[0]:
+        dictionary.append([column, f"what {column} means"])
+    sheet = book.create_sheet("Data")
+    sheet.append([*rows[0], None])
+    for row in rows:
+        sheet.append(list(row.values()))
+    book.save(folder / name)
+    return folder
+
+
+def test_a_workbook_and_a_csv_give_the_same_table(tmp_path: Path) -> None:
+    numbers: dict[str, object] = ROW | {
+        "CenterID": 2, "Age": 61.0, "Gender": 1, "Tobacco Consumption": False, "Alcohol Consumption": None,
+        "Performance Status": 1, "Treatment": 1.0, "Relapse": True, "RFS": 412, "HPV Status": 0,
+    }  # fmt: skip
+    extra = {"T-stage": "T2", "Task 1": 1}
+    book = write_workbook(tmp_path / "book", numbers | extra, dict.fromkeys(numbers | extra))
+    table = write_table(tmp_path / "table", ROW | {"T-stage": "T2", "Task 1": "1"})
+    for folder in (book, table):
+        write_images(folder, "CHUM-001")
+    (book / "~$EHR_with_Data_Dictionary.xlsx").write_bytes(b"a lock that Excel leaves")
+    assert read_cohort(book).patients == read_cohort(table).patients
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no workbook", b"a,b\n1,2\n"])
+def test_refuses_what_is_no_workbook(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "EHR.xlsx").write_bytes(content)
+    with pytest.raises(InvalidInputError, match=r"EHR.xlsx: not a readable workbook"):
+        read_cohort(tmp_path)
+
+
+def test_refuses_a_workbook_without_patients(tmp_path: Path) -> None:
+    write_workbook(tmp_path, {"Age": 3})
+    with pytest.raises(InvalidInputError, match="0 sheets have a column PatientID"):
+        read_cohort(tmp_path)
+
+
 def test_lists_every_problem_at_once(tmp_path: Path) -> None:
     rows = [
         ROW | {"PatientID": "A", "HPV Status": "2", "Relapse": "maybe"},
@@ -144,6 +190,7 @@ def test_lists_every_problem_at_once(tmp_path: Path) -> None:
 def test_names_missing_and_repeated_columns(tmp_path: Path) -> None:
     row = {name: value for name, value in ROW.items() if name not in ("Age", "HPV Status")}
     folder = write_table(tmp_path / "cohort", row | {"Sex": "1"})
+    write_images(folder, "CHUM-001")
     with pytest.raises(InvalidInputError) as raised:
         read_cohort(folder)
     assert [line.strip() for line in str(raised.value).splitlines()] == [
@@ -218,3 +265,31 @@ def test_names_the_patient_whose_image_cannot_be_used(tmp_path: Path) -> None:
     (folder / "CHUM-001" / "CHUM-001__CT.nii.gz").write_bytes(b"")
     with pytest.raises(InvalidInputError, match=r"CHUM-001__CT.nii.gz: the file is empty"):
         read_cohort(folder).read_case("CHUM-001")
+
+
+def test_training_is_refused_with_every_problem_in_one_go(tmp_path: Path) -> None:
+    """Table, images and masks, each with patient and file, before anything is prepared."""
+    without_age = {name: value for name, value in ROW.items() if name != "Age"}
+    rows = [without_age | {"PatientID": name} for name in ("A", "A", "B", "C", "D", "E", "F")]
+    rows[2]["RFS"] = "-1"
+    rows[3]["CenterID"] = "unknown"
+    folder, run = write_table(tmp_path / "cohort", *rows), tmp_path / "run"
+    for name in "ABCF":
+        write_images(folder, name)
+    write_images(folder, "D", mask=mask_on(replace(CT_GRID, origin_xyz=(0.0, 0.0, 0.0))))
+    write_images(folder, "E", mask=Image(mask_on(CT_GRID).voxels * 3, CT_GRID))
+    (folder / "F" / "F__PT.nii.gz").unlink()
+    with pytest.raises(InvalidInputError) as raised:
+        prepare.main(str(folder), run, "micro", workers=1)
+    title, *problems = [line.strip() for line in str(raised.value).splitlines()]
+    assert title == f"{folder / 'EHR.csv'}: 7 problems"
+    assert problems == [
+        "column 'Age' is missing (its cells may be blank)",
+        "line 4, patient B: RFS is '-1', not a number of days, 0 or more",
+        f"patient F: no PT image, neither {folder / 'F' / 'F__PT.nii.gz'} nor {folder / 'F__PT.nii.gz'}",
+        "patient A: 2 rows",
+        "patient C: the center is not known (CenterID is 'unknown')",
+        f"patient D: {folder / 'D' / 'D.nii.gz'}: the mask does not lie where the CT lies (250 mm apart)",
+        f"patient E: {folder / 'E' / 'E.nii.gz'}: the mask has labels [3, 6]; only 0, 1 and 2 are known",
+    ]
+    assert not run.exists()

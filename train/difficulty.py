@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +22,7 @@ from mmpl.preprocess import prepare
 from mmpl.profile import PreprocessSettings, load_profile
 from mmpl.radiomics import extract, feature_names
 from train.baseline import threshold_mask
+from train.command import run_program
 from train.parallel import Engine
 
 
@@ -97,4 +97,4 @@ def main(patients: int, seed: int, workers: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

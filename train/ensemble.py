@@ -9,6 +9,7 @@ import typer
 from mmpl.labels import Stage
 from mmpl.weights import FOREST_FILE, NETWORK_FILE, TABLES_FILE, write_manifest
 from train import hpv, prepare, radiomics, segmentation, survival
+from train.command import run_program
 from train.workspace import Workspace
 
 
@@ -66,4 +67,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

@@ -15,6 +15,7 @@ from mmpl.labels import Stage
 from mmpl.metrics import balanced_accuracy, roc_auc
 from mmpl.radiomics import feature_names
 from mmpl.weights import Scale
+from train.command import run_program
 from train.losses import balanced_bce
 from train.outcome import PREVIOUS, OutcomeTask, Scores, predict_fold, scale_by_scheme, train_outcome_network
 from train.parallel import Engine
@@ -134,4 +135,4 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
-
 from mmpl.preprocess import prepare
+from train.command import run_program
 from train.parallel import Engine
 from train.splits import FOLDS, make_splits, write_splits
-from train.workspace import Workspace
+from train.workspace import SPLITS_FILE, Workspace, is_phantom
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,18 @@ def main(
     scheduler: str | None = None,
 ) -> None:
     """Prepare a cohort (a folder in HECKTOR's layout, or `phantom:PATIENTS:SEED`) for training in the folder RUN."""
+    engine, started = Engine(workers, scheduler), (run / SPLITS_FILE).is_file()
+    if not started and not is_phantom(cohort):
+        from train.check import check_cohort  # needs an image library
+
+        check_cohort(Path(cohort), engine)
     workspace = Workspace.create(run, cohort, profile)
-    patients = workspace.patients
-    if not workspace.splits_file.is_file():
-        splits = make_splits(patients, workspace.profile.training.seed, folds, center_out)
+    if not started:
+        splits = make_splits(workspace.patients, workspace.profile.training.seed, folds, center_out)
         write_splits(splits, workspace.splits_file)
-    missing = [p.patient_id for p in patients if not workspace.store.has(p.patient_id)]
-    Engine(workers, scheduler).spread("preparing", _PreparePatient(workspace), missing)
+    missing = [p.patient_id for p in workspace.patients if not workspace.store.has(p.patient_id)]
+    engine.spread("preparing", _PreparePatient(workspace), missing)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import typer
 
 from mmpl.radiomics import extract
+from train.command import run_program
 from train.parallel import Engine
 from train.segmentation import out_of_fold_mask
 from train.workspace import Workspace
@@ -35,4 +35,4 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

@@ -20,6 +20,7 @@ from mmpl.metrics import dice
 from mmpl.network import build_network
 from mmpl.segmentation import lesion_center, predict_probability, restore
 from mmpl.weights import read_network
+from train.command import run_program
 from train.loop import Job, train
 from train.losses import oda_loss
 from train.parallel import Engine
@@ -160,4 +161,4 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

@@ -12,6 +12,7 @@ from mmpl.metrics import c_index
 from mmpl.radiomics import feature_names
 from mmpl.survival import CoxModel, RiskScale, SurvivalEvidence, TimeIntervals, expected_days, survival_curve
 from mmpl.weights import MemberTables, Scale
+from train.command import run_program
 from train.hpv import by_scheme, fit_encoder
 from train.losses import discrete_time_nll
 from train.outcome import PREVIOUS, OutcomeTask, predict_fold, scale_by_scheme, train_outcome_network
@@ -136,4 +137,4 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(main)

@@ -31,9 +31,18 @@ class Source(Protocol):
         ...
 
 
+PHANTOM = "phantom:"
+SPLITS_FILE = "splits.json"
+
+
+def is_phantom(cohort: str) -> bool:
+    """Tell a cohort that is drawn in memory from a folder."""
+    return cohort.startswith(PHANTOM)
+
+
 def open_source(cohort: str) -> Source:
     """Open a cohort's folder, or make `phantom:PATIENTS:SEED[:HPV_POSITIVE]` in memory, without any image library."""
-    if cohort.startswith("phantom:"):
+    if is_phantom(cohort):
         from mmpl.phantom.cohort import MemoryCohort
 
         _, patients, seed, *share = cohort.split(":")
@@ -98,7 +107,7 @@ class Workspace:
     @property
     def splits_file(self) -> Path:
         """The folds, written once."""
-        return self.folder / "splits.json"
+        return self.folder / SPLITS_FILE
 
     @cached_property
     def splits(self) -> Splits:

@@ -2,7 +2,7 @@
 
 The images lie either in a folder a patient or all in the cohort's folder:
 
-    <folder>/<name>.csv
+    <folder>/<name>.csv, or .xlsx with a data dictionary on another sheet
     <folder>/<ID>/<ID>__CT.nii.gz, <ID>__PT.nii.gz, <ID>.nii.gz
     <folder>/<ID>__CT.nii.gz, ...
 """
@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 
-from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient
+from mmpl.case import Case, Grid, Image, InvalidInputError, Outcome, Patient
 from mmpl.clinical import field_of_key, fields, is_missing, read_record
 from mmpl.geometry import extent_mm
-from mmpl.io.images import read_image
+from mmpl.io.images import read_grid, read_image
 from mmpl.labels import Column, Label
 
+TABLE_SUFFIXES = (".csv", ".xlsx")
 NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv")
 """Tables that may lie in the same folder: the synthetic cohort's latent variables and this program's own answers."""
 
@@ -42,6 +44,7 @@ class Cohort:
     """
 
     folder: Path
+    table: Path
     patients: tuple[Patient, ...]
 
     @cached_property
@@ -72,11 +75,21 @@ class Cohort:
         patient, mask_path = self.patient(patient_id), self.mask_path(patient_id)
         ct = read_image(_find(self.folder, patient_id, f"{patient_id}__CT.nii.gz"))
         pet = read_image(_find(self.folder, patient_id, f"{patient_id}__PT.nii.gz"))
-        reference = None if mask_path is None else _read_mask(mask_path, ct)
+        reference = None if mask_path is None else _read_mask(mask_path, ct.grid)
         try:
             return Case(patient_id, ct, pet, patient.clinical, reference)
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
+
+    def check_mask(self, patient_id: str) -> None:
+        """Read the mask of a patient, if there is one, against the CT's header alone.
+
+        Raises:
+            InvalidInputError: The CT has no readable header, or the mask is on another grid or has unknown labels.
+        """
+        path = self.mask_path(patient_id)
+        if path is not None:
+            _read_mask(path, read_grid(_find(self.folder, patient_id, f"{patient_id}__CT.nii.gz")))
 
 
 def read_cohort(folder: Path) -> Cohort:
@@ -85,63 +98,109 @@ def read_cohort(folder: Path) -> Cohort:
     Raises:
         InvalidInputError: There is not exactly one table, or it has problems; the message lists them all.
     """
+    cohort, problems = inspect_cohort(folder)
+    if problems:
+        raise InvalidInputError(report(cohort.table, problems))
+    return cohort
+
+
+def inspect_cohort(folder: Path) -> tuple[Cohort, list[str]]:
+    """Read a cohort's table as far as it can be read, and list what is wrong with it and with the files it names.
+
+    Raises:
+        InvalidInputError: There is not exactly one table, or it cannot be read at all.
+    """
     table = find_table(folder)
     header, rows = _read_table(table)
     problems = _check_header(header)
-    if problems:
-        raise InvalidInputError(_report(table, problems))
+    blank = dict.fromkeys(_needed_columns(), "")
     patients = []
     for line, row in rows:
-        patient, wrong = _read_row(row)
+        patient, wrong = _read_row(blank | row)
+        if Column.PATIENT_ID not in header:
+            continue
         problems += [f"line {line}, patient {patient.patient_id or '(none)'}: {what}" for what in wrong]
         if _can_name_a_file(patient.patient_id):
             problems += _check_images(folder, patient.patient_id)
         patients.append(patient)
     counts = Counter(patient.patient_id for patient in patients)
     problems += [f"patient {name}: {count} rows" for name, count in counts.items() if name and count > 1]
-    if not patients:
+    if not rows:
         problems.append("no patient")
-    if problems:
-        raise InvalidInputError(_report(table, problems))
-    return Cohort(folder, tuple(patients))
+    return Cohort(folder, table, tuple(patients)), problems
 
 
 def find_table(folder: Path) -> Path:
-    """Find the one CSV file of a cohort's folder.
+    """Find the one table of a cohort's folder, CSV or XLSX.
 
     Raises:
         InvalidInputError: The folder, or the table, does not exist, or there are several.
     """
     if not folder.is_dir():
         raise InvalidInputError(f"{folder}: no such folder")
-    tables = sorted(path for path in folder.glob("*.csv") if path.name not in NOT_A_COHORT_TABLE)
+    tables = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in TABLE_SUFFIXES and path.name not in NOT_A_COHORT_TABLE and not path.name.startswith("~$")
+    )
     if not tables:
-        raise InvalidInputError(f"{folder}: no table; the cohort's *.csv must lie in it")
+        raise InvalidInputError(f"{folder}: no table; the cohort's *.csv or *.xlsx must lie in it")
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
         raise InvalidInputError(f"{folder}: {len(tables)} tables ({names}); leave the cohort's alone in the folder")
     return tables[0]
 
 
-def _report(table: Path, problems: Sequence[str]) -> str:
-    return "\n  ".join([f"{table}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", *problems])
+def report(source: Path, problems: Sequence[str]) -> str:
+    """Write a list of problems, a line each."""
+    return "\n  ".join([f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", *problems])
 
 
 def _read_table(table: Path) -> tuple[list[str], list[tuple[int, _Row]]]:
     """Read header and rows, each row with its line; columns by their released names, others left out."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [_column(name) for name in next(reader, [])]
-            rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInputError(f"{table}: not a readable table ({error})") from error
+    lines = _read_xlsx(table) if table.suffix == ".xlsx" else _read_csv(table)
+    header = [_column(name) for name in lines[0][1]] if lines else []
+    rows = [(line, cells) for line, cells in lines[1:] if any(cell.strip() for cell in cells)]
     uneven = [
         f"line {line}: {len(cells)} cells, not {len(header)}" for line, cells in rows if len(cells) != len(header)
     ]
     if uneven:
-        raise InvalidInputError(_report(table, uneven))
+        raise InvalidInputError(report(table, uneven))
     return header, [(line, dict(zip(header, map(str.strip, cells), strict=True))) for line, cells in rows]
+
+
+def _read_csv(table: Path) -> list[tuple[int, list[str]]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            return [(reader.line_num, cells) for cells in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError(f"{table}: not a readable table ({error})") from error
+
+
+def _read_xlsx(table: Path) -> list[tuple[int, list[str]]]:
+    """Read the sheet whose first row names the patients' column; the released workbook has a data dictionary beside."""
+    from openpyxl import load_workbook
+
+    try:
+        with table.open("rb") as file:
+            book = load_workbook(file, read_only=True, data_only=True)
+            sheets = [[[_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)] for sheet in book]
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise InvalidInputError(f"{table}: not a readable workbook ({error})") from error
+    found = [rows for rows in sheets if rows and Column.PATIENT_ID in map(_column, rows[0])]
+    if len(found) != 1:
+        raise InvalidInputError(f"{table}: {len(found)} sheets have a column {Column.PATIENT_ID}, and one is needed")
+    (rows,) = found
+    width = max((i + 1 for i, name in enumerate(rows[0]) if name), default=0)
+    return [(number, (row + [""] * width)[:width]) for number, row in enumerate(rows, 1)]
+
+
+def _cell(value: object) -> str:
+    """Write a cell as a CSV would hold it."""
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def _column(name: str) -> str:
@@ -151,8 +210,12 @@ def _column(name: str) -> str:
     return columns.get(plain.casefold()) or field_of_key(plain) or plain
 
 
+def _needed_columns() -> tuple[str, ...]:
+    return (*(column.value for column in Column), *fields())
+
+
 def _check_header(header: Sequence[str]) -> list[str]:
-    needed = (*(column.value for column in Column), *fields())
+    needed = _needed_columns()
     missing = [f"column {name!r} is missing (its cells may be blank)" for name in needed if name not in header]
     return missing + [f"column {name!r} is there twice" for name in needed if header.count(name) > 1]
 
@@ -218,18 +281,16 @@ def _check_images(folder: Path, patient_id: str) -> list[str]:
     ]
 
 
-def _read_mask(path: Path, ct: Image) -> Image:
+def _read_mask(path: Path, ct: Grid) -> Image:
     """Read a mask and lay it on the CT's own grid, where its header agrees but for rounding."""
     mask = read_image(path)
-    if mask.grid.size_xyz != ct.grid.size_xyz:
-        raise InvalidInputError(
-            f"{path}: the mask has {mask.grid.size_xyz} voxels, the CT {ct.grid.size_xyz} (x, y, z)"
-        )
-    apart = np.abs(np.subtract(extent_mm(mask.grid), extent_mm(ct.grid))).max()
+    if mask.grid.size_xyz != ct.size_xyz:
+        raise InvalidInputError(f"{path}: the mask has {mask.grid.size_xyz} voxels, the CT {ct.size_xyz} (x, y, z)")
+    apart = np.abs(np.subtract(extent_mm(mask.grid), extent_mm(ct))).max()
     if not apart <= _SAME_PLACE_MM:
         raise InvalidInputError(f"{path}: the mask does not lie where the CT lies ({apart:.3g} mm apart)")
     known = np.isin(mask.voxels, list(Label))
     if not known.all():
         odd = sorted(set(np.unique(mask.voxels[~known]).tolist()))[:5]
         raise InvalidInputError(f"{path}: the mask has labels {odd}; only 0, 1 and 2 are known")
-    return Image(mask.voxels.astype(np.uint8), ct.grid)
+    return Image(mask.voxels.astype(np.uint8), ct)

@@ -47,6 +47,29 @@ def read_image(path: Path) -> Image:
         raise InvalidInputError(f"{path}: {error}") from error
 
 
+def read_grid(path: Path) -> Grid:
+    """Read the geometry of a volume from its header.
+
+    Raises:
+        InvalidInputError: The file is missing, or its header cannot be read or is not a volume's.
+    """
+    if not path.is_file():
+        raise InvalidInputError(f"{path}: no such file")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    complaints: list[str] = []
+    try:
+        with caught_stderr(complaints):
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InvalidInputError(f"{path}: not a readable image ({complaints[0] if complaints else error})") from error
+    dimension = reader.GetDimension()
+    if dimension < 3:
+        raise InvalidInputError(f"{path}: the image has {dimension} dimensions, not 3")
+    direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3].ravel()
+    return Grid(reader.GetSize()[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.tolist()))
+
+
 def write_image(path: Path, image: Image) -> None:
     """Write one volume, compressed, under a partial name first, so that the file is whole or absent."""
     partial = path.with_name(f".partial.{path.name}")
