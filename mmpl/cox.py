@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
+from mmpl.selection import distinct
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -92,19 +94,6 @@ def screen_clinical(
     return np.flatnonzero(matters)
 
 
-def distinct(columns: Floats) -> NDArray[np.intp]:
-    """Index the columns of (n, q) that vary and are no near duplicate of an earlier one that does."""
-    spread = columns.std(0)
-    free = spread > 1e-9 * np.abs(columns).max(0, initial=0)
-    standard = (columns - columns.mean(0)) / np.where(free, spread, 1)
-    kept = []
-    for index in range(columns.shape[1]):
-        if free[index]:
-            kept.append(index)
-            free &= np.abs(standard.T @ standard[:, index]) <= DUPLICATE_CORRELATION * len(columns)
-    return np.array(kept, dtype=np.intp)
-
-
 def select_radiomics(radiomics: Floats, scores: Floats, days: Floats, relapse: Bools, seed: int) -> NDArray[np.intp]:
     """Choose the columns of (n, p), NaN allowed, that add to the (n, s) scores, by an L1-penalized Cox regression."""
     most = int(relapse.sum()) // EVENTS_PER_FEATURE
@@ -115,8 +104,8 @@ def select_radiomics(radiomics: Floats, scores: Floats, days: Floats, relapse: B
     present = np.flatnonzero(known.any(0))
     columns = np.where(known, radiomics, np.nan)[:, present]
     columns = np.where(known[:, present], columns, np.nanmedian(columns, axis=0))
-    kept = distinct(columns)
-    scores = scores[:, distinct(scores)]
+    kept = distinct(columns, DUPLICATE_CORRELATION)
+    scores = scores[:, distinct(scores, DUPLICATE_CORRELATION)]
     candidates = np.clip(_standardize(columns[:, kept]), -RADIOMICS_LIMIT_SD, RADIOMICS_LIMIT_SD)
     return present[kept[lasso_cox(_standardize(scores), candidates, days, relapse, most, seed)]]
 

@@ -5,7 +5,7 @@ the numbers that prepare its columns, so that inference needs neither imbalanced
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpl.case import InvalidInputError
 from mmpl.profile import ForestSettings
+from mmpl.selection import distinct
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
@@ -30,6 +31,8 @@ TRUSTED_TYPES = frozenset({"sklearn.tree._tree.Tree"})
 """All that a forest's file may ask to be trusted by name, beyond what skops itself knows to be data."""
 NEIGHBORS = 5
 """Of SMOTE, where the minority has more patients than this."""
+REPEATED_CORRELATION = 0.8
+"""Of two radiomics correlated more strongly than this, in absolute value, only the more relevant is kept."""
 COLUMNS_TRIED = 0.3
 """Share of the columns a split chooses from. At a square root the deep score, one of many, is too rarely offered."""
 
@@ -93,6 +96,7 @@ class HpvModel:
         indices: Where they lie in `Evidence.matrix`.
         fills, means, scales: Training median, mean and SD of each; the median stands in for a missing value.
         radiomics_count, clinical_count: Columns the evidence must have.
+        choice: The hyper-parameters, and the balanced accuracy they were chosen for; None where there was one choice.
     """
 
     names: tuple[str, ...]
@@ -103,6 +107,7 @@ class HpvModel:
     radiomics_count: int
     clinical_count: int
     forest: "RandomForestClassifier"
+    choice: Mapping[str, float | None]
 
     @classmethod
     def fit(
@@ -114,10 +119,12 @@ class HpvModel:
         settings: ForestSettings,
         seed: int,
     ) -> Self:
-        """Impute, standardize, select radiomics by their F-value, balance with SMOTE and grow the forest.
+        """Impute, standardize, select radiomics, balance with SMOTE and grow the forest, as one pipeline.
 
-        The deep score, the clinical columns and the indicators of absent lesions always pass the selection. With a
-        single patient in the minority class there is nothing to interpolate, and SMOTE is left out.
+        How many radiomics are kept, and the size of the forest, are those of the highest balanced accuracy in a
+        repeated inner cross-validation of these patients. The deep score, the clinical columns and the indicators of
+        absent lesions always pass the selection. With a single patient in the minority class there is nothing to
+        interpolate, and SMOTE is left out.
 
         Args:
             positive: (n,) HPV status.
@@ -131,6 +138,7 @@ class HpvModel:
         from sklearn.ensemble import RandomForestClassifier
         from sklearn.feature_selection import SelectKBest
         from sklearn.impute import SimpleImputer
+        from sklearn.model_selection import GridSearchCV, RepeatedStratifiedKFold
         from sklearn.preprocessing import StandardScaler
 
         status = np.asarray(positive, dtype=bool)
@@ -143,26 +151,38 @@ class HpvModel:
         names = (DEEP_SCORE, *radiomics_names, *clinical_names)
         selectable = np.zeros(len(names), dtype=bool)
         selectable[1 : 1 + len(radiomics_names)] = [not name.endswith("_absent") for name in radiomics_names]
-        kept = min(settings.radiomics_kept, int(selectable.sum()))
+        always, most = int((~selectable).sum()), int(selectable.sum())
+        candidates = {
+            "select__k": sorted({always + min(kept, most) for kept in settings.radiomics_kept}),
+            "forest__n_estimators": list(settings.trees),
+            "forest__max_depth": list(settings.depth),
+            "forest__min_samples_leaf": list(settings.minimum_leaf),
+        }
+        folds = min(settings.inner_folds, minority)
+        inner_minority = minority - -(
+            -minority // folds
+        )  # what the inner cross-validation leaves to train on, at least
+        choosing = inner_minority > 1 and any(len(values) > 1 for values in candidates.values())
         pipeline = Pipeline(
             [
                 ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
                 ("scale", StandardScaler()),
-                ("select", SelectKBest(_Relevance(selectable), k=int((~selectable).sum()) + kept)),
-                ("balance", _smote(minority, seed)),
-                (
-                    "forest",
-                    RandomForestClassifier(
-                        n_estimators=settings.trees,
-                        max_depth=settings.depth,
-                        min_samples_leaf=settings.minimum_leaf,
-                        max_features=COLUMNS_TRIED,
-                        random_state=seed,
-                    ),
-                ),
+                ("select", SelectKBest(_Relevance(selectable, max(settings.radiomics_kept)))),
+                ("balance", _smote(inner_minority if choosing else minority, seed)),
+                ("forest", RandomForestClassifier(max_features=COLUMNS_TRIED, random_state=seed)),
             ]
-        ).fit(evidence.matrix, status)
+        )
+        accuracy = None
+        if choosing:
+            inner = RepeatedStratifiedKFold(n_splits=folds, n_repeats=settings.inner_repeats, random_state=seed)
+            search = GridSearchCV(pipeline, candidates, scoring="balanced_accuracy", cv=inner)
+            pipeline = search.fit(evidence.matrix, status).best_estimator_
+            accuracy = float(search.best_score_)
+        else:
+            pipeline.set_params(**{name: values[0] for name, values in candidates.items()})
+            pipeline.fit(evidence.matrix, status)
         indices = pipeline["select"].get_support(indices=True)
+        forest = pipeline["forest"]
         return cls(
             names=tuple(names[index] for index in indices),
             indices=indices,
@@ -171,7 +191,14 @@ class HpvModel:
             scales=pipeline["scale"].scale_[indices],
             radiomics_count=len(radiomics_names),
             clinical_count=len(clinical_names),
-            forest=pipeline["forest"],
+            forest=forest,
+            choice={
+                "trees": forest.n_estimators,
+                "depth": forest.max_depth,
+                "minimum_leaf": forest.min_samples_leaf,
+                "radiomics_kept": len(indices) - always,
+                "inner_balanced_accuracy": accuracy,
+            },
         )
 
     def probability(self, evidence: Evidence) -> Floats:
@@ -211,10 +238,14 @@ class HpvModel:
 
 
 class _Relevance:
-    """Score z-scored columns for SelectKBest: F-value where there is a choice, else infinity, -1 for a constant."""
+    """Score z-scored columns for SelectKBest: F-value where there is a choice, else infinity, -1 for a constant.
 
-    def __init__(self, selectable: Bools) -> None:
+    A column that repeats a more relevant one scores -1, too: the best ten of thousands are often one finding ten times.
+    """
+
+    def __init__(self, selectable: Bools, most: int) -> None:
         self.selectable = selectable
+        self.most = most
 
     def __call__(self, columns: Floats, status: Bools) -> Floats:
         from sklearn.feature_selection import f_classif
@@ -222,7 +253,10 @@ class _Relevance:
         scores = np.where(self.selectable, -1.0, np.inf)
         candidates = np.flatnonzero(self.selectable & (columns.std(0) > 0.5))
         if len(candidates):
-            scores[candidates] = f_classif(columns[:, candidates], status)[0]
+            relevance = f_classif(columns[:, candidates], status)[0]
+            ranked = candidates[np.argsort(-relevance, kind="stable")]
+            kept = ranked[distinct(columns[:, ranked], REPEATED_CORRELATION, self.most)]
+            scores[kept] = relevance[np.searchsorted(candidates, kept)]
         return scores
 
 

@@ -144,12 +144,19 @@ class SurvivalSettings(Settings):
 
 
 class ForestSettings(Settings):
-    """The random forest of stage 2; see `mmpl.hpv`."""
+    """The random forest of stage 2: what its inner cross-validation chooses from; see `mmpl.hpv`.
 
-    trees: Count
-    depth: Count
-    minimum_leaf: Count
-    radiomics_kept: Count
+    Attributes:
+        radiomics_kept: Numbers of radiomics features to keep, as the others are candidates.
+        inner_folds: Of the inner cross-validation, which is repeated `inner_repeats` times.
+    """
+
+    trees: tuple[Count, ...]
+    depth: tuple[Count, ...]
+    minimum_leaf: tuple[Count, ...]
+    radiomics_kept: tuple[Count, ...]
+    inner_folds: Annotated[int, Field(ge=2)]
+    inner_repeats: Count
 
 
 class Profile(Settings):

@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mmpl.cox import (
+    DUPLICATE_CORRELATION,
     RADIOMICS_LIMIT_SD,
     Floats,
     checked_outcome,
-    distinct,
     fit_ridge,
     screen_clinical,
     select_radiomics,
 )
+from mmpl.selection import distinct
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ class CoxModel:
         for index in select_radiomics(evidence.radiomics, scores, days, seen, seed):
             columns.append(_column(radiomics_names[index], "radiomics", index, evidence))
         values = np.column_stack([column.read(evidence) for column in columns])
-        kept = distinct(values)
+        kept = distinct(values, DUPLICATE_CORRELATION)
         rows = fit_ridge(values[:, kept], days, seen)
         covariates = tuple(Covariate(**asdict(columns[i]), **row) for i, row in zip(kept, rows, strict=True))
         log.info("Cox model on %d patients, %d relapses: %s", len(days), seen.sum(), [c.name for c in covariates])

@@ -10,7 +10,9 @@ from mmpl.case import InvalidInputError
 from mmpl.hpv import DEEP_SCORE, TRUSTED_TYPES, Evidence, HpvModel, choose_threshold, ensemble
 from mmpl.profile import ForestSettings
 
-SETTINGS = ForestSettings(trees=60, depth=5, minimum_leaf=10, radiomics_kept=8)
+SETTINGS = ForestSettings(
+    trees=(60,), depth=(5,), minimum_leaf=(10,), radiomics_kept=(8,), inner_folds=5, inner_repeats=1
+)
 RADIOMICS = (*(f"ct_gtvp_original_{index}" for index in range(298)), "gtvp_absent", "gtvn_absent")
 CLINICAL = ("Tobacco Consumption=0", "Tobacco Consumption=1", "Tobacco Consumption=missing", "Age")
 STRONG = 17
@@ -78,9 +80,34 @@ def test_smote_balances_the_trained_forest() -> None:
 
 def test_only_selectable_radiomics_are_selected(model: HpvModel) -> None:
     radiomics = [name for name in model.names if name.startswith("ct_")]
-    assert len(radiomics) == SETTINGS.radiomics_kept
+    assert len(radiomics) == SETTINGS.radiomics_kept[0]
     assert RADIOMICS[3] not in radiomics, "a constant column was kept"
     assert set(model.names) - set(radiomics) == {DEEP_SCORE, "gtvp_absent", "gtvn_absent", *CLINICAL}
+
+
+def test_of_findings_that_repeat_each_other_one_is_kept() -> None:
+    evidence, positive = simulate(12, 280, 0.8)
+    radiomics = evidence.radiomics.copy()
+    radiomics[:, 40:60] = radiomics[:, [STRONG]] + 100 * np.random.default_rng(0).normal(size=(280, 20))
+    model = fit(Evidence(evidence.deep_score, radiomics, evidence.clinical), positive)
+    repeats = {RADIOMICS[STRONG], *RADIOMICS[40:60]}
+    assert len(repeats & set(model.names)) == 1
+
+
+def test_the_inner_cross_validation_chooses() -> None:
+    """Many columns of noise and deep trees on them cost accuracy; what is chosen is written down."""
+    evidence, positive = simulate(0, 280, 0.8)
+    settings = ForestSettings(
+        trees=(20, 40), depth=(1, 6), minimum_leaf=(5,), radiomics_kept=(1, 60), inner_folds=4, inner_repeats=2
+    )
+    model = HpvModel.fit(evidence, positive, RADIOMICS, CLINICAL, settings, 0)
+    assert set(model.choice) == {"trees", "depth", "minimum_leaf", "radiomics_kept", "inner_balanced_accuracy"}
+    assert model.choice["radiomics_kept"] == 1
+    assert model.choice["trees"] in (20, 40)
+    assert 0.6 < model.choice["inner_balanced_accuracy"] < 1
+    assert len([name for name in model.names if name.startswith("ct_")]) == 1
+    assert len(model.forest.estimators_) == model.choice["trees"]
+    assert fit(evidence, positive).choice["inner_balanced_accuracy"] is None
 
 
 def test_missing_radiomics_count_as_the_training_median(model: HpvModel) -> None:
@@ -114,7 +141,7 @@ def test_a_file_gives_identical_predictions(model: HpvModel, tmp_path) -> None:
 
 
 def test_a_file_of_a_large_forest_stays_under_half_a_megabyte(tmp_path) -> None:
-    settings = ForestSettings(trees=100, depth=5, minimum_leaf=20, radiomics_kept=10)
+    settings = SETTINGS.model_copy(update={"trees": (200,), "minimum_leaf": (5,), "radiomics_kept": (20,)})
     evidence, positive = simulate(8, 600, 0.9)
     HpvModel.fit(evidence, positive, RADIOMICS, CLINICAL, settings, 0).save(tmp_path / "forest.skops")
     assert (tmp_path / "forest.skops").stat().st_size < 0.5e6

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from mmpl.cox import distinct, log_partial_likelihood, screen_clinical, univariate_p
+from mmpl.cox import DUPLICATE_CORRELATION, log_partial_likelihood, screen_clinical, univariate_p
+from mmpl.selection import distinct
 from mmpl.survival import (
     CoxModel,
     RiskScale,
@@ -195,7 +196,7 @@ def test_constant_columns_and_near_duplicates_are_dropped() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 200))
     columns = np.column_stack([np.full(200, 0.1), x, y, -5 * x + 3, x + 0.05 * y, x + y, 1e-12 * rng.normal(size=200)])
-    assert distinct(columns).tolist() == [1, 2, 5, 6]
+    assert distinct(columns, DUPLICATE_CORRELATION).tolist() == [1, 2, 5, 6]
 
 
 def test_screening_leaves_out_each_reference_level() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
@@ -124,11 +125,14 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int
     mean = np.array([np.mean([probability[scheme][p.patient_id] for scheme in schemes]) for p in known])
     deep = np.array([np.mean([scales[s].standardize(scores[s][p.patient_id]) for s in schemes]) for p in known])
     threshold = choose_threshold(mean, truth)
-    summary = {
+    summary: dict[str, Any] = {
         "threshold": float(threshold),
         "auc": float(roc_auc(mean, truth)),
         "auc_deep_only": float(roc_auc(deep, truth)),
         "balanced_accuracy_at_the_chosen_threshold": float(balanced_accuracy(mean >= threshold, truth)),
+    }
+    summary |= {
+        "forests": {member.name: dict(HpvModel.load(workspace.forest_file(member)).choice) for member in members}
     }
     workspace.write_json("hpv", summary)
     typer.echo(f"out of fold: {summary}")

@@ -1,0 +1,25 @@
+"""Which columns of a table of evidence say something of their own; shared by forest and Cox model."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def distinct(columns: NDArray[np.float64], correlation: float, most: int | None = None) -> NDArray[np.intp]:
+    """Index the columns of (n, q) that vary and do not repeat an earlier one, in their order.
+
+    Args:
+        columns: Without missing values.
+        correlation: Above it, in absolute value, a column repeats another.
+        most: Stop at so many.
+    """
+    spread = columns.std(0)
+    free = spread > 1e-9 * np.abs(columns).max(0, initial=0)
+    standard = (columns - columns.mean(0)) / np.where(free, spread, 1)
+    kept: list[int] = []
+    for index in range(columns.shape[1]):
+        if len(kept) == most:
+            break
+        if free[index]:
+            kept.append(index)
+            free &= np.abs(standard.T @ standard[:, index]) <= correlation * len(columns)
+    return np.array(kept, dtype=np.intp)
