@@ -47,13 +47,18 @@ def predict(cohort: Path, out: Path, pictures: bool = True) -> None:
 
 @app.command()
 def evaluate(
-    out: Path, cohort: Path, json: Annotated[Path | None, typer.Option(help="Write the metrics here, too.")] = None
+    out: Path,
+    cohort: Path,
+    json: Annotated[Path | None, typer.Option(help="Write the metrics here, too.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Other predictions for COHORT, to compare with patient by patient.")
+    ] = None,
 ) -> None:
-    """Score the predictions in OUT against COHORT by the official metrics."""
+    """Score the predictions in OUT against COHORT by the official metrics, with 95% bootstrap intervals."""
     from mmpl.evaluate import evaluate as evaluate_predictions
     from mmpl.evaluate import print_table
 
-    evaluation = evaluate_predictions(out, cohort)
+    evaluation = evaluate_predictions(out, cohort, against)
     print_table(evaluation)
     if json:
         json.write_text(evaluation.to_json())

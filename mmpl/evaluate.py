@@ -1,21 +1,12 @@
-"""Score a folder of predictions against a cohort by the official metrics, and print what was found.
-
-Which patients each metric counts:
-- masks: every patient with a reference mask; a missing prediction is an empty mask.
-- `gtvp_hd95_median_mm` (surface distance, not official): those of them with a GTVp in both masks.
-- `c_index`: every patient with a released time and event; a missing risk is half right in each of its pairs.
-- HPV: every patient with a released status; a missing decision is wrong, a missing probability half right.
-- `c_index_uncensored` and `oracle_c_index_uncensored` (synthetic cohorts only): every patient, against the true time to
-  recurrence, whether or not it was released.
-- `oracle_hpv_auc` and `oracle_hpv_balanced_accuracy`: the patients of the HPV metrics.
-"""
+"""Score a folder of predictions against a cohort by the official metrics (`mmpl.scoring`), and print what was found."""
 
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +14,25 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmpl import metrics
-from mmpl.case import Grid, InvalidInputError, Patient
+from mmpl.case import Grid, InvalidInputError, Outcome
 from mmpl.io.cohort import Cohort, read_cohort
 from mmpl.io.images import read_image
-from mmpl.labels import Column, Label
+from mmpl.labels import Column
+from mmpl.scoring import (
+    MASK_COLUMNS,
+    RESAMPLES,
+    Counts,
+    Difference,
+    Interval,
+    Results,
+    Scores,
+    by_center,
+    count,
+    differences,
+    intervals,
+    score,
+    score_mask,
+)
 
 PREDICTIONS_FILE = "predictions.csv"
 TRUTH_FILE = "truth.csv"
@@ -36,85 +41,37 @@ _GRID_TOLERANCE_MM = 1e-3
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many patients, and what was missing.
-
-    Attributes:
-        patients: Patients of the cohort.
-        with_mask: Patients with a reference mask.
-        with_rfs: Patients with a released time and event.
-        events: Released relapses among those.
-        hpv_positive: Released HPV-positive patients.
-        hpv_negative: Released HPV-negative patients.
-        missing_predictions: Patients without a row in the predictions.
-        missing_masks: Patients with a reference mask but no predicted one.
-        missing_risks: Patients with time and event but no predicted risk.
-        missing_hpv: Patients with HPV status but no predicted one.
-    """
-
-    patients: int
-    with_mask: int
-    with_rfs: int
-    events: int
-    hpv_positive: int
-    hpv_negative: int
-    missing_predictions: int
-    missing_masks: int
-    missing_risks: int
-    missing_hpv: int
-
-
-@dataclass(frozen=True)
-class OracleScores:
-    """What a synthetic cohort's hidden truth adds: the true times, and the best that any method could do."""
-
-    c_index_uncensored: float
-    oracle_c_index_uncensored: float
-    oracle_hpv_balanced_accuracy: float
-    oracle_hpv_auc: float
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """The official metrics of one set of predictions; NaN where one is undefined.
+    """What was found of one set of predictions.
 
     Attributes:
-        gtvp_hd95_median_mm: Not official: over patients with a GTVp in both masks, lower is better.
-        oracle: Only where the cohort has its hidden truth.
+        intervals: 95% bootstrap intervals of the scores, by metric.
+        centers: Scores and counts of each center's patients.
+        against: Where two sets were compared, the first less the second, by metric.
     """
 
-    gtvp_dice_mean: float
-    gtvp_hd95_median_mm: float
-    gtvn_dice_aggregated: float
-    gtvn_f1_aggregated: float
-    c_index: float
-    hpv_balanced_accuracy: float
-    hpv_auc: float
+    scores: Scores
     counts: Counts
-    oracle: OracleScores | None = None
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Every metric by name; NaN where undefined."""
-        scores = asdict(self)
-        del scores["counts"]
-        return scores | (scores.pop("oracle") or {})
+    intervals: Mapping[str, Interval]
+    centers: Mapping[str, tuple[Scores, Counts]]
+    against: Mapping[str, Difference] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Write metrics and counts as JSON; null where a metric is undefined."""
-        scores = {name: None if math.isnan(value) else value for name, value in self.scores.items()}
-        return json.dumps(scores | {"counts": asdict(self.counts)}, indent=2) + "\n"
-
-
-@dataclass(frozen=True)
-class MaskScores:
-    """One patient's mask against its reference; `predicted` is False where there was none."""
-
-    predicted: bool
-    gtvp_dice: float
-    gtvp_hd95_mm: float
-    gtvn_overlap: metrics.Overlap
-    gtvn_lesions: metrics.LesionCounts
+        """Write metrics, intervals and counts as JSON; null where a metric is undefined."""
+        content: dict[str, Any] = {
+            **self.scores.by_name,
+            "counts": asdict(self.counts),
+            "intervals": self.intervals,
+            "centers": {
+                name: scores.by_name | {"counts": asdict(counts)} for name, (scores, counts) in self.centers.items()
+            },
+        }
+        if self.against:
+            content["against"] = {
+                name: {"difference": difference.value, "interval": difference.interval}
+                for name, difference in self.against.items()
+            }
+        return json.dumps(_without_nan(content), indent=2) + "\n"
 
 
 @dataclass(frozen=True)
@@ -153,96 +110,127 @@ _UNDEFINED = {
     "gtvn_dice_aggregated": "no GTVn in any mask",
     "gtvn_f1_aggregated": "no GTVn in any mask",
     **dict.fromkeys(("c_index", "c_index_uncensored", "oracle_c_index_uncensored"), "no comparable pair of patients"),
-    **dict.fromkeys(("hpv_balanced_accuracy", "oracle_hpv_balanced_accuracy"), "only one HPV class is known"),
-    **dict.fromkeys(("hpv_auc", "oracle_hpv_auc"), "only one HPV class is known"),
+    **dict.fromkeys(("hpv_balanced_accuracy", "hpv_balanced_accuracy_at_half"), "only one HPV class is known"),
+    **dict.fromkeys(("hpv_auc", "oracle_hpv_auc", "oracle_hpv_balanced_accuracy"), "only one HPV class is known"),
 }
 
 
-def evaluate(predictions: Path, cohort: Path) -> Evaluation:
+def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resamples: int = RESAMPLES) -> Evaluation:
     """Score predictions against a cohort's released outcomes and, where it has them, against its hidden truth.
 
     Args:
         predictions: Folder with `predictions.csv` and one `<PatientID>.nii.gz` a patient.
         cohort: Folder in the released layout.
+        against: Another folder of predictions, to be compared patient by patient.
+        resamples: Of the bootstrap.
+
+    Raises:
+        InvalidInputError: A file cannot be read, or a mask is not on its reference's grid.
+    """
+    results = collect(predictions, cohort)
+    return Evaluation(
+        score(results),
+        count(results),
+        intervals(results, resamples),
+        {name: (score(part), count(part)) for name, part in by_center(results).items()},
+        differences(results, collect(against, cohort), resamples) if against else {},
+    )
+
+
+def collect(predictions: Path, cohort: Path) -> Results:
+    """Line predictions up with a cohort's patients, in the order of its table.
 
     Raises:
         InvalidInputError: A file cannot be read, or a mask is not on its reference's grid.
     """
     released = read_cohort(cohort)
-    patients = released.patients
-    answers = _read_answers(predictions / PREDICTIONS_FILE)
-    masks = _score_masks(predictions, released)
-    measured = [mask.gtvp_hd95_mm for mask in masks if not math.isnan(mask.gtvp_hd95_mm)]
-    rfs, hpv = [p for p in patients if p.outcome.has_rfs], _with_hpv(patients)
-    relapse, positive = [bool(p.outcome.relapse) for p in rfs], [bool(p.outcome.hpv_positive) for p in hpv]
-    risks, decisions = _line_up(rfs, answers, "risk_score"), _line_up(hpv, answers, "hpv_positive")
-    truth = cohort / TRUTH_FILE
-    return Evaluation(
-        gtvp_dice_mean=float(np.mean([mask.gtvp_dice for mask in masks])) if masks else math.nan,
-        gtvp_hd95_median_mm=float(np.median(measured)) if measured else math.nan,
-        gtvn_dice_aggregated=metrics.aggregated_dice(mask.gtvn_overlap for mask in masks),
-        gtvn_f1_aggregated=metrics.aggregated_f1(mask.gtvn_lesions for mask in masks),
-        c_index=metrics.c_index(risks, np.array([p.outcome.rfs_days for p in rfs], float), relapse),
-        hpv_balanced_accuracy=metrics.balanced_accuracy(decisions, positive),
-        hpv_auc=metrics.roc_auc(_line_up(hpv, answers, "hpv_probability"), positive),
-        counts=Counts(
-            patients=len(patients),
-            with_mask=len(masks),
-            with_rfs=len(rfs),
-            events=sum(relapse),
-            hpv_positive=sum(positive),
-            hpv_negative=len(positive) - sum(positive),
-            missing_predictions=sum(p.patient_id not in answers for p in patients),
-            missing_masks=sum(not mask.predicted for mask in masks),
-            missing_risks=int(np.isnan(risks).sum()),
-            missing_hpv=int(np.isnan(decisions).sum()),
-        ),
-        oracle=_score_oracle(_read_truth(truth), patients, answers, truth) if truth.is_file() else None,
+    patients, answers = released.patients, _read_answers(predictions / PREDICTIONS_FILE)
+    answered = [answers.get(p.patient_id, Answer()) for p in patients]
+    rfs = [p.outcome if p.outcome.has_rfs else Outcome() for p in patients]
+    return Results(
+        center=np.array([p.center_id for p in patients], str),
+        **_score_masks(predictions, released),
+        answered=np.array([p.patient_id in answers for p in patients]),
+        risk=np.array([answer.risk_score for answer in answered]),
+        days=_column(outcome.rfs_days for outcome in rfs),
+        relapse=_column(outcome.relapse for outcome in rfs),
+        hpv_probability=np.array([answer.hpv_probability for answer in answered]),
+        hpv_decision=np.array([answer.hpv_positive for answer in answered]),
+        hpv_positive=_column(p.outcome.hpv_positive for p in patients),
+        **_line_up_truth(cohort / TRUTH_FILE, [p.patient_id for p in patients]),
     )
 
 
+def _column(values: Iterable[float | None]) -> NDArray[np.float64]:
+    return np.array([math.nan if value is None else value for value in values], float)
+
+
 def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Print every metric, why one is undefined, and the counts behind them."""
+    """Print every metric with its interval, why one is undefined, the counts behind them, and each center's."""
     table = Table(title="Metrics", title_justify="left")
     table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in evaluation.scores.items():
-        undefined = math.isnan(value)
-        table.add_row(name, f"undefined: {_UNDEFINED[name]}" if undefined else f"{value:.3f}")
+    for heading in ("value", "95% interval", *(["difference, 95% interval"] if evaluation.against else [])):
+        table.add_column(heading, justify="right")
+    for name, value in evaluation.scores.by_name.items():
+        cells = [f"undefined: {_UNDEFINED[name]}" if math.isnan(value) else f"{value:.3f}"]
+        cells.append(_range(evaluation.intervals[name]))
+        if evaluation.against:
+            difference = evaluation.against[name]
+            cells.append(f"{difference.value:+.3f}, {_range(difference.interval)}")
+        table.add_row(name, *cells)
     counts = Table(title="Patients", title_justify="left")
     counts.add_column("count")
     counts.add_column("value", justify="right")
     for name, number in asdict(evaluation.counts).items():
         counts.add_row(name, str(number), style="yellow" if name.startswith("missing") and number else None)
+    centers = Table(title="Centers", title_justify="left")
+    for heading in ("center", "patients", "GTVp Dice", "GTVn Dice", "GTVn F1", "C-index", "HPV bal. acc.", "HPV AUC"):
+        centers.add_column(heading, justify="left" if heading == "center" else "right")
+    for name, (scores, number_of) in evaluation.centers.items():
+        shown = (
+            scores.gtvp_dice_mean,
+            scores.gtvn_dice_aggregated,
+            scores.gtvn_f1_aggregated,
+            scores.c_index,
+            scores.hpv_balanced_accuracy,
+            scores.hpv_auc,
+        )
+        values = ["undefined" if math.isnan(value) else f"{value:.3f}" for value in shown]
+        centers.add_row(name, str(number_of.patients), *values)
     console = console or Console()
-    console.print(table)
-    console.print(counts)
+    for each in (table, counts, centers):
+        console.print(each)
 
 
-def _score_masks(predictions: Path, cohort: Cohort) -> list[MaskScores]:
-    """Score the mask of every patient with a reference, a missing one as empty."""
-    scores = []
+def _range(interval: Interval) -> str:
+    return "" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def _without_nan(content: Any) -> Any:
+    """Replace every NaN by None, for JSON."""
+    if isinstance(content, Mapping):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, tuple | list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
+
+
+def _score_masks(predictions: Path, cohort: Cohort) -> dict[str, Any]:
+    """Score the mask of every patient with a reference, a missing one as empty; columns of `Results`."""
+    rows = []
     console = Console(stderr=True)
     for patient in track(
         cohort.patients, "scoring masks", console=console, transient=True, disable=not console.is_terminal
     ):
-        reference_path = cohort.mask_path(patient.patient_id)
+        reference_path, path = cohort.mask_path(patient.patient_id), predictions / f"{patient.patient_id}.nii.gz"
         if reference_path is None:
+            rows.append((*[math.nan] * len(MASK_COLUMNS), path.is_file()))
             continue
-        reference, path = read_image(reference_path), predictions / f"{patient.patient_id}.nii.gz"
+        reference = read_image(reference_path)
         found = _read_mask_on(path, reference.grid) if path.is_file() else np.zeros_like(reference.voxels)
-        true_tumor, tumor = reference.voxels == Label.GTVP, found == Label.GTVP
-        true_nodes, nodes = reference.voxels == Label.GTVN, found == Label.GTVN
-        scores.append(
-            MaskScores(
-                predicted=path.is_file(),
-                gtvp_dice=metrics.dice(true_tumor, tumor),
-                gtvp_hd95_mm=metrics.hausdorff95_mm(true_tumor, tumor, reference.grid.spacing_xyz[::-1]),
-                gtvn_overlap=metrics.count_overlap(true_nodes, nodes),
-                gtvn_lesions=metrics.lesion_counts(true_nodes, nodes),
-            )
-        )
-    return scores
+        rows.append((*score_mask(reference.voxels, found, reference.grid.spacing_xyz), path.is_file()))
+    table = np.array(rows, float).reshape(-1, len(MASK_COLUMNS) + 1)
+    return dict(zip(MASK_COLUMNS, table[:, :-1].T, strict=True)) | {"mask_predicted": table[:, -1] == 1}
 
 
 def _read_mask_on(path: Path, grid: Grid) -> NDArray:
@@ -261,24 +249,20 @@ def _read_mask_on(path: Path, grid: Grid) -> NDArray:
     return mask.voxels
 
 
-def _score_oracle(
-    truths: Mapping[str, Truth], patients: Sequence[Patient], answers: Mapping[str, Answer], source: Path
-) -> OracleScores:
-    """Compare with the true times, and the oracle with the truth on the patients of each metric."""
-    absent = [p.patient_id for p in patients if p.patient_id not in truths]
+def _line_up_truth(path: Path, patients: Sequence[str]) -> dict[str, Any]:
+    """Read the hidden truth of a synthetic cohort as columns of `Results`; none where there is no such file."""
+    if not path.is_file():
+        return {}
+    truths = _read_truth(path)
+    absent = [name for name in patients if name not in truths]
     if absent:
-        raise InvalidInputError(f"{source}: no row for {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}")
-    truth = [truths[p.patient_id] for p in patients]
-    days, relapsed = [t.relapse_days for t in truth], np.ones(len(truth), bool)
-    hpv = _with_hpv(patients)
-    ratio = np.array([truths[p.patient_id].hpv_log_likelihood_ratio for p in hpv])
-    positive = [bool(p.outcome.hpv_positive) for p in hpv]
-    return OracleScores(
-        c_index_uncensored=metrics.c_index(_line_up(patients, answers, "risk_score"), days, relapsed),
-        oracle_c_index_uncensored=metrics.c_index([t.log_hazard for t in truth], days, relapsed),
-        oracle_hpv_balanced_accuracy=metrics.balanced_accuracy(ratio > 0, positive),
-        oracle_hpv_auc=metrics.roc_auc(ratio, positive),
-    )
+        raise InvalidInputError(f"{path}: no row for {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}")
+    truth = [truths[name] for name in patients]
+    return {
+        "true_days": np.array([t.relapse_days for t in truth]),
+        "log_hazard": np.array([t.log_hazard for t in truth]),
+        "hpv_log_likelihood_ratio": np.array([t.hpv_log_likelihood_ratio for t in truth]),
+    }
 
 
 def _read_answers(path: Path) -> dict[str, Answer]:
@@ -337,13 +321,3 @@ def _decision(path: Path, patient_id: str, row: Mapping[str, str], column: str) 
     if text not in words:
         raise InvalidInputError(f"{path}: {column} of {patient_id} is {text!r}, neither 0 nor 1")
     return words[text]
-
-
-def _with_hpv(patients: Sequence[Patient]) -> list[Patient]:
-    """Keep the patients with a released HPV status."""
-    return [p for p in patients if p.outcome.hpv_positive is not None]
-
-
-def _line_up(patients: Sequence[Patient], answers: Mapping[str, Answer], name: str) -> NDArray[np.float64]:
-    """Line one kind of answer up with the patients; NaN where missing."""
-    return np.array([getattr(answers.get(p.patient_id, Answer()), name) for p in patients], dtype=float)

@@ -86,7 +86,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_every_metric_by_hand(folders):
-    found = evaluate(*folders)
+    evaluation = evaluate(*folders)
+    found = evaluation.scores
     # GTVp: 2 * 5 / 20 = 0.5; both empty 1; exact 1. A-004 has no reference and does not count.
     assert found.gtvp_dice_mean == pytest.approx((0.5 + 1 + 1) / 3)
     # surfaces 0..9 against 5..14: every distance from 0 to 5; the 95th percentile is the ninth of ten, 4
@@ -101,12 +102,14 @@ def test_every_metric_by_hand(folders):
     assert found.hpv_balanced_accuracy == pytest.approx((0.5 + 1) / 2)
     # pairs 0.9 > 0.2, 0.1 < 0.2
     assert found.hpv_auc == pytest.approx(0.5)
-    counts = found.counts
+    # at one half, 002 is right, 001 too, 003 wrong
+    assert found.hpv_balanced_accuracy_at_half == pytest.approx((0.5 + 1) / 2)
+    counts = evaluation.counts
     assert (counts.patients, counts.with_mask, counts.with_rfs, counts.events) == (4, 3, 4, 2)
     assert (counts.hpv_positive, counts.hpv_negative) == (2, 1)
     missing = (counts.missing_predictions, counts.missing_masks, counts.missing_risks, counts.missing_hpv)
     assert missing == (0, 0, 0, 0)
-    assert found.oracle is None
+    assert found.oracle_hpv_auc is None
 
 
 def test_missing_answers_are_counted_and_cost_points(tmp_path):
@@ -115,14 +118,15 @@ def test_missing_answers_are_counted_and_cost_points(tmp_path):
     del answers["A-002"]
     write_cohort(tmp_path / "cohort")
     write_answers(tmp_path / "out", answers)
-    found = evaluate(tmp_path / "out", tmp_path / "cohort")
+    evaluation = evaluate(tmp_path / "out", tmp_path / "cohort")
+    found = evaluation.scores
     assert found.gtvp_dice_mean == pytest.approx((0 + 1 + 1) / 3)
     assert found.gtvn_dice_aggregated == 0.0
     assert found.gtvn_f1_aggregated == 0.0
     assert found.c_index == pytest.approx(0.5)  # each of the three pairs has a patient without a risk
     assert found.hpv_balanced_accuracy == 0.0  # 001 and 002 missing, 003 wrong
     assert found.hpv_auc == pytest.approx(0.5)  # 002 is missing in both pairs
-    counts = found.counts
+    counts = evaluation.counts
     missing = (counts.missing_predictions, counts.missing_masks, counts.missing_risks, counts.missing_hpv)
     assert missing == (1, 2, 2, 2)
 
@@ -131,7 +135,7 @@ def test_hidden_truth_adds_the_oracle_on_the_same_patients(folders):
     out, cohort = folders
     header = ["PatientID", "relapse_days", "log_hazard", "hpv_log_likelihood_ratio", "primary_site"]
     write_table(cohort / "truth.csv", header, [[name, *values, "tonsil"] for name, values in TRUTH.items()])
-    oracle = evaluate(out, cohort).oracle
+    oracle = evaluate(out, cohort).scores
     # risks by time: 001 0.5, 002 0.1, 004 0.9, 003 0.1; 1-2 right, 1-4 wrong, 1-3 right, 2-4 wrong, 2-3 tied, 4-3 right
     assert oracle.c_index_uncensored == pytest.approx(3.5 / 6)
     assert oracle.oracle_c_index_uncensored == 1.0
@@ -156,13 +160,39 @@ def test_undefined_metrics_are_null_and_say_why(tmp_path):
     write_answers(tmp_path / "out", {"A-004": ANSWERS["A-004"]})
     found = evaluate(tmp_path / "out", tmp_path / "cohort")
     written = json.loads(found.to_json())
-    scores = {name: value for name, value in written.items() if name != "counts"}
-    assert len(scores) == 7
+    scores = {name: written[name] for name in found.scores.by_name}
+    assert len(scores) == 8
     assert set(scores.values()) == {None}
+    assert written["intervals"] == {name: [None, None] for name in scores}
+    assert written["centers"]["1"]["hpv_auc"] is None
     assert written["counts"]["patients"] == 1
     printed = show(found)
     for reason in ("no reference mask", "no GTVn in any mask", "no comparable pair", "only one HPV class"):
         assert f"undefined: {reason}" in printed
+
+
+def test_another_set_of_answers_is_compared_patient_by_patient(folders, tmp_path):
+    out, cohort = folders
+    better = ANSWERS | {"A-001": ("0.5", "0.9", "1", (range(10), range(20, 24)))}
+    write_answers(tmp_path / "better", better)
+    found = evaluate(tmp_path / "better", cohort, against=out).against
+    assert found["gtvp_dice_mean"].value == pytest.approx(0.5 / 3)
+    low, high = found["gtvp_dice_mean"].interval
+    assert low == 0.0  # 001 is in no resample
+    assert high > 0.3
+    assert found["hpv_auc"] == (0.0, (0.0, 0.0))
+    assert "+0.167" in show(evaluate(tmp_path / "better", cohort, against=out))
+
+
+def test_results_are_given_by_center(tmp_path):
+    write_cohort(tmp_path / "cohort")
+    table = tmp_path / "cohort/table.csv"
+    table.write_text(table.read_text().replace("A-003,1", "A-003,2"))
+    write_answers(tmp_path / "out")
+    centers = evaluate(tmp_path / "out", tmp_path / "cohort").centers
+    assert {name: counts.patients for name, (_, counts) in centers.items()} == {"1": 3, "2": 1}
+    assert centers["1"][0].gtvp_dice_mean == pytest.approx((0.5 + 1) / 2)
+    assert np.isnan(centers["2"][0].c_index)
 
 
 def test_table_shows_values_and_counts(folders):
@@ -184,7 +214,7 @@ def test_rounding_in_a_header_is_no_other_grid(folders):
     out, cohort = folders
     rounded = Grid(GRID.size_xyz, GRID.spacing_xyz, (-10.0002, 5.0, 7.5))
     write_image(out / "A-002.nii.gz", Image(paint(*ANSWERS["A-002"][3]), rounded))
-    assert evaluate(out, cohort).gtvn_f1_aggregated == pytest.approx(0.5)
+    assert evaluate(out, cohort).scores.gtvn_f1_aggregated == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

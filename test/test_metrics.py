@@ -1,4 +1,4 @@
-"""The official metrics: hand-worked values, and agreement with scikit-learn and lifelines on random input."""
+"""The official metrics: worked by hand, and against scikit-learn, lifelines and scikit-survival on random input."""
 
 import numpy as np
 import pytest
@@ -118,8 +118,9 @@ def test_c_index_by_hand(risk, days, relapse, expected):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_c_index_agrees_with_lifelines(seed):
+def test_c_index_agrees_with_lifelines_and_scikit_survival(seed):
     from lifelines.utils import concordance_index
+    from sksurv.metrics import concordance_index_censored
 
     random = np.random.default_rng(seed)
     days = random.integers(1, 40, 120)
@@ -127,6 +128,7 @@ def test_c_index_agrees_with_lifelines(seed):
     risk = np.round(-0.05 * days + random.normal(size=120), 1)
     ours = metrics.c_index(risk, days, relapse)
     assert ours == pytest.approx(concordance_index(days, -risk, relapse), abs=1e-12)
+    assert ours == pytest.approx(concordance_index_censored(relapse, days, risk, tied_tol=0)[0], abs=1e-12)
     assert ours > 0.55
 
 

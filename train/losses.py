@@ -46,6 +46,12 @@ def oda_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return total
 
 
+def dice_only_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """What the paper compares ODA with: the Dice terms of both classes alone, averaged over the batch."""
+    probability, labels = torch.sigmoid(logits.float().flatten(2)), labels.float().flatten(2)
+    return dice_loss(labels, probability).sum(1).mean()
+
+
 def balanced_bce(logits: Tensor, positive: Tensor, prevalence: float) -> Tensor:
     """Binary cross-entropy in which both classes weigh the same over the training set.
 

@@ -118,6 +118,7 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int
     typer.echo(f"stage 3: {trained[0][0]} tensors of the backbone came from stage 2, none was left out")
     days = by_scheme(members, [table for _, table in trained])
     days_scales = scale_by_scheme(days)
+    workspace.write_json("expected_days", days)
     scores = {Scheme(name): table for name, table in workspace.read_json("hpv_scores").items()}
     probability = {Scheme(name): table for name, table in workspace.read_json("hpv_probability").items()}
     fit = _FitCox(workspace, scale_by_scheme(scores), days, days_scales, probability)

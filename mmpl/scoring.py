@@ -1,0 +1,259 @@
+"""From what each patient got right to a cohort's metrics, with bootstrap intervals, by center, and in pairs.
+
+Which patients each metric counts:
+- masks: every patient with a reference mask; a missing prediction is an empty mask.
+- `gtvp_hd95_median_mm` (surface distance, not official): those of them with a GTVp in both masks.
+- `c_index`: every patient with a released time and event; a missing risk is half right in each of its pairs.
+- HPV: every patient with a released status; a missing decision is wrong, a missing probability half right.
+- `hpv_balanced_accuracy_at_half` (not official): had a probability of one half been the threshold.
+- `c_index_uncensored` and `oracle_c_index_uncensored` (synthetic cohorts only): every patient, against the true time to
+  recurrence, whether or not it was released.
+- `oracle_hpv_auc` and `oracle_hpv_balanced_accuracy`: the patients of the HPV metrics.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmpl import metrics
+from mmpl.labels import Label
+
+Floats = NDArray[np.float64]
+
+RESAMPLES = 1000
+MASK_COLUMNS = (
+    "gtvp_dice",
+    "gtvp_hd95_mm",
+    "gtvn_shared",
+    "gtvn_total",
+    "gtvn_hits",
+    "gtvn_invented",
+    "gtvn_missed",
+)
+"""What `score_mask` gives of one patient, by the columns of `Results`."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is known of n patients, an array (n,) each; NaN where a thing is missing or not known.
+
+    Attributes:
+        center: Where each was seen.
+        gtvp_dice: GTVp Dice; NaN without a reference mask, as for all of the masks' columns.
+        gtvp_hd95_mm: Surface distance; NaN where either mask has no GTVp, too.
+        gtvn_shared: GTVn voxels in both masks.
+        gtvn_total: GTVn voxels of the one plus those of the other.
+        gtvn_hits: GTVn lesions found, as are `gtvn_invented` and `gtvn_missed`.
+        mask_predicted: Whether there was a mask.
+        answered: Whether there was an answer at all.
+        risk: Predicted; higher means earlier recurrence.
+        days: To relapse or the end of follow-up.
+        relapse: 1 or 0.
+        hpv_probability: Of being HPV-positive.
+        hpv_decision: 1 or 0.
+        hpv_positive: The truth, 1 or 0.
+        true_days: True time to relapse, never censored, as are the next two of a synthetic cohort alone.
+        log_hazard: The oracle's risk.
+        hpv_log_likelihood_ratio: The oracle's HPV score, positive means HPV-positive.
+    """
+
+    center: NDArray[np.str_]
+    gtvp_dice: Floats
+    gtvp_hd95_mm: Floats
+    gtvn_shared: Floats
+    gtvn_total: Floats
+    gtvn_hits: Floats
+    gtvn_invented: Floats
+    gtvn_missed: Floats
+    mask_predicted: NDArray[np.bool_]
+    answered: NDArray[np.bool_]
+    risk: Floats
+    days: Floats
+    relapse: Floats
+    hpv_probability: Floats
+    hpv_decision: Floats
+    hpv_positive: Floats
+    true_days: Floats | None = None
+    log_hazard: Floats | None = None
+    hpv_log_likelihood_ratio: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+    def take(self, chosen: NDArray) -> "Results":
+        """Keep patients by index, perhaps some more than once, or by a mask."""
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Results(**{name: column[chosen] for name, column in columns.items() if column is not None})
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of a cohort; NaN where one is undefined, None where it does not apply."""
+
+    gtvp_dice_mean: float
+    gtvp_hd95_median_mm: float
+    gtvn_dice_aggregated: float
+    gtvn_f1_aggregated: float
+    c_index: float
+    hpv_balanced_accuracy: float
+    hpv_auc: float
+    hpv_balanced_accuracy_at_half: float
+    c_index_uncensored: float | None = None
+    oracle_c_index_uncensored: float | None = None
+    oracle_hpv_balanced_accuracy: float | None = None
+    oracle_hpv_auc: float | None = None
+
+    @property
+    def by_name(self) -> dict[str, float]:
+        """The metrics that apply."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many patients, and what was missing.
+
+    Attributes:
+        patients: Patients of the cohort.
+        with_mask: Patients with a reference mask.
+        with_rfs: Patients with a released time and event.
+        events: Released relapses among those.
+        hpv_positive: Released HPV-positive patients.
+        hpv_negative: Released HPV-negative patients.
+        missing_predictions: Patients without a row in the predictions.
+        missing_masks: Patients with a reference mask but no predicted one.
+        missing_risks: Patients with time and event but no predicted risk.
+        missing_hpv: Patients with HPV status but no predicted one.
+    """
+
+    patients: int
+    with_mask: int
+    with_rfs: int
+    events: int
+    hpv_positive: int
+    hpv_negative: int
+    missing_predictions: int
+    missing_masks: int
+    missing_risks: int
+    missing_hpv: int
+
+
+class Interval(NamedTuple):
+    """A 95% percentile interval of the bootstrap over patients; NaN where the metric is never defined."""
+
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """One set of results less another on the same patients, with its paired interval."""
+
+    value: float
+    interval: Interval
+
+
+def score_mask(reference: NDArray, found: NDArray, spacing_xyz: tuple[float, float, float]) -> tuple[float, ...]:
+    """Compare two label maps (z, y, x) of one grid: one number for each of `MASK_COLUMNS`."""
+    true_tumor, tumor = reference == Label.GTVP, found == Label.GTVP
+    true_nodes, nodes = reference == Label.GTVN, found == Label.GTVN
+    overlap, lesions = metrics.count_overlap(true_nodes, nodes), metrics.lesion_counts(true_nodes, nodes)
+    return (
+        metrics.dice(true_tumor, tumor),
+        metrics.hausdorff95_mm(true_tumor, tumor, spacing_xyz[::-1]),
+        overlap.intersection,
+        overlap.total,
+        lesions.true_positives,
+        lesions.false_positives,
+        lesions.false_negatives,
+    )
+
+
+def score(results: Results) -> Scores:
+    """Compute every metric."""
+    masks = results.take(~np.isnan(results.gtvp_dice))
+    rfs = results.take(~np.isnan(results.days))
+    hpv = results.take(~np.isnan(results.hpv_positive))
+    positive = hpv.hpv_positive == 1
+    measured = masks.gtvp_hd95_mm[~np.isnan(masks.gtvp_hd95_mm)]
+    overlap = metrics.Overlap(int(masks.gtvn_shared.sum()), int(masks.gtvn_total.sum()))
+    lesions = metrics.LesionCounts(*(int(n.sum()) for n in (masks.gtvn_hits, masks.gtvn_invented, masks.gtvn_missed)))
+    at_half = np.where(np.isnan(hpv.hpv_probability), np.nan, hpv.hpv_probability >= 0.5)
+    scores = Scores(
+        gtvp_dice_mean=float(masks.gtvp_dice.mean()) if len(masks) else math.nan,
+        gtvp_hd95_median_mm=float(np.median(measured)) if len(measured) else math.nan,
+        gtvn_dice_aggregated=metrics.aggregated_dice([overlap]),
+        gtvn_f1_aggregated=metrics.aggregated_f1([lesions]),
+        c_index=metrics.c_index(rfs.risk, rfs.days, rfs.relapse == 1),
+        hpv_balanced_accuracy=metrics.balanced_accuracy(hpv.hpv_decision, positive),
+        hpv_auc=metrics.roc_auc(hpv.hpv_probability, positive),
+        hpv_balanced_accuracy_at_half=metrics.balanced_accuracy(at_half, positive),
+    )
+    if results.true_days is None or results.log_hazard is None or hpv.hpv_log_likelihood_ratio is None:
+        return scores
+    relapsed = np.ones(len(results), bool)
+    return Scores(
+        **scores.by_name,
+        c_index_uncensored=metrics.c_index(results.risk, results.true_days, relapsed),
+        oracle_c_index_uncensored=metrics.c_index(results.log_hazard, results.true_days, relapsed),
+        oracle_hpv_balanced_accuracy=metrics.balanced_accuracy(hpv.hpv_log_likelihood_ratio > 0, positive),
+        oracle_hpv_auc=metrics.roc_auc(hpv.hpv_log_likelihood_ratio, positive),
+    )
+
+
+def count(results: Results) -> Counts:
+    """Count patients and what was missing."""
+    with_mask, with_rfs = ~np.isnan(results.gtvp_dice), ~np.isnan(results.days)
+    with_hpv = ~np.isnan(results.hpv_positive)
+    sums = {
+        "with_mask": with_mask,
+        "with_rfs": with_rfs,
+        "events": with_rfs & (results.relapse == 1),
+        "hpv_positive": results.hpv_positive == 1,
+        "hpv_negative": results.hpv_positive == 0,
+        "missing_predictions": ~results.answered,
+        "missing_masks": with_mask & ~results.mask_predicted,
+        "missing_risks": with_rfs & np.isnan(results.risk),
+        "missing_hpv": with_hpv & np.isnan(results.hpv_decision),
+    }
+    return Counts(patients=len(results), **{name: int(chosen.sum()) for name, chosen in sums.items()})
+
+
+def by_center(results: Results) -> dict[str, Results]:
+    """Split results by center, in the order of the centers' names."""
+    return {str(center): results.take(results.center == center) for center in np.unique(results.center)}
+
+
+def intervals(results: Results, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """Bound every metric by the bootstrap over patients; resamples in which a metric is undefined are left out."""
+    drawn = [score(results.take(chosen)).by_name for chosen in _resamples(len(results), resamples, seed)]
+    return {name: interval([each[name] for each in drawn]) for name in score(results).by_name}
+
+
+def differences(ours: Results, theirs: Results, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Difference]:
+    """Compare two sets of results of the same patients, in the same order, metric by metric: ours less theirs."""
+
+    def subtract(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+        return {name: a[name] - b[name] for name in a}
+
+    value = subtract(score(ours).by_name, score(theirs).by_name)
+    drawn = [
+        subtract(score(ours.take(chosen)).by_name, score(theirs.take(chosen)).by_name)
+        for chosen in _resamples(len(ours), resamples, seed)
+    ]
+    return {name: Difference(value[name], interval([each[name] for each in drawn])) for name in value}
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Take the 2.5th and the 97.5th percentile of a statistic's resamples, without those where it is undefined."""
+    known = [value for value in values if not math.isnan(value)]
+    return Interval(*map(float, np.percentile(known, (2.5, 97.5)))) if known else Interval(math.nan, math.nan)
+
+
+def _resamples(patients: int, resamples: int, seed: int) -> Iterator[NDArray[np.intp]]:
+    rng = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield rng.integers(0, patients, patients)

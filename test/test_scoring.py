@@ -1,0 +1,94 @@
+"""Bootstrap intervals, results by center and paired differences."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmpl.scoring import Results, by_center, count, differences, interval, intervals, score
+
+PATIENTS = 60
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    """Patients whose answers know something, a tenth of everything missing."""
+    rng = np.random.default_rng(0)
+    positive, days = rng.integers(0, 2, PATIENTS).astype(float), rng.integers(10, 2000, PATIENTS).astype(float)
+    probability = np.clip(0.3 + 0.3 * positive + 0.2 * rng.normal(size=PATIENTS), 0, 1)
+
+    def with_gaps(values: np.ndarray) -> np.ndarray:
+        return np.where(rng.random(PATIENTS) < 0.1, np.nan, values)
+
+    dice = with_gaps(rng.uniform(0.3, 1, PATIENTS))
+    known_days = with_gaps(days)
+    return Results(
+        center=rng.choice(["1", "2"], PATIENTS),
+        gtvp_dice=dice,
+        gtvp_hd95_mm=np.where(np.isnan(dice), np.nan, rng.uniform(1, 9, PATIENTS)),
+        gtvn_shared=rng.integers(0, 50, PATIENTS).astype(float),
+        gtvn_total=rng.integers(100, 200, PATIENTS).astype(float),
+        gtvn_hits=rng.integers(0, 3, PATIENTS).astype(float),
+        gtvn_invented=rng.integers(0, 2, PATIENTS).astype(float),
+        gtvn_missed=rng.integers(0, 2, PATIENTS).astype(float),
+        mask_predicted=np.ones(PATIENTS, bool),
+        answered=np.ones(PATIENTS, bool),
+        risk=-days + 500 * rng.normal(size=PATIENTS),
+        days=known_days,
+        relapse=np.where(np.isnan(known_days), np.nan, rng.integers(0, 2, PATIENTS)),
+        hpv_probability=probability,
+        hpv_decision=(probability > 0.4).astype(float),
+        hpv_positive=with_gaps(positive),
+        true_days=days,
+        log_hazard=-days,
+        hpv_log_likelihood_ratio=positive - 0.5,
+    )
+
+
+def test_intervals_hold_the_scores_and_are_narrower_on_more_patients(results: Results) -> None:
+    found, scores = intervals(results, 300), score(results).by_name
+    assert set(found) == set(scores)
+    for name, value in scores.items():
+        assert found[name].low <= value <= found[name].high, name
+    many = intervals(results.take(np.tile(np.arange(PATIENTS), 4)), 300)
+    for name in ("gtvp_dice_mean", "c_index", "hpv_auc", "hpv_balanced_accuracy"):
+        width, narrow = (each[name].high - each[name].low for each in (found, many))
+        assert 0.35 < narrow / width < 0.7, name  # one half, were the bootstrap endless
+    assert intervals(results, 50) == intervals(results, 50)
+
+
+def test_an_interval_agrees_with_the_normal_one_of_a_mean(results: Results) -> None:
+    dice = results.gtvp_dice[~np.isnan(results.gtvp_dice)]
+    half = 1.96 * dice.std() / np.sqrt(len(dice))
+    low, high = intervals(results, 2000)["gtvp_dice_mean"]
+    assert (low, high) == pytest.approx((dice.mean() - half, dice.mean() + half), abs=0.15 * half)
+
+
+def test_resamples_without_a_value_are_left_out() -> None:
+    assert interval([1.0, float("nan"), 1.0]) == (1.0, 1.0)
+    assert np.isnan(interval([float("nan")])).all()
+
+
+def test_results_equal_to_themselves_differ_by_nothing(results: Results) -> None:
+    assert set(differences(results, results, 20).values()) == {(0.0, (0.0, 0.0))}
+
+
+def test_a_paired_difference_is_narrower_than_two_unpaired_ones(results: Results) -> None:
+    nudged = replace(results, gtvp_dice=results.gtvp_dice + 0.01)
+    difference = differences(nudged, results, 200)["gtvp_dice_mean"]
+    assert difference.value == pytest.approx(0.01)
+    assert difference.interval == pytest.approx((0.01, 0.01))
+
+
+def test_centers_partition_the_patients(results: Results) -> None:
+    parts = by_center(results)
+    assert list(parts) == ["1", "2"]
+    assert sum(len(part) for part in parts.values()) == PATIENTS
+    assert sum(count(part).events for part in parts.values()) == count(results).events
+
+
+def test_without_hidden_truth_there_is_no_oracle(results: Results) -> None:
+    known = score(replace(results, true_days=None, log_hazard=None, hpv_log_likelihood_ratio=None))
+    assert known.oracle_hpv_auc is None
+    assert "c_index_uncensored" not in known.by_name
+    assert score(results).oracle_hpv_auc == score(results).oracle_c_index_uncensored == 1.0

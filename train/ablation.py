@@ -1,0 +1,49 @@
+"""Train what the paper's claims are compared with, on the same patches and patient-level folds: `train.ablation RUN`.
+
+- `dice-only`: stage 1 with the Dice loss alone, against ODA.
+- `scratch`: stages 2 and 3 from untrained backbones, against progressive transfer.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+
+from train import hpv, segmentation, survival
+from train.command import run_program
+from train.losses import dice_only_loss
+from train.parallel import Engine
+from train.splits import Scheme
+from train.workspace import Workspace
+
+DICE_ONLY, SCRATCH = "dice-only", "scratch"
+HPV_SCORES, EXPECTED_DAYS = f"ablations/{SCRATCH}/hpv_scores", f"ablations/{SCRATCH}/expected_days"
+
+
+def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int = 1) -> None:
+    """Train the comparisons of a finished run and predict every patient out of fold."""
+    workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    members = [member for member in workspace.splits.members if member.scheme is Scheme.PATIENT]
+    dice_only, scratch = (replace(workspace, variant=name) for name in (DICE_ONLY, SCRATCH))
+    engine.spread(
+        "stage 1, Dice alone",
+        segmentation.TrainAndPredict(dice_only, dice_only_loss, devices),
+        members,
+        networks=True,
+    )
+    logits = engine.spread(
+        "stage 2 from scratch", hpv.TrainAndPredict(scratch, transfer=False, devices=devices), members, networks=True
+    )
+    workspace.write_json(HPV_SCORES, {name: row[0] for _, table in logits for name, row in table.items()})
+    days = engine.spread(
+        "stage 3 from scratch",
+        survival.TrainAndPredict(scratch, transfer=False, devices=devices),
+        members,
+        networks=True,
+    )
+    workspace.write_json(EXPECTED_DAYS, {name: value for _, table in days for name, value in table.items()})
+    typer.echo(f"trained {3 * len(members)} networks for comparison")
+
+
+if __name__ == "__main__":
+    run_program(main)
