@@ -27,7 +27,7 @@ from mmpl.scoring import (
     Results,
     Scores,
     by_center,
-    count,
+    count_patients,
     differences,
     intervals,
     score,
@@ -130,9 +130,9 @@ def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resam
     results = collect(predictions, cohort)
     return Evaluation(
         score(results),
-        count(results),
+        count_patients(results),
         intervals(results, resamples),
-        {name: (score(part), count(part)) for name, part in by_center(results).items()},
+        {name: (score(part), count_patients(part)) for name, part in by_center(results).items()},
         differences(results, collect(against, cohort), resamples) if against else {},
     )
 

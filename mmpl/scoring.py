@@ -204,7 +204,7 @@ def score(results: Results) -> Scores:
     )
 
 
-def count(results: Results) -> Counts:
+def count_patients(results: Results) -> Counts:
     """Count patients and what was missing."""
     with_mask, with_rfs = ~np.isnan(results.gtvp_dice), ~np.isnan(results.days)
     with_hpv = ~np.isnan(results.hpv_positive)
@@ -227,13 +227,13 @@ def by_center(results: Results) -> dict[str, Results]:
     return {str(center): results.take(results.center == center) for center in np.unique(results.center)}
 
 
-def intervals(results: Results, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+def intervals(results: Results, count: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
     """Bound every metric by the bootstrap over patients; resamples in which a metric is undefined are left out."""
-    drawn = [score(results.take(chosen)).by_name for chosen in _resamples(len(results), resamples, seed)]
+    drawn = [score(results.take(chosen)).by_name for chosen in resamples(len(results), count, seed)]
     return {name: interval([each[name] for each in drawn]) for name in score(results).by_name}
 
 
-def differences(ours: Results, theirs: Results, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Difference]:
+def differences(ours: Results, theirs: Results, count: int = RESAMPLES, seed: int = 0) -> dict[str, Difference]:
     """Compare two sets of results of the same patients, in the same order, metric by metric: ours less theirs."""
 
     def subtract(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
@@ -242,7 +242,7 @@ def differences(ours: Results, theirs: Results, resamples: int = RESAMPLES, seed
     value = subtract(score(ours).by_name, score(theirs).by_name)
     drawn = [
         subtract(score(ours.take(chosen)).by_name, score(theirs.take(chosen)).by_name)
-        for chosen in _resamples(len(ours), resamples, seed)
+        for chosen in resamples(len(ours), count, seed)
     ]
     return {name: Difference(value[name], interval([each[name] for each in drawn])) for name in value}
 
@@ -253,7 +253,8 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(*map(float, np.percentile(known, (2.5, 97.5)))) if known else Interval(math.nan, math.nan)
 
 
-def _resamples(patients: int, resamples: int, seed: int) -> Iterator[NDArray[np.intp]]:
+def resamples(patients: int, count: int, seed: int = 0) -> Iterator[NDArray[np.intp]]:
+    """Draw patients with replacement, so many times over; the same seed draws the same ones."""
     rng = np.random.default_rng(seed)
-    for _ in range(resamples):
+    for _ in range(count):
         yield rng.integers(0, patients, patients)

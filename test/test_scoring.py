@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmpl.scoring import Results, by_center, count, differences, interval, intervals, score
+from mmpl.scoring import Results, by_center, count_patients, differences, interval, intervals, score
 
 PATIENTS = 60
 
@@ -84,7 +84,7 @@ def test_centers_partition_the_patients(results: Results) -> None:
     parts = by_center(results)
     assert list(parts) == ["1", "2"]
     assert sum(len(part) for part in parts.values()) == PATIENTS
-    assert sum(count(part).events for part in parts.values()) == count(results).events
+    assert sum(count_patients(part).events for part in parts.values()) == count_patients(results).events
 
 
 def test_without_hidden_truth_there_is_no_oracle(results: Results) -> None:

@@ -126,3 +126,21 @@ predict_fold(workspace, first)
     run = Workspace.open(tmp_path / "run")
     assert run.network_file(FIRST, Stage.SEGMENTATION).is_file()
     assert list((tmp_path / "run/out_of_fold/patient").glob("*.npy"))
+
+
+def test_the_papers_tables_come_out_of_a_run(trained: tuple[Path, Path, Path, dict[Path, int]], tmp_path: Path) -> None:
+    _, run, _, _ = trained
+    for program, *arguments in (("ablation", run), ("tables", run, tmp_path, "--threshold")):
+        command = [sys.executable, "-W", "ignore", "-m", f"train.{program}", *map(str, arguments)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    text = (tmp_path / "RESULTS.md").read_text()
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    for method in (
+        *("41% of SUVmax", "Dice-only", "ODA", "ODA less Dice-only"),
+        *("Deep-only", "Deep-only, from scratch", "Clinical-only", "Radiomics-only", "Deep+Rad+Clin"),
+        *("CoxPH integration", "CoxPH integration less Deep-only"),
+    ):
+        assert method in rows, method
+    assert rows.count("ODA") == 2  # one a scheme
+    assert "0.816 / 0.821 / 0.839" in text  # what the paper reports
+    assert (tmp_path / "figures.png").stat().st_size > 20_000

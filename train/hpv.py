@@ -135,7 +135,6 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int
         "forests": {member.name: dict(HpvModel.load(workspace.forest_file(member)).choice) for member in members}
     }
     workspace.write_json("hpv", summary)
-    typer.echo(f"out of fold: {summary}")
 
 
 if __name__ == "__main__":

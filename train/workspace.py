@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from mmpl.profile import Profile, load_profile
 from mmpl.segmentation import Thresholds
 from train.patches import PatchStore
 from train.splits import Member, Scheme, Splits, read_splits
+
+if TYPE_CHECKING:
+    from mmpl.phantom.latent import LatentPatient
 
 
 class Source(Protocol):
@@ -100,6 +103,19 @@ class Workspace:
         return self.source.patients
 
     @property
+    def latent(self) -> "tuple[LatentPatient, ...]":
+        """Everything about the patients of a synthetic cohort; training never asks for it.
+
+        Raises:
+            TypeError: The cohort is a folder.
+        """
+        from mmpl.phantom.cohort import MemoryCohort
+
+        if not isinstance(self.source, MemoryCohort):
+            raise TypeError(f"{self.cohort} is no synthetic cohort")
+        return self.source.latent
+
+    @property
     def store(self) -> PatchStore:
         """The cached patches."""
         return PatchStore(self.folder / "patches")
@@ -168,6 +184,10 @@ class Workspace:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(content, indent=1))
         partial.replace(self.folder / f"{name}.json")
+
+    def has_json(self, name: str) -> bool:
+        """Whether `write_json` kept such a table."""
+        return (self.folder / f"{name}.json").is_file()
 
     def read_json(self, name: str) -> dict:
         """Read what `write_json` kept."""

@@ -1,0 +1,296 @@
+"""The paper's Tables 1 to 3 from a finished run, and what the paper lacks: `python -m train.tables RUN OUT`.
+
+Every number is out of fold: mean and SD over the folds, as in the paper, beside all patients pooled with a 95%
+bootstrap interval. OUT takes `RESULTS.md` and the figures. `train.ablation RUN` trains the comparisons; without it
+their rows are left out.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from mmpl.case import Patient
+from mmpl.labels import Label
+from mmpl.scoring import RESAMPLES, Interval, Results, interval, resamples, score, score_mask
+from train import figures
+from train.ablation import DICE_ONLY, EXPECTED_DAYS, HPV_SCORES
+from train.baseline import threshold_mask
+from train.command import run_program
+from train.outoffold import Baseline, Values, decide, make_results, score_masks
+from train.parallel import Engine
+from train.splits import Scheme
+from train.workspace import Workspace, is_phantom
+
+Measured = Mapping[str, float]
+Measure = Callable[[Results], Measured]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table.
+
+    Attributes:
+        name: What it is.
+        results: Of all the table's patients, in one order.
+        paper: What the paper reports of it, on real patients; empty where it has no such row.
+    """
+
+    name: str
+    results: Results
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods of a table, the first less the second, patient by patient."""
+
+    ours: str
+    theirs: str
+
+
+def measure_masks(results: Results) -> Measured:
+    """Table 1's columns."""
+    scores = score(results)
+    return {
+        "Dice(GTVp)": scores.gtvp_dice_mean,
+        "Dice(GTVn)": scores.gtvn_dice_aggregated,
+        "F1(GTVn)": scores.gtvn_f1_aggregated,
+    }
+
+
+def measure_hpv(results: Results) -> Measured:
+    """Table 2's columns, and balanced accuracy."""
+    scores, positive = score(results), results.hpv_positive == 1
+    negative = results.hpv_positive == 0
+    return {
+        "AUC": scores.hpv_auc,
+        "sensitivity": float((results.hpv_decision[positive] == 1).mean()) if positive.any() else math.nan,
+        "specificity": float((results.hpv_decision[negative] == 0).mean()) if negative.any() else math.nan,
+        "balanced accuracy": scores.hpv_balanced_accuracy,
+    }
+
+
+def measure_survival(results: Results) -> Measured:
+    """Table 3's column."""
+    return {"C-index": score(results).c_index}
+
+
+def write_table(
+    methods: Sequence[Method], comparisons: Sequence[Comparison], folds: NDArray[np.intp], measure: Measure
+) -> list[str]:
+    """Write one table, and the paired differences under it, as lines of Markdown.
+
+    Args:
+        methods: All on the same patients.
+        comparisons: By the methods' names; those of a method that is not there are left out.
+        folds: Of each patient.
+        measure: The columns.
+    """
+    columns = list(measure(methods[0].results))
+    lines = ["| method | " + " | ".join(f"{name}, folds | {name}, pooled" for name in columns) + " | paper |"]
+    lines.append("|---|" + "---|" * (2 * len(columns) + 1))
+    for method in methods:
+        by_fold = [measure(method.results.take(folds == fold)) for fold in np.unique(folds)]
+        pooled = measure(method.results)
+        drawn = [measure(method.results.take(chosen)) for chosen in resamples(len(folds), RESAMPLES)]
+        cells = []
+        for name in columns:
+            cells.append(mean_and_sd([each[name] for each in by_fold]))
+            cells.append(f"{_number(pooled[name])} {_range(interval([each[name] for each in drawn]))}".strip())
+        lines.append(f"| {method.name} | {' | '.join(cells)} | {method.paper} |")
+    by_name = {method.name: method.results for method in methods}
+    there = [each for each in comparisons if each.ours in by_name and each.theirs in by_name]
+    if there:
+        lines += ["", "| paired difference, pooled | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for each in there:
+        ours, theirs = by_name[each.ours], by_name[each.theirs]
+        value = _subtract(measure(ours), measure(theirs))
+        drawn = [
+            _subtract(measure(ours.take(chosen)), measure(theirs.take(chosen)))
+            for chosen in resamples(len(folds), RESAMPLES)
+        ]
+        cells = [f"{value[name]:+.3f} {_range(interval([d[name] for d in drawn]))}" for name in columns]
+        lines.append(f"| {each.ours} less {each.theirs} | {' | '.join(cells)} |")
+    return lines
+
+
+def mean_and_sd(values: Sequence[float]) -> str:
+    """Write mean and SD over the folds; folds where a metric is undefined are said to be left out."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "undefined in every fold"
+    spread = f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else ""
+    missing = len(values) - len(known)
+    return f"{np.mean(known):.3f}{spread}" + (f" (undefined in {missing} of {len(values)} folds)" if missing else "")
+
+
+def _subtract(ours: Measured, theirs: Measured) -> Measured:
+    return {name: ours[name] - theirs[name] for name in ours}
+
+
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"
+
+
+def _range(bounds: Interval) -> str:
+    return "" if math.isnan(bounds.low) else f"[{bounds.low:.3f}, {bounds.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class _ScoreThreshold:
+    workspace: Workspace
+
+    def __call__(self, patient_id: str) -> tuple[float, ...]:
+        case = self.workspace.source.read_case(patient_id)
+        assert case.reference is not None
+        hot = threshold_mask(case.pet, case.ct.grid, self.workspace.store.load(patient_id).roi)
+        found = np.where(hot, np.uint8(Label.GTVP), np.uint8(Label.BACKGROUND))
+        return score_mask(case.reference.voxels, found, case.ct.grid.spacing_xyz)
+
+
+def segmentation_table(workspace: Workspace, scheme: Scheme, engine: Engine, threshold: bool) -> list[str]:
+    """Table 1: how well primaries and nodes are found."""
+    patients = [p for p in workspace.patients if workspace.store.labels(p.patient_id) is not None]
+    ours = score_masks(workspace, scheme, engine)
+    methods = [Method("ODA", make_results(patients, ours), "0.816 / 0.821 / 0.839")]
+    variant = replace(workspace, variant=DICE_ONLY)
+    if all(variant.probability_file(scheme, p.patient_id).is_file() for p in patients):
+        results = make_results(patients, score_masks(variant, scheme, engine))
+        methods.insert(0, Method("Dice-only", results, "0.764 / 0.662 / 0.716"))
+    if threshold:
+        ids = [p.patient_id for p in patients]
+        scores = engine.spread("scoring the fixed threshold", _ScoreThreshold(workspace), ids)
+        methods.insert(0, Method("41% of SUVmax", make_results(patients, dict(zip(ids, scores, strict=True)))))
+    comparisons = [Comparison("ODA", "Dice-only"), Comparison("ODA", "41% of SUVmax")]
+    return write_table(methods, comparisons, _folds(workspace, scheme, patients), measure_masks)
+
+
+def hpv_methods(workspace: Workspace, scheme: Scheme, baselines: Mapping[str, Values]) -> list[Method]:
+    """Give Table 2's rows: scores of HPV status, each with decisions whose thresholds come from the other folds."""
+    patients = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
+    scores: dict[str, Values] = {"Deep-only": workspace.read_json("hpv_scores")[scheme]}
+    if scheme is Scheme.PATIENT and workspace.has_json(HPV_SCORES):
+        scores["Deep-only, from scratch"] = workspace.read_json(HPV_SCORES)
+    scores |= baselines
+    scores["Deep+Rad+Clin"] = workspace.read_json("hpv_probability")[scheme]
+    paper = {"Deep-only": "0.954 / 0.986 / 0.534 / 0.760", "Deep+Rad+Clin": "0.960 / 0.980 / 0.767 / 0.873"}
+    methods = [
+        Method(
+            name,
+            make_results(patients, probability=values, decision=decide(workspace, scheme, values)),
+            paper.get(name, "") if scheme is Scheme.PATIENT else "",
+        )
+        for name, values in scores.items()
+    ]
+    if is_phantom(workspace.cohort):
+        ratio = oracle_hpv(workspace)
+        decision = {name: float(value > 0) for name, value in ratio.items()}
+        methods.append(Method("Oracle", make_results(patients, probability=ratio, decision=decision)))
+    return methods
+
+
+def survival_methods(workspace: Workspace, scheme: Scheme, baselines: Mapping[str, Values]) -> list[Method]:
+    """Give Table 3's rows: risk scores, higher is worse."""
+    patients = [p for p in workspace.patients if p.outcome.has_rfs]
+    risks: dict[str, Values] = {"Deep-only": _negative(workspace.read_json("expected_days")[scheme])}
+    if scheme is Scheme.PATIENT and workspace.has_json(EXPECTED_DAYS):
+        risks["Deep-only, from scratch"] = _negative(workspace.read_json(EXPECTED_DAYS))
+    risks |= baselines
+    risks["CoxPH integration"] = workspace.read_json("risk")[scheme]
+    if is_phantom(workspace.cohort):
+        risks["Oracle"] = oracle_risk(workspace)
+    paper = {"Deep-only": "0.697", "CoxPH integration": "0.711"} if scheme is Scheme.PATIENT else {}
+    return [Method(name, make_results(patients, risk=values), paper.get(name, "")) for name, values in risks.items()]
+
+
+def _negative(values: Values) -> Values:
+    return {name: -value for name, value in values.items()}
+
+
+def oracle_hpv(workspace: Workspace) -> Values:
+    """Look up the best possible HPV score of each synthetic patient."""
+    from mmpl.phantom.oracle import hpv_log_likelihood_ratio
+
+    return {p.patient_id: hpv_log_likelihood_ratio(p) for p in workspace.latent}
+
+
+def oracle_risk(workspace: Workspace) -> Values:
+    """Look up the latent log hazard of each synthetic patient."""
+    return {p.patient_id: p.log_hazard for p in workspace.latent}
+
+
+def _folds(workspace: Workspace, scheme: Scheme, patients: Sequence[Patient]) -> NDArray[np.intp]:
+    return np.array([workspace.splits.fold_of[scheme][p.patient_id] for p in patients])
+
+
+HPV_COMPARISONS = (
+    Comparison("Deep+Rad+Clin", "Deep-only"),
+    Comparison("Deep+Rad+Clin", "Clinical-only"),
+    Comparison("Deep+Rad+Clin", "Radiomics-only"),
+    Comparison("Deep-only", "Deep-only, from scratch"),
+)
+SURVIVAL_COMPARISONS = (
+    Comparison("CoxPH integration", "Deep-only"),
+    Comparison("CoxPH integration", "Clinical-only"),
+    Comparison("CoxPH integration", "Radiomics-only"),
+    Comparison("Deep-only", "Deep-only, from scratch"),
+)
+SCHEME_TITLE = {Scheme.PATIENT: "five patient-level folds", Scheme.CENTER: "five center-out folds"}
+
+
+def main(run: Path, out: Path, threshold: bool = False, workers: int = 0, scheduler: str | None = None) -> None:
+    """Write RESULTS.md and figures of the run in RUN to OUT; --threshold scores the fixed threshold, too."""
+    workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    out.mkdir(parents=True, exist_ok=True)
+    cohort = Path(workspace.cohort).name
+    lines = [f"# Out-of-fold results: {cohort}, profile {workspace.profile.name}", "", INTRODUCTION]
+    for scheme in workspace.splits.schemes:
+        lines += [f"## {SCHEME_TITLE[scheme].capitalize()}", "", "### Segmentation (the paper's Table 1)", ""]
+        lines += [*segmentation_table(workspace, scheme, engine, threshold), ""]
+        if not workspace.has_json("survival"):
+            continue
+        members = [member for member in workspace.splits.members if member.scheme is scheme]
+        parts = {"Clinical-only": Baseline(workspace, False, True), "Radiomics-only": Baseline(workspace, True, False)}
+        hpv: dict[str, dict[str, float]] = {name: {} for name in parts}
+        risk: dict[str, dict[str, float]] = {name: {} for name in parts}
+        for name, baseline in parts.items():
+            for probabilities, risks in engine.spread(f"{name}, {scheme}", baseline, members):
+                hpv[name] |= probabilities
+                risk[name] |= risks
+        methods = hpv_methods(workspace, scheme, hpv)
+        patients = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
+        lines += ["### HPV status (Table 2)", ""]
+        lines += [*write_table(methods, HPV_COMPARISONS, _folds(workspace, scheme, patients), measure_hpv), ""]
+        followed = [p for p in workspace.patients if p.outcome.has_rfs]
+        outcomes = survival_methods(workspace, scheme, risk)
+        lines += ["### Recurrence-free survival (Table 3)", ""]
+        folds = _folds(workspace, scheme, followed)
+        lines += [*write_table(outcomes, SURVIVAL_COMPARISONS, folds, measure_survival), ""]
+        if scheme is Scheme.PATIENT:
+            figures.draw(
+                out / "figures.png",
+                {m.name: m.results for m in methods},
+                {m.name: m.results for m in outcomes}["CoxPH integration"],
+                figures.volumes_and_dice(workspace, score_masks(workspace, scheme, engine)),
+            )
+            lines += ["![ROC, calibration, survival by risk third, Dice by volume](figures.png)", ""]
+    (out / "RESULTS.md").write_text("\n".join(lines))
+    typer.echo(f"wrote {out / 'RESULTS.md'}")
+
+
+INTRODUCTION = """\
+Each patient is scored by a model that never saw that patient. "Folds" is the mean and SD over the folds, as in the
+paper; "pooled" is over all patients at once, with a 95% bootstrap interval. Masks are scored on the CT's own grid at an
+untuned threshold of one half. HPV decisions use a threshold chosen on the other folds' patients; the paper chooses it
+on the fold that it reports. The paper's figures are of real patients and stand beside for the sign of a difference, not
+for its size.
+"""
+
+
+if __name__ == "__main__":
+    run_program(main)
