@@ -3,7 +3,8 @@
 The definition is "resample CT and PET to an isotropic common grid, localize the head on PET, crop": the common grid
 spans the intersection of the two images; its cranial quarter is z-scored, and the centroid of the largest component
 above the threshold is the patch's center. What is done gives the same patch, but never holds the whole common grid:
-only the cranial slab of PET, then the patch of both. The way back is `mmpl.segmentation.restore`.
+only the cranial slab of PET, then the patch of both. A profile for scans without a head takes the grid's middle.
+The way back is `mmpl.segmentation.restore`.
 """
 
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def prepare(case: Case, settings: PreprocessSettings) -> PreparedCase:
         InvalidInputError: CT and PET do not overlap.
     """
     common = common_grid(case.ct.grid, case.pet.grid, settings.spacing_mm)
-    center, flags = locate_head(case.pet, common, settings)
+    middle = (np.array(common.size_xyz) - 1) / 2
+    center, flags = locate_head(case.pet, common, settings) if settings.localize == "head" else (middle, ())
     start = place_box(center, common.size_xyz, settings.roi_size_xyz)
     roi = crop_grid(common, start, settings.roi_size_xyz)
     if any(n < wanted * SHORT for n, wanted in zip(common.size_xyz, settings.roi_size_xyz, strict=True)):

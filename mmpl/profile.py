@@ -22,10 +22,15 @@ class Settings(BaseModel):
 
 
 class PreprocessSettings(Settings):
-    """How a case becomes a patch; see `mmpl.preprocess`."""
+    """How a case becomes a patch; see `mmpl.preprocess`.
+
+    Attributes:
+        localize: Center the patch on the head, or on the middle of what both images show.
+    """
 
     spacing_mm: Positive
     roi_size_xyz: Size
+    localize: Literal["head", "middle"]
     cranial_fraction: Annotated[float, Field(gt=0, le=1)]
     cranial_limit_mm: Positive
     pet_z_threshold: float

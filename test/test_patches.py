@@ -308,6 +308,12 @@ def noise_batch(step: int, device: torch.device = CPU) -> Batch:
     return Batch(images, ((images.mean(dim=(1, 2, 3, 4)) > 0).float()[:, None],))
 
 
+def both_batches(step: int, device: torch.device) -> Batch:
+    """What two devices draw in a step."""
+    one, other = (noise_batch(2 * step + rank) for rank in range(2))
+    return Batch(torch.cat([one.images, other.images]), (torch.cat([one.targets[0], other.targets[0]]),))
+
+
 def make_job(folder: Path, draw: DrawBatch = noise_batch, checkpoint_every: int = 2, average_decay: float = 0.5) -> Job:
     """A stage 2 network, whose head has dropout."""
     torch.manual_seed(0)
@@ -433,6 +439,24 @@ class TestLoop:
         again = make_job(tmp_path)
         train(again)
         assert_equal_networks(again, undisturbed[0])
+
+    def test_two_devices_train_as_one_that_sees_both_batches(self, tmp_path: Path) -> None:
+        """DDP, here on two CPU processes: each draws a batch of its own, and their gradients are averaged."""
+        settled = {"network": PROFILE.network.model_copy(update={"head_dropout": 0.0})}
+        jobs = []
+        for folder, draw in (("two", noise_batch), ("one", both_batches)):
+            torch.manual_seed(0)
+            network = build_network(PROFILE.model_copy(update=settled), Stage.HPV)
+            jobs.append(replace(make_job(tmp_path / folder, draw), network=network))
+        train(jobs[0], devices=2, accelerator="cpu")
+        train(jobs[1], accelerator="cpu")
+        two, one = (load_file(job.finished) for job in jobs)
+        apart, moved = (
+            sum(float((a[name].float() - b[name].float()).abs().sum()) for name in one)
+            for a, b in ((two, one), (one, weights(jobs[0].network)))  # this process's copy stays untrained
+        )
+        assert apart < 0.05 * moved
+        assert (jobs[0].folder / "log.csv").read_text().count("\n") == 2  # one process writes
 
     def test_a_finished_network_is_not_trained_again(self, undisturbed: tuple[Job, dict[str, Tensor]]) -> None:
         finished = undisturbed[0]
