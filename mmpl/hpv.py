@@ -6,7 +6,7 @@ the numbers that prepare its columns, so that inference needs neither imbalanced
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from zipfile import ZIP_DEFLATED, BadZipFile
@@ -107,7 +107,7 @@ class HpvModel:
     radiomics_count: int
     clinical_count: int
     forest: "RandomForestClassifier"
-    choice: Mapping[str, float | None]
+    choice: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def fit(

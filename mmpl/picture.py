@@ -187,7 +187,7 @@ def _draw_suv_bar(figure: "Figure", bottom: float, top: float) -> None:
 
 
 def _write_summary(axes: "Axes", result: "PatientResult") -> None:
-    hpv, survival = result.hpv, result.survival
+    hpv, survival = result.complete
     status = "positive" if hpv.positive else "negative"
     flags = textwrap.wrap("; ".join(result.flags) or "none", 40, max_lines=4)
     lines = (
@@ -211,21 +211,23 @@ def _write_summary(axes: "Axes", result: "PatientResult") -> None:
 
 
 def _draw_hpv(axes: "Axes", result: "PatientResult", threshold: float | None) -> None:
-    members = np.asarray(result.hpv.member_probabilities)
+    hpv, _ = result.complete
+    members = np.asarray(hpv.member_probabilities)
     if threshold is not None:
         axes.axvline(threshold, color=_INK, linestyle="--", linewidth=1)
         side = -1 if threshold > 0.7 else 1
         place = {"fontsize": 8, "color": _INK, "va": "bottom", "ha": "left" if side > 0 else "right"}
         axes.text(threshold + 0.02 * side, -0.93, "threshold", place)
     axes.plot(members, np.linspace(-0.6, 0.6, len(members)), "o", color=_GREY, markersize=6, alpha=0.7)
-    axes.plot(result.hpv.probability, 0.0, "D", color=_ACCENT, markeredgecolor="white", markersize=10)
+    axes.plot(hpv.probability, 0.0, "D", color=_ACCENT, markeredgecolor="white", markersize=10)
     axes.set(xlim=(-0.02, 1.02), ylim=(-1, 1), yticks=[], xlabel="probability of HPV-positive")
     _finish(axes, "HPV status")
     axes.spines["left"].set_visible(False)
 
 
 def _draw_survival(axes: "Axes", result: "PatientResult") -> None:
-    years, curves = result.survival.curve_days / _DAYS_PER_YEAR, result.survival.member_curves
+    _, survival = result.complete
+    years, curves = survival.curve_days / _DAYS_PER_YEAR, survival.member_curves
     axes.fill_between(years, curves.min(axis=0), curves.max(axis=0), color=_GREY, alpha=0.2, linewidth=0)
     axes.plot(years, curves.T, color=_GREY, linewidth=0.6, alpha=0.7)
     axes.plot(years, curves.mean(axis=0), color=_ACCENT, linewidth=2.2)

@@ -10,7 +10,7 @@ import torch
 from mmpl.case import Case
 from mmpl.hpv import Evidence, HpvResult
 from mmpl.hpv import ensemble as ensemble_hpv
-from mmpl.labels import Label, Stage
+from mmpl.labels import Label, Stage, Task
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.radiomics import extract
 from mmpl.segmentation import Segmentation, crop_around, lesion_center, predict_logits, segment
@@ -22,22 +22,33 @@ CLINICAL_ASSUMED = "clinical fields assumed"
 
 @dataclass(frozen=True)
 class PatientResult:
-    """The three answers for one patient.
+    """The answers for one patient.
 
     Attributes:
         segmentation: GTVp and GTVn on the CT's own grid.
-        hpv: HPV status and the models' probabilities.
-        survival: Recurrence risk, higher is worse, and the models' survival curves.
+        hpv: HPV status and the models' probabilities; None where it was not asked for.
+        survival: Recurrence risk, higher is worse, and the models' survival curves; None where it was not asked for.
         flags: What the reader of the answers should know.
         notes: One sentence for each clinical value that was assumed.
     """
 
     patient_id: str
     segmentation: Segmentation
-    hpv: HpvResult
-    survival: SurvivalResult
+    hpv: HpvResult | None
+    survival: SurvivalResult | None
     flags: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def complete(self) -> tuple[HpvResult, SurvivalResult]:
+        """HPV status and survival, for those who need both.
+
+        Raises:
+            ValueError: One of them was not asked for.
+        """
+        if self.hpv is None or self.survival is None:
+            raise ValueError("HPV status and survival were not both asked for")
+        return self.hpv, self.survival
 
     @property
     def gtvp_ml(self) -> float:
@@ -52,28 +63,29 @@ class PatientResult:
 
 @dataclass(frozen=True)
 class Findings:
-    """What stage 1 hands to the later stages.
+    """What the later stages see of the lesions.
 
     Attributes:
-        crop: CT and PET around the lesions, (2, z, y, x), for the networks.
+        crop: CT and PET around them, (2, z, y, x), for the networks.
         radiomics: One value a feature of `mmpl.radiomics.feature_names`.
     """
 
-    segmentation: Segmentation
     crop: np.ndarray
     radiomics: np.ndarray
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """From a case to its three answers, with one ensemble on one device.
+    """From a case to its answers, with one ensemble on one device.
 
     Attributes:
+        tasks: What to answer; the mask is always made, as the others rest on it.
         progress: Called with a short sentence before each stage.
     """
 
     ensemble: Ensemble
     device: torch.device
+    tasks: frozenset[Task] = frozenset(Task)
     progress: Callable[[str], None] = lambda _: None
 
     def __call__(self, case: Case, known_hpv: bool | None = None) -> PatientResult:
@@ -83,23 +95,30 @@ class Pipeline:
             InvalidInputError: CT and PET do not overlap.
         """
         prepared = prepare(case, self.ensemble.profile.preprocess)
-        findings = self.segment(case, prepared)
-        hpv = self.diagnose(case, findings)
-        survival = self.prognose(case, findings, hpv, known_hpv)
+        segmentation = self.segment(prepared)
+        hpv, survival = None, None
+        if self.tasks - {Task.SEGMENTATION}:
+            findings = self.examine(case, prepared, segmentation)
+            hpv = self.diagnose(case, findings)
+            if Task.SURVIVAL in self.tasks:
+                survival = self.prognose(case, findings, hpv, known_hpv)
         notes = tuple(dict.fromkeys((*case.clinical.assumed, *self._encoding_notes(case))))
-        flags = (*prepared.flags, *findings.segmentation.flags, *((CLINICAL_ASSUMED,) if notes else ()))
-        return PatientResult(case.patient_id, findings.segmentation, hpv, survival, flags, notes)
+        flags = (*prepared.flags, *segmentation.flags, *((CLINICAL_ASSUMED,) if notes else ()))
+        return PatientResult(case.patient_id, segmentation, hpv, survival, flags, notes)
 
-    def segment(self, case: Case, prepared: PreparedCase) -> Findings:
-        """Stage 1: the mask of the ten models' mean probability, radiomics on it, and the crop around it."""
+    def segment(self, prepared: PreparedCase) -> Segmentation:
+        """Stage 1: the mask of the ten models' mean probability."""
         ensemble, settings = self.ensemble, self.ensemble.profile.inference
         self.progress("segmenting")
         networks = ensemble.networks(Stage.SEGMENTATION, self.device)
-        segmentation = segment(prepared, networks, ensemble.thresholds, settings, self.device)
+        return segment(prepared, networks, ensemble.thresholds, settings, self.device)
+
+    def examine(self, case: Case, prepared: PreparedCase, segmentation: Segmentation) -> Findings:
+        """Cut the crop around the lesions, and measure radiomics on the mask."""
         self.progress("measuring radiomics")
-        radiomics = extract(case.ct, case.pet, segmentation.mask)
         center = lesion_center(segmentation.mask, prepared.roi)
-        return Findings(segmentation, crop_around(prepared.images, center, settings.lesion_crop_xyz), radiomics)
+        crop = crop_around(prepared.images, center, self.ensemble.profile.inference.lesion_crop_xyz)
+        return Findings(crop, extract(case.ct, case.pet, segmentation.mask))
 
     def diagnose(self, case: Case, findings: Findings) -> HpvResult:
         """Stage 2: each model's logit, then its forest on logit, radiomics and clinical record; the mean of ten."""

@@ -72,11 +72,12 @@ def predict(cohort: Path, out: Path, pictures: bool = True) -> dict[str, str]:
 
 
 def _row(result: PatientResult) -> Row:
+    hpv, survival = result.complete
     values = (
         result.patient_id,
-        f"{result.survival.risk_score:.6f}",
-        f"{result.hpv.probability:.6f}",
-        str(int(result.hpv.positive)),
+        f"{survival.risk_score:.6f}",
+        f"{hpv.probability:.6f}",
+        str(int(hpv.positive)),
         f"{result.gtvp_ml:.3f}",
         f"{result.gtvn_ml:.3f}",
         "; ".join(result.flags),

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,15 +101,25 @@ class MemberTables:
 
 @dataclass(frozen=True)
 class Member:
-    """One model of the ensemble; networks are read when asked for, so that one at a time is held."""
+    """One model of the ensemble; networks are read when asked for, so that one at a time is held.
+
+    Attributes:
+        kept: Networks that are kept instead, for a program that answers many cases.
+    """
 
     name: str
     folder: Path
     profile: Profile
+    kept: dict[Stage, StageNetwork] = field(default_factory=dict, repr=False, compare=False)
 
     def network(self, stage: Stage) -> StageNetwork:
-        """Read the network of a stage."""
-        return read_network(self.folder / NETWORK_FILE[stage], self.profile, stage)
+        """Give the network of a stage."""
+        return self.kept.get(stage) or read_network(self.folder / NETWORK_FILE[stage], self.profile, stage)
+
+    def keep(self) -> None:
+        """Read all that this model consists of, now."""
+        self.kept.update({stage: self.network(stage) for stage in Stage})
+        _ = self.forest, self.tables
 
     @cached_property
     def forest(self) -> "HpvModel":
@@ -183,8 +193,12 @@ def find_weights() -> Path:
     return PLATFORM_FOLDER if (PLATFORM_FOLDER / MANIFEST).is_file() else SHIPPED_FOLDER
 
 
-def load_ensemble(folder: Path | None = None) -> Ensemble:
+def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> Ensemble:
     """Verify a folder of weights, by default the one `find_weights` finds, and open it.
+
+    Args:
+        folder: Where the manifest lies.
+        keep_networks: Read every model now and keep it in memory.
 
     Raises:
         WeightsError: A file is missing, was changed, or belongs to another format; the message names it.
@@ -205,6 +219,8 @@ def load_ensemble(folder: Path | None = None) -> Ensemble:
             for file in (*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE):
                 if f"{member.name}/{file}" not in manifest["files"]:
                     raise WeightsError(f"{member.folder / file}: not in the manifest")
+            if keep_networks:
+                member.keep()
         return Ensemble(
             folder=folder,
             profile=profile,

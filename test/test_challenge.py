@@ -20,6 +20,7 @@ from mmpl.io.challenge import (
     read_clinical_file,
     write_challenge_result,
 )
+from mmpl.labels import Task
 from mmpl.pipeline import PatientResult
 from mmpl.segmentation import Segmentation
 from mmpl.survival import SurvivalResult
@@ -228,8 +229,8 @@ def test_odd_values_are_no_errors(write_input):
 
 
 def test_the_three_answers(result, head, tmp_path):
-    written = write_challenge_result(result, tmp_path)
-    assert written == [tmp_path / MASK, tmp_path / "rfs.json", tmp_path / "hpv-status.json"]
+    written = write_challenge_result(result, tmp_path, Task)
+    assert list(written.values()) == [tmp_path / MASK, tmp_path / "rfs.json", tmp_path / "hpv-status.json"]
     assert files(tmp_path) == {MASK, "rfs.json", "hpv-status.json"}
     assert (tmp_path / "rfs.json").read_text().strip() == "-0.25"
     assert (tmp_path / "hpv-status.json").read_text().strip() == "true"
@@ -254,26 +255,35 @@ def test_a_failure_half_way_leaves_nothing(result, tmp_path, monkeypatch, failin
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="no space left"):
-        write_challenge_result(result, tmp_path)
+        write_challenge_result(result, tmp_path, Task)
     assert files(tmp_path) == set()
 
 
 @pytest.mark.parametrize("risk", [math.nan, math.inf])
 def test_a_risk_that_is_no_number_is_no_answer(result, tmp_path, risk):
     with pytest.raises(ArithmeticError, match="risk score"):
-        write_challenge_result(replace(result, survival=replace(result.survival, risk_score=risk)), tmp_path)
+        write_challenge_result(replace(result, survival=replace(result.survival, risk_score=risk)), tmp_path, Task)
     assert files(tmp_path) == set()
 
 
 def test_earlier_answers_are_cleared_and_nothing_else(result, tmp_path):
-    write_challenge_result(result, tmp_path)
+    write_challenge_result(result, tmp_path, Task)
     (tmp_path / "notes.txt").touch()
     clear_challenge_result(tmp_path)
     clear_challenge_result(tmp_path)
     assert files(tmp_path) == {"notes.txt"}
 
 
-def test_the_sockets_are_those_of_the_edition():
-    sockets = challenge.read_sockets()
-    assert (sockets.risk.path, sockets.hpv.path) == ("rfs.json", "hpv-status.json")
-    assert f"{sockets.mask.path}/{sockets.mask_file}" == MASK
+def test_the_contract_of_the_edition_on_a_known_patient(result, tmp_path):
+    """HECKTOR 2025 as its organizers publish it: slugs, paths, keys, and a risk that is higher for worse."""
+    edition = challenge.read_edition()
+    slugs = (edition.ct.slug, edition.pet.slug, edition.clinical.slug, edition.mask.slug, edition.risk.slug)
+    assert slugs == ("ct-image", "pet-image", "electronic-health-record", "tumor-lymph-node-segmentation", "rfs")
+    assert edition.hpv.slug == "hpv-status"
+    assert (edition.ct.path, edition.pet.path, edition.clinical.path) == ("images/ct", "images/pet", "ehr.json")
+    keys = {"Age", "Gender", "Tobacco Consumption", "Alcohol Consumption", "Performance Status", "Treatment", "M-stage"}
+    assert set(fields()) == keys
+    write_challenge_result(replace(result, survival=replace(result.survival, risk_score=1.5)), tmp_path, Task)
+    worse = json.loads((tmp_path / "rfs.json").read_text())
+    write_challenge_result(replace(result, survival=replace(result.survival, risk_score=-1.5)), tmp_path, Task)
+    assert worse > json.loads((tmp_path / "rfs.json").read_text())

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from mmpl import algorithm
 from mmpl.case import Image
 from mmpl.io import challenge
 from mmpl.io.images import read_image
@@ -53,7 +54,7 @@ def answer(root, output, tiny_ensemble, monkeypatch, capfd):
         for name, value in (("INPUT", folder), ("OUTPUT", output), ("WEIGHTS", weights)):
             monkeypatch.setenv(f"MMPL_{name}", str(value))
         with plain_logging():
-            code = runpy.run_path(str(root / "inference.py"))["main"]()
+            code = runpy.run_path(str(root / "inference.py"))["main"]([])
         printed = capfd.readouterr()
         return code, printed.out, printed.err
 
@@ -143,7 +144,7 @@ def test_odd_clinical_values_are_answered_and_the_log_says_what_was_assumed(
 
 
 def test_a_library_that_warns_is_logged(answer, write_input, monkeypatch, blind_ensemble):
-    read = challenge.read_challenge_case
+    read = algorithm.read_challenge_case
 
     def read_and_warn(folder):
         warnings.warn("old spelling", DeprecationWarning, stacklevel=1)
@@ -151,7 +152,7 @@ def test_a_library_that_warns_is_logged(answer, write_input, monkeypatch, blind_
         logging.getLogger("some.library").info("fine weather")
         return read(folder)
 
-    monkeypatch.setattr(challenge, "read_challenge_case", read_and_warn)
+    monkeypatch.setattr(algorithm, "read_challenge_case", read_and_warn)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         code, text, error = answer(write_input(), blind_ensemble)
@@ -172,7 +173,59 @@ def test_the_sample_case_with_the_shipped_weights(answer, sample, output, shippe
     assert abs(json.loads((output / "rfs.json").read_text())) < 10
 
 
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        ("segmentation", {MASK}),
+        ("hpv", {"hpv-status.json"}),
+        ("survival", {"rfs.json"}),
+        ("hpv, segmentation", {MASK, "hpv-status.json"}),
+        ("", ANSWERS),
+    ],
+)
+def test_only_the_chosen_tasks_are_done_and_written(
+    answer, write_input, output, monkeypatch, blind_ensemble, tasks, expected
+):
+    monkeypatch.setenv("MMPL_TASKS", tasks)
+    code, text, error = answer(write_input(), blind_ensemble)
+    assert (code, error) == (0, "")
+    assert files(output) == expected
+    assert ("measuring radiomics" in text) == (tasks != "segmentation")
+    assert ("predicting recurrence" in text) == ("rfs.json" in expected)
+
+
+def test_another_edition_is_another_file(answer, write_input, output, monkeypatch, blind_ensemble, tmp_path):
+    """Elsewhere and with the risk the other way round, by data alone."""
+    answer(write_input(), blind_ensemble)
+    risk = json.loads((output / "rfs.json").read_text())
+    text = (challenge.EDITIONS / "hecktor-2025.yaml").read_text()
+    (tmp_path / "next.yaml").write_text(text.replace("rfs.json", "risk/answer.json").replace("sign: 1", "sign: -1"))
+    monkeypatch.setattr(challenge, "EDITIONS", tmp_path)
+    monkeypatch.setenv("MMPL_EDITION", "next")
+    code, _, error = answer(write_input(), blind_ensemble)
+    assert (code, error) == (0, "")
+    assert json.loads((output / "risk/answer.json").read_text()) == -risk
+
+
 # a case that cannot
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("MMPL_TASKS", "MMPL_TASKS names staging; there are segmentation, survival, hpv"),
+        ("MMPL_EDITION", "MMPL_EDITION is 'staging'; there are hecktor-2025"),
+    ],
+)
+def test_an_unknown_task_or_edition(answer, write_input, monkeypatch, variable, message):
+    monkeypatch.setenv(variable, "staging")
+    code, _, error = answer(write_input())
+    assert (code, error) == (1, f"error: {message}\n")
+
+
+def test_an_unknown_argument(root, capfd):
+    assert runpy.run_path(str(root / "inference.py"))["main"](["serve"]) == 2
+    assert capfd.readouterr().err == "usage: inference.py [invoke]\n"
 
 
 def test_a_process_of_its_own_refuses_with_one_line(root, write_input, head, output, tiny_ensemble):
@@ -268,7 +321,7 @@ def test_an_unforeseen_error_is_one_line_too(refuse, write_input, monkeypatch):
     def fail(folder):
         raise RuntimeError("first line\n  second line")
 
-    monkeypatch.setattr(challenge, "read_challenge_case", fail)
+    monkeypatch.setattr(algorithm, "read_challenge_case", fail)
     assert refuse(write_input()) == "RuntimeError: first line second line"
 
 

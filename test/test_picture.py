@@ -90,16 +90,17 @@ def make_result(case: Case, labels: tuple[Label, ...]) -> SimpleNamespace:
         mask[ball(grid, CENTER + (30.0 if label is Label.GTVN else 0.0), 10.0)] = label
     days = np.linspace(0.0, 2000.0, 21)
     volumes = {label: float((mask == label).sum() * grid.voxel_ml) for label in (Label.GTVP, Label.GTVN)}
+    hpv = SimpleNamespace(probability=0.4, positive=False, member_probabilities=(0.3, 0.35, 0.55))
+    survival = SimpleNamespace(
+        risk_score=-0.2,
+        member_risks=(-0.5, 0.1),
+        curve_days=days,
+        member_curves=np.exp(-days / np.array([[4000.0], [9000.0]])),
+    )
     return SimpleNamespace(
         patient_id=case.patient_id,
         segmentation=SimpleNamespace(mask=Image(mask, grid), agreement=0.8),
-        hpv=SimpleNamespace(probability=0.4, positive=False, member_probabilities=(0.3, 0.35, 0.55)),
-        survival=SimpleNamespace(
-            risk_score=-0.2,
-            member_risks=(-0.5, 0.1),
-            curve_days=days,
-            member_curves=np.exp(-days / np.array([[4000.0], [9000.0]])),
-        ),
+        complete=(hpv, survival),
         flags=() if labels else ("no lesion found",),
         gtvp_ml=volumes[Label.GTVP],
         gtvn_ml=volumes[Label.GTVN],

@@ -1,10 +1,12 @@
-"""The challenge's folders: what lies in /input, and what must lie in /output (`resources/challenge.yaml`)."""
+"""The challenge's folders: what lies in /input, and what must lie in /output (`resources/editions`)."""
 
 import json
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -14,9 +16,12 @@ from mmpl.case import Case, ClinicalRecord, InvalidInputError
 from mmpl.clinical import read_record
 from mmpl.geometry import common_grid
 from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
+from mmpl.labels import Task
 from mmpl.pipeline import PatientResult
 from mmpl.profile import RESOURCES
 
+EDITIONS = RESOURCES / "editions"
+EDITION_VARIABLE, DEFAULT_EDITION = "MMPL_EDITION", "hecktor-2025"
 CASE_ID = "case"
 """The challenge names no patient."""
 LEAST_OVERLAP_MM = 10.0
@@ -32,8 +37,8 @@ class Socket(BaseModel):
     path: str
 
 
-class Sockets(BaseModel):
-    """The edition's sockets, read from `resources/challenge.yaml`."""
+class Edition(BaseModel):
+    """One edition of the challenge: where things lie, and which way its risk points."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,15 +46,36 @@ class Sockets(BaseModel):
     pet: Socket
     clinical: Socket
     mask: Socket
-    risk: Socket
-    hpv: Socket
     mask_file: str
+    risk: Socket
+    risk_sign: Literal[1, -1]
+    hpv: Socket
+
+    def output_path(self, task: Task, folder: Path) -> Path:
+        """Where a task's answer lies below the output folder."""
+        paths = {
+            Task.SEGMENTATION: f"{self.mask.path}/{self.mask_file}",
+            Task.SURVIVAL: self.risk.path,
+            Task.HPV: self.hpv.path,
+        }
+        return folder / paths[task]
+
+
+def read_edition() -> Edition:
+    """Read the edition that `MMPL_EDITION` names, by default HECKTOR 2025.
+
+    Raises:
+        ValueError: There is no such edition.
+    """
+    return _read_edition(os.environ.get(EDITION_VARIABLE) or DEFAULT_EDITION)
 
 
 @cache
-def read_sockets() -> Sockets:
-    """Read the edition's sockets."""
-    return Sockets.model_validate(yaml.safe_load((RESOURCES / "challenge.yaml").read_text()))
+def _read_edition(name: str) -> Edition:
+    known = sorted(path.stem for path in EDITIONS.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(f"{EDITION_VARIABLE} is {name!r}; there are {', '.join(known)}")
+    return Edition.model_validate(yaml.safe_load((EDITIONS / f"{name}.yaml").read_text()))
 
 
 @dataclass(frozen=True)
@@ -71,10 +97,10 @@ def read_challenge_case(folder: Path) -> Case:
     """
     if not folder.is_dir():
         raise InvalidInputError(f"{folder}: no such folder")
-    layout, sockets = _Layout(folder, _read_listed_paths(folder / "inputs.json")), read_sockets()
-    ct = find_image(layout.path(sockets.ct), "CT")
-    pet = find_image(layout.path(sockets.pet), "PET")
-    clinical = read_clinical_file(layout.path(sockets.clinical))
+    layout, edition = _Layout(folder, _read_listed_paths(folder / "inputs.json")), read_edition()
+    ct = find_image(layout.path(edition.ct), "CT")
+    pet = find_image(layout.path(edition.pet), "PET")
+    clinical = read_clinical_file(layout.path(edition.clinical))
     images = read_image(ct), read_image(pet)
     try:
         case = Case(CASE_ID, *images, clinical)
@@ -153,34 +179,37 @@ def _read_listed_paths(path: Path) -> dict[str, str]:
     return listed
 
 
-def write_challenge_result(result: PatientResult, folder: Path) -> list[Path]:
-    """Write mask, risk and HPV status where the challenge wants them, the mask first; all of them or none."""
-    sockets = read_sockets()
-    mask = folder / sockets.mask.path / sockets.mask_file
-    risk, hpv = folder / sockets.risk.path, folder / sockets.hpv.path
-    written: list[Path] = []
+def write_challenge_result(result: PatientResult, folder: Path, tasks: Collection[Task]) -> dict[Task, Path]:
+    """Write the answers of some tasks where the challenge wants them, the mask first; all of them or none.
+
+    Returns:
+        Where each lies.
+    """
+    edition = read_edition()
+    paths = {task: edition.output_path(task, folder) for task in Task if task in tasks}
     try:
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        for path in (mask, risk, hpv):
-            written.append(path)
-            if path == mask:
+        for task, path in paths.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if task is Task.SEGMENTATION:
                 write_image(path, result.segmentation.mask)
-            elif path == risk:
-                _write_json(path, _finite(result.survival.risk_score))
+            elif task is Task.SURVIVAL:
+                assert result.survival is not None
+                _write_json(path, edition.risk_sign * _finite(result.survival.risk_score))
             else:
+                assert result.hpv is not None
                 _write_json(path, bool(result.hpv.positive))
     except BaseException:
-        for path in written:
+        for path in paths.values():
             path.unlink(missing_ok=True)
         raise
-    return written
+    return paths
 
 
 def clear_challenge_result(folder: Path) -> None:
     """Remove the answers of an earlier run, so that an error leaves nothing that could be taken for an answer."""
-    sockets = read_sockets()
-    for path in (folder / sockets.mask.path / sockets.mask_file, folder / sockets.risk.path, folder / sockets.hpv.path):
-        path.unlink(missing_ok=True)
+    edition = read_edition()
+    for task in Task:
+        edition.output_path(task, folder).unlink(missing_ok=True)
 
 
 def _finite(risk_score: float) -> float:

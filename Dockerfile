@@ -1,0 +1,53 @@
+# The algorithm as Grand Challenge runs it. BASE_IMAGE brings Python 3.11 or newer with pip and, for a GPU, the pinned
+# torch built for CUDA 12.6 (what the platform's T4 machines need); where it brings no torch, the CPU's is installed.
+# Targets: exec (the default) answers one case and exits; invoke serves many.
+ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime
+
+FROM ${BASE_IMAGE} AS build
+# wheels/ may hold packages that are already built; without it they come from the index, and a compiler with them
+ARG PIP_NO_INDEX=
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_FIND_LINKS=/tmp/wheels PIP_NO_CACHE_DIR=1 PIP_QUIET=1 PIP_PYTHON=/opt/venv/bin/python
+# hadolint ignore=DL3002
+USER root
+COPY requirements.txt wheels* /tmp/wheels/
+WORKDIR /tmp/wheels
+RUN python3 -m venv --system-site-packages --without-pip /opt/venv
+# hadolint ignore=DL3008
+RUN if ! ls pyradiomics*.whl; then \
+        apt-get update -q && apt-get install -qy --no-install-recommends gcc libc6-dev python3-dev; \
+    fi
+RUN /opt/venv/bin/python -c 'import torch' \
+    || python3 -m pip install --extra-index-url "$TORCH_INDEX" "$(grep '^torch==' requirements.txt)"
+# what pyradiomics builds against
+RUN python3 -m pip install "$(grep '^numpy==' requirements.txt)" "$(grep '^setuptools==' requirements.txt)"
+RUN python3 -m pip install --no-build-isolation --requirement requirements.txt
+
+FROM ${BASE_IMAGE} AS runtime
+USER root
+RUN groupadd --gid 10001 mmpl \
+    && useradd --uid 10001 --gid mmpl --home-dir /tmp --no-create-home --shell /usr/sbin/nologin mmpl
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /opt/app
+COPY LICENSE ./
+COPY weights weights
+COPY resources resources
+COPY mmpl mmpl
+COPY inference.py ./
+# everything that is written besides /output goes to /tmp
+ENV HOME=/tmp USER=mmpl MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/cache \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# the tasks that this image answers: segmentation, survival, hpv, a list of them, or all where empty
+ARG MMPL_TASKS=
+ENV MMPL_TASKS=${MMPL_TASKS}
+LABEL org.opencontainers.image.title="MMPL" \
+      org.opencontainers.image.description="Segmentation, HPV status and recurrence risk of head-and-neck cancer from one PET/CT and one clinical record. Not for clinical use." \
+      org.opencontainers.image.licenses="Apache-2.0"
+USER mmpl
+ENTRYPOINT ["/opt/venv/bin/python", "inference.py"]
+
+FROM runtime AS invoke
+LABEL org.grand-challenge.api-method="invoke"
+CMD ["invoke"]
+
+FROM runtime AS exec

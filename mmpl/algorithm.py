@@ -1,0 +1,97 @@
+"""The challenge's algorithm: the loaded ensemble, and one case after the other from and to the platform's folders."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mmpl.io.challenge import clear_challenge_result, read_challenge_case, write_challenge_result
+from mmpl.labels import Task
+from mmpl.pipeline import PatientResult, Pipeline
+from mmpl.weights import load_ensemble
+
+TASKS_VARIABLE = "MMPL_TASKS"
+
+log = logging.getLogger(__name__)
+
+
+def chosen_tasks() -> frozenset[Task]:
+    """Read which of the challenge's tasks to answer from `MMPL_TASKS`, a list with commas or spaces; by default all.
+
+    Raises:
+        ValueError: A task is not known.
+    """
+    names = os.environ.get(TASKS_VARIABLE, "").replace(",", " ").split()
+    unknown = [name for name in names if name not in list(Task)]
+    if unknown:
+        raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unknown)}; there are {', '.join(Task)}")
+    return frozenset(map(Task, names)) or frozenset(Task)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An ensemble on a device, ready for cases."""
+
+    pipeline: Pipeline
+
+    @classmethod
+    def load(cls, keep_networks: bool = False) -> "Algorithm":
+        """Verify and open the weights, and take the GPU where there is one.
+
+        Args:
+            keep_networks: Read all networks now and keep them, rather than one at a time for each case.
+
+        Raises:
+            WeightsError: The weights are missing or damaged.
+        """
+        tasks, ensemble = chosen_tasks(), load_ensemble(keep_networks=keep_networks)
+        gpu = torch.cuda.is_available()
+        device = torch.device("cuda" if gpu else "cpu")
+        where = torch.cuda.get_device_name() if gpu else "the CPU, as no GPU can be used"
+        count, profile = len(ensemble.members), ensemble.profile.name
+        log.info("%d models, profile %s, from %s, on %s", count, profile, ensemble.folder, where)
+        return cls(Pipeline(ensemble, device, tasks, progress=log.info))
+
+    def answer(self, source: Path, target: Path, picture: Path | None = None) -> None:
+        """Answer the case in one folder into another; answers of an earlier case are removed first.
+
+        Args:
+            source: In the challenge's layout.
+            target: Takes the challenge's own files alone.
+            picture: Where to draw the case, if all tasks are answered.
+
+        Raises:
+            InvalidInputError: The case cannot be answered; nothing is left in the target.
+        """
+        target.mkdir(parents=True, exist_ok=True)
+        clear_challenge_result(target)
+        if picture:
+            picture.unlink(missing_ok=True)
+        case = read_challenge_case(source)
+        result = self.pipeline(case)
+        for note in result.notes:
+            log.info("clinical record: %s", note)
+        for flag in result.flags:
+            log.info("note: %s", flag)
+        if picture and result.hpv and result.survival:
+            from mmpl.picture import draw
+
+            draw(case, result, picture, self.pipeline.ensemble.hpv_threshold)
+        written = write_challenge_result(result, target, self.pipeline.tasks)
+        for task, path in written.items():
+            log.info("%s: %s", self._describe(task, result), path)
+        if picture and picture.is_file():
+            log.info("picture: %s", picture)
+
+    @staticmethod
+    def _describe(task: Task, result: PatientResult) -> str:
+        if task is Task.SEGMENTATION:
+            return f"GTVp {result.gtvp_ml:.1f} ml, GTVn {result.gtvn_ml:.1f} ml"
+        if task is Task.SURVIVAL:
+            assert result.survival is not None
+            return f"recurrence risk {result.survival.risk_score:+.2f} (higher is worse, 0 is average)"
+        assert result.hpv is not None
+        status = "positive" if result.hpv.positive else "negative"
+        return f"HPV {status}, probability {result.hpv.probability:.2f}"
