@@ -94,4 +94,4 @@ class Algorithm:
             return f"recurrence risk {result.survival.risk_score:+.2f} (higher is worse, 0 is average)"
         assert result.hpv is not None
         status = "positive" if result.hpv.positive else "negative"
-        return f"HPV {status}, probability {result.hpv.probability:.2f}"
+        return f"HPV {status}, probability {result.hpv.probability:.3f}"

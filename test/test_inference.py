@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from expected import compare
 
 from mmpl import algorithm
 from mmpl.case import Image
@@ -163,14 +164,11 @@ def test_a_library_that_warns_is_logged(answer, write_input, monkeypatch, blind_
 
 
 def test_the_sample_case_with_the_shipped_weights(answer, sample, output, shipped):
-    code, _, error = answer(sample, shipped)
+    code, text, error = answer(sample, shipped)
     assert (code, error) == (0, "")
-    assert files(output) == ANSWERS
+    compare(output, text)
     (ct,) = (sample / "images" / "ct").iterdir()
-    mask = read_image(output / MASK)
-    assert mask.grid == read_image(ct).grid
-    assert set(np.unique(mask.voxels)) == {0, 1, 2}  # it has a primary and two nodes
-    assert abs(json.loads((output / "rfs.json").read_text())) < 10
+    assert read_image(output / MASK).grid == read_image(ct).grid
 
 
 @pytest.mark.parametrize(

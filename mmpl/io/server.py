@@ -1,8 +1,6 @@
 """The platform's invoke API: models are loaded once, then `POST /invoke` answers the case that lies in /input now."""
 
 import logging
-import os
-import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -75,11 +73,14 @@ def serve(load: Callable[[], Answer]) -> None:
     import uvicorn
 
     failed = threading.Event()
+    app = make_app(load, failed.set)
+    server = uvicorn.Server(uvicorn.Config(app, host="0.0.0.0", port=PORT, log_config=None, access_log=False))
 
-    def fail() -> None:
-        failed.set()
-        os.kill(os.getpid(), signal.SIGTERM)
+    def stop_if_failed() -> None:
+        failed.wait()
+        server.should_exit = True
 
-    uvicorn.run(make_app(load, fail), host="0.0.0.0", port=PORT, log_config=None, access_log=False)
+    threading.Thread(target=stop_if_failed, daemon=True).start()
+    server.run()
     if failed.is_set():
         raise SystemExit(1)

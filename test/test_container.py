@@ -1,0 +1,289 @@
+"""The image, built and run as the platform runs it; `./test.sh container` starts this where an engine answers.
+
+`CONTAINER_ENGINE` names the engine (docker), `BASE_IMAGE` the base; `BUILD_OPTIONS` are added to each build.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from expected import ALL, HPV, MASK, RISK, compare, files
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = os.environ.get("CONTAINER_ENGINE", "docker")
+LIMITS = [
+    *("--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    *("--memory", "15g", "--memory-swap", "15g", "--shm-size", "16m", "--pids-limit", "512"),
+    *("--tmpfs", "/tmp:rw,mode=1777"),
+]
+PYTHON = "/opt/venv/bin/python"
+MEASURED = """
+import resource, subprocess, sys, time
+started = time.monotonic()
+code = subprocess.call([sys.executable, "inference.py"])
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+print(f"measured: {time.monotonic() - started:.1f} s, peak {peak:.0f} MiB")
+sys.exit(code)
+"""
+
+pytestmark = pytest.mark.container
+
+
+def engine(*arguments: str, check: bool = True, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([ENGINE, *arguments], capture_output=True, text=True, check=check, timeout=timeout)
+
+
+def has_gpu() -> bool:
+    return "nvidia" in engine("info", "--format", "{{json .}}", check=False).stdout.lower()
+
+
+DEVICE = "gpu" if has_gpu() else "cpu"
+
+
+def build(tag: str, *options: str, source: Path = ROOT) -> float:
+    """Build an image; the seconds it took."""
+    base = ["--build-arg", f"BASE_IMAGE={os.environ['BASE_IMAGE']}"] if "BASE_IMAGE" in os.environ else []
+    extra = shlex.split(os.environ.get("BUILD_OPTIONS", ""))
+    started = time.monotonic()
+    built = engine("build", "--tag", tag, *base, *extra, *options, str(source), check=False)
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="session")
+def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Print a figure past pytest's capture."""
+    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    return lambda text: reporter.write_line(f"  {text}")
+
+
+@pytest.fixture(scope="session")
+def image(say: Callable[[str], None]) -> str:
+    say(f"build: {build('mmpl:test'):.0f} s")
+    return "mmpl:test"
+
+
+@pytest.fixture(scope="session")
+def server_image(image: str) -> str:
+    build("mmpl:test-invoke", "--target", "invoke")
+    return "mmpl:test-invoke"
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Writable by anyone, as the image's user is not ours."""
+    folder = tmp_path / "output"
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
+
+
+@pytest.fixture
+def case(tmp_path: Path, sample: Path) -> Path:
+    """The sample case, to be broken."""
+    return Path(shutil.copytree(sample, tmp_path / "input"))
+
+
+def run(
+    image: str, source: Path, output: Path, *options: str, command: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run the image as the platform does."""
+    gpus = ["--gpus", "all"] if DEVICE == "gpu" else []
+    mounts = ["--volume", f"{source}:/input:ro", "--volume", f"{output}:/output"]
+    return engine("run", "--rm", *LIMITS, *gpus, *mounts, *options, image, *command, check=False)
+
+
+def refuse(ran: subprocess.CompletedProcess[str], output: Path, message: str) -> None:
+    """Assert exit code 1, one line that says why, and nothing in the output."""
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert ran.stderr.startswith("error: ")
+    assert message in ran.stderr
+    assert ran.stderr.count("\n") == 1
+    assert files(output) == set()
+
+
+def test_a_change_of_code_rebuilds_in_seconds(image: str, tmp_path: Path, say: Callable[[str], None]) -> None:
+    copy, left_out = tmp_path / "project", (".venv", ".git", "runs", "cohorts", "output", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_out))
+    with (copy / "mmpl" / "pipeline.py").open("a") as file:
+        file.write(f"# {time.time()}\n")
+    seconds = build("mmpl:test-changed", source=copy)
+    say(f"rebuild after a change of code: {seconds:.0f} s")
+    assert seconds < 60
+
+
+@pytest.mark.parametrize(
+    ("tasks", "wanted"),
+    [
+        ("segmentation", frozenset({MASK})),
+        ("survival", frozenset({RISK})),
+        ("hpv", frozenset({HPV})),
+        ("", ALL),
+    ],
+)
+def test_exec_answers_each_task(
+    image: str, sample: Path, output: Path, say: Callable[[str], None], tasks: str, wanted: frozenset[str]
+) -> None:
+    measured = ("--env", f"MMPL_TASKS={tasks}", "--entrypoint", PYTHON)
+    ran = run(image, sample, output, *measured, command=("-c", MEASURED))
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout + ran.stderr
+    say(f"exec, {tasks or 'all tasks'}: {ran.stdout.splitlines()[-1].removeprefix('measured: ')}")
+    compare(output, ran.stdout, wanted, DEVICE)
+    assert ("on the CPU, as no GPU can be used" in ran.stdout) == (DEVICE == "cpu")
+
+
+def test_the_images_own_entrypoint_and_task(image: str, sample: Path, output: Path) -> None:
+    build("mmpl:test-hpv", "--build-arg", "MMPL_TASKS=hpv")
+    ran = run("mmpl:test-hpv", sample, output)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    compare(output, ran.stdout, frozenset({HPV}), DEVICE)
+
+
+@pytest.fixture
+def server(server_image: str, case: Path, output: Path) -> Iterator[str]:
+    """A running server; its name."""
+    name = f"mmpl-test-{os.getpid()}"
+    gpus = ["--gpus", "all"] if DEVICE == "gpu" else []
+    mounts = ["--volume", f"{case}:/input:ro", "--volume", f"{output}:/output"]
+    engine("run", "--detach", "--name", name, *LIMITS, *gpus, *mounts, server_image)
+    try:
+        yield name
+    finally:
+        engine("rm", "--force", name)
+
+
+def ask(server: str, method: str, path: str) -> int:
+    """Send a request from inside the container, which has no network; the status, 0 where nobody listens."""
+    program = (
+        "import http.client\n"
+        "try:\n"
+        "    connection = http.client.HTTPConnection('127.0.0.1', 4743)\n"
+        f"    connection.request({method!r}, {path!r})\n"
+        "    print(connection.getresponse().status)\n"
+        "except ConnectionRefusedError:\n"
+        "    print(0)\n"
+    )
+    return int(engine("exec", server, PYTHON, "-c", program).stdout)
+
+
+def wait_until_healthy(server: str) -> float:
+    started = time.monotonic()
+    while (status := ask(server, "GET", "/health")) != 200:
+        assert status in (0, 503)
+        assert time.monotonic() - started < 300
+        time.sleep(0.5)
+    return time.monotonic() - started
+
+
+def last_case(server: str) -> str:
+    """What the server printed of its latest case."""
+    return "segmenting" + engine("logs", server).stdout.rpartition("segmenting")[2]
+
+
+def test_invoke_answers_one_case_after_the_other(
+    server: str, case: Path, output: Path, say: Callable[[str], None]
+) -> None:
+    say(f"invoke: healthy after {wait_until_healthy(server):.1f} s")
+    for _ in range(2):
+        started = time.monotonic()
+        assert ask(server, "POST", "/invoke") == 201
+        say(f"invoke: a case in {time.monotonic() - started:.1f} s")
+        compare(output, last_case(server), ALL, DEVICE)
+
+    (pet,) = (case / "images/pet").iterdir()
+    hidden = pet.rename(case / pet.name)
+    assert ask(server, "POST", "/invoke") == 500
+    assert files(output) == set()  # nothing of the case before, either
+    assert ask(server, "GET", "/health") == 200
+    hidden.rename(pet)
+    assert ask(server, "POST", "/invoke") == 201
+    compare(output, last_case(server), ALL, DEVICE)
+
+    logs = engine("logs", server)
+    assert logs.stderr.count("error: ") == 1
+    assert "images/pet: 0 PET images" in logs.stderr
+    started = time.monotonic()
+    engine("stop", "--time", "20", server)
+    say(f"invoke: ends {time.monotonic() - started:.1f} s after it is asked to")
+    assert time.monotonic() - started < 5
+    assert engine("inspect", "--format", "{{.State.OOMKilled}}", server).stdout.strip() == "false"
+
+
+def test_without_a_pet(image: str, case: Path, output: Path) -> None:
+    shutil.rmtree(case / "images/pet")
+    refuse(run(image, case, output), output, "/input/images/pet: 0 PET images")
+
+
+def test_broken_json(image: str, case: Path, output: Path) -> None:
+    (case / "ehr.json").write_text('{"Age": ')
+    refuse(run(image, case, output), output, "/input/ehr.json: not valid JSON")
+
+
+def test_an_output_that_cannot_be_written(image: str, sample: Path, output: Path) -> None:
+    output.chmod(0o555)
+    ran = run(image, sample, output)
+    output.chmod(0o777)
+    refuse(ran, output, "/output")
+    assert "Permission denied" in ran.stderr
+
+
+def test_a_tampered_weight_file_stops_the_container_before_any_case(
+    image: str, server_image: str, sample: Path, output: Path, tmp_path: Path
+) -> None:
+    weights = Path(shutil.copytree(ROOT / "weights", tmp_path / "weights"))
+    (weights / "patient-3/hpv.safetensors").write_bytes(b"tampered")
+    model = ("--volume", f"{weights}:/opt/ml/model:ro")
+    refuse(run(image, sample, output, *model), output, "/opt/ml/model/patient-3/hpv.safetensors: its SHA-256 is not")
+    refuse(run(server_image, sample, output, *model), output, "/opt/ml/model/patient-3/hpv.safetensors")
+    (weights / "patient-3/hpv.safetensors").unlink()
+    refuse(run(image, sample, output, *model), output, "/opt/ml/model/patient-3/hpv.safetensors: no such file")
+
+
+def test_inputs_json_is_honored(image: str, case: Path, output: Path) -> None:
+    (case / "record").mkdir()
+    (case / "ehr.json").rename(case / "record/other.json")
+    listed = [{"socket": {"slug": "electronic-health-record", "relative_path": "record/other.json"}}]
+    (case / "inputs.json").write_text(json.dumps(listed))
+    ran = run(image, case, output, "--env", "MMPL_TASKS=segmentation")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    compare(output, ran.stdout, frozenset({MASK}), DEVICE)
+
+
+def test_the_image_holds_what_inference_needs_and_no_more(
+    image: str, server_image: str, say: Callable[[str], None]
+) -> None:
+    def inspect(name: str, what: str) -> str:
+        return engine("image", "inspect", "--format", what, name).stdout.strip()
+
+    assert inspect(image, "{{.Config.User}}") == "mmpl"
+    labels = json.loads(inspect(image, "{{json .Config.Labels}}"))
+    assert "org.grand-challenge.api-method" not in labels
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert inspect(server_image, '{{index .Config.Labels "org.grand-challenge.api-method"}}') == "invoke"
+    assert inspect(image, "{{.Architecture}}") == "amd64"
+    size = int(inspect(image, "{{.Size}}"))
+    say(f"size: {size / 1e9:.2f} GB uncompressed")
+    assert size < 10e9
+    script = r"""
+set -u
+id -u
+command -v gcc cc g++ c++ || echo no compiler
+find / -xdev \( -path '*/pip/http*' -o -path '*/.cache/pip*' \) 2>/dev/null | head -1
+find /opt -xdev \( -name '*.mha' -o -name '*.nii.gz' -o -name 'test_*.py' -path '/opt/app/*' \) | head -3
+find /opt -xdev \( -name '*.pem' -path '/opt/app/*' -o -name '.git*' -o -name '.env' -o -name 'id_*sa' \) | head -3
+for name in lightning lifelines skglm imblearn pytest ruff mypy dask pandas tensorboard openpyxl; do
+    /opt/venv/bin/python -c "import $name" 2>/dev/null && echo "$name is there"
+done
+/opt/venv/bin/python -c 'import torch; print(torch.__file__)'
+/opt/venv/bin/python -c 'import mmpl.algorithm, mmpl.io.server'
+"""
+    ran = engine("run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", script)
+    *found, torch = ran.stdout.splitlines()
+    assert found == ["10001", "no compiler"], ran.stdout
+    assert not torch.startswith("/opt/venv")  # the base's own, not a second one
