@@ -1,8 +1,8 @@
 """The challenge's program: `inference.py` answers the one case in /input and exits, `inference.py invoke` is a server.
 
 Exits 0, or 1 with one line on stderr that says what is wrong. `MMPL_INPUT` and `MMPL_OUTPUT` name other folders for
-local use, `MMPL_WEIGHTS` other weights, `MMPL_TASKS` some of the tasks; with `MMPL_PICTURE` a picture of the case is
-written to that path. Nothing but the challenge's own files ever lands in the output folder.
+local use, `MMPL_WEIGHTS` other weights, `MMPL_TASKS` some of the tasks; `MMPL_PICTURE` and `MMPL_REPORT` are paths for
+a picture and a report of the case. Nothing but the challenge's own files ever lands in the output folder.
 """
 
 import logging
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 FOLDERS = (("MMPL_INPUT", "/input"), ("MMPL_OUTPUT", "/output"))
-PICTURE_VARIABLE = "MMPL_PICTURE"
+EXTRAS = ("MMPL_PICTURE", "MMPL_REPORT")
 
 
 def main(arguments: list[str]) -> int:
@@ -43,9 +43,9 @@ def load(keep_networks: bool = False) -> Callable[[], None]:
     from mmpl.io.challenge import clear_challenge_result
 
     source, target = (Path(os.environ.get(name) or path) for name, path in FOLDERS)
-    picture = os.environ.get(PICTURE_VARIABLE)
+    picture, report = (Path(value) if (value := os.environ.get(name)) else None for name in EXTRAS)
     clear_challenge_result(target)  # weights that cannot be loaded leave no answer of an earlier case, either
-    return partial(Algorithm.load(keep_networks).answer, source, target, Path(picture) if picture else None)
+    return partial(Algorithm.load(keep_networks).answer, source, target, picture, report)
 
 
 def set_up_logging() -> None:

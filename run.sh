@@ -11,5 +11,5 @@ fi
 make_venv requirements.txt
 
 export MMPL_INPUT=${1:-test/input} MMPL_OUTPUT=${2:-output}
-export MMPL_PICTURE=$MMPL_OUTPUT/picture.png
+export MMPL_PICTURE=$MMPL_OUTPUT/picture.png MMPL_REPORT=$MMPL_OUTPUT/report.json
 exec .venv/bin/python inference.py

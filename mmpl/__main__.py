@@ -34,11 +34,18 @@ def phantom(
 
 
 @app.command()
-def predict(cohort: Path, out: Path, pictures: bool = True) -> None:
-    """Answer every patient of COHORT: masks, pictures and predictions.csv in OUT; finished patients are skipped."""
+def predict(
+    cohort: Path,
+    out: Path,
+    pictures: bool = True,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Use this model of the ensemble alone; may be repeated.")
+    ] = None,
+) -> None:
+    """Answer every patient of COHORT: predictions.csv, masks, pictures and reports in OUT; who is finished is skipped."""
     from mmpl.predict import predict as predict_cohort
 
-    failures = predict_cohort(cohort, out, pictures)
+    failures = predict_cohort(cohort, out, pictures, model or ())
     for name, reason in failures.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
     if failures:

@@ -54,21 +54,22 @@ class Algorithm:
         log.info("%d models, profile %s, from %s, on %s", count, profile, ensemble.folder, where)
         return cls(Pipeline(ensemble, device, tasks, progress=log.info))
 
-    def answer(self, source: Path, target: Path, picture: Path | None = None) -> None:
+    def answer(self, source: Path, target: Path, picture: Path | None = None, report: Path | None = None) -> None:
         """Answer the case in one folder into another; answers of an earlier case are removed first.
 
         Args:
             source: In the challenge's layout.
             target: Takes the challenge's own files alone.
             picture: Where to draw the case, if all tasks are answered.
+            report: Where to write each model's answers, flags and notes.
 
         Raises:
             InvalidInputError: The case cannot be answered; nothing is left in the target.
         """
         target.mkdir(parents=True, exist_ok=True)
         clear_challenge_result(target)
-        if picture:
-            picture.unlink(missing_ok=True)
+        for extra in filter(None, (picture, report)):
+            extra.unlink(missing_ok=True)
         case = read_challenge_case(source)
         result = self.pipeline(case)
         for note in result.notes:
@@ -79,11 +80,16 @@ class Algorithm:
             from mmpl.picture import draw
 
             draw(case, result, picture, self.pipeline.ensemble.hpv_threshold)
+        if report:
+            from mmpl.report import write_report
+
+            write_report(report, result, self.pipeline.ensemble)
         written = write_challenge_result(result, target, self.pipeline.tasks)
         for task, path in written.items():
             log.info("%s: %s", self._describe(task, result), path)
-        if picture and picture.is_file():
-            log.info("picture: %s", picture)
+        for name, path_of in (("picture", picture), ("report", report)):
+            if path_of and path_of.is_file():
+                log.info("%s: %s", name, path_of)
 
     @staticmethod
     def _describe(task: Task, result: PatientResult) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from mmpl.io.images import write_image
 from mmpl.labels import Column
 from mmpl.picture import draw
 from mmpl.pipeline import PatientResult, Pipeline
+from mmpl.report import write_report
 from mmpl.weights import load_ensemble
 
 COLUMNS = (
@@ -32,17 +33,23 @@ log = logging.getLogger(__name__)
 Row = dict[str, str]
 
 
-def predict(cohort: Path, out: Path, pictures: bool = True) -> dict[str, str]:
+def predict(cohort: Path, out: Path, pictures: bool = True, models: Sequence[str] = ()) -> dict[str, str]:
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
-    Each patient's mask `<PatientID>.nii.gz` and picture `<PatientID>.png` are written before the row in
-    `predictions.csv`, so a patient with a row is finished. The released outcomes are never looked at.
+    Each patient's mask `<PatientID>.nii.gz`, picture `<PatientID>.png` and report `<PatientID>.json` are written before
+    the row in `predictions.csv`, so a patient with a row is finished. The released outcomes are never looked at.
+
+    Args:
+        cohort: A folder in the released layout.
+        out: Takes the answers.
+        pictures: Whether to draw them.
+        models: Which models of the ensemble answer, by name; by default all.
 
     Returns:
         What went wrong, by patient; such a patient has no row.
     """
     patients = read_cohort(cohort)
-    ensemble = load_ensemble()
+    ensemble = load_ensemble().only(models)
     pipeline = Pipeline(ensemble, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     out.mkdir(parents=True, exist_ok=True)
     table = out / PREDICTIONS_FILE
@@ -66,6 +73,7 @@ def predict(cohort: Path, out: Path, pictures: bool = True) -> dict[str, str]:
             write_image(out / f"{name}.nii.gz", result.segmentation.mask)
             if pictures:
                 draw(case, result, out / f"{name}.png", ensemble.hpv_threshold)
+            write_report(out / f"{name}.json", result, ensemble)
             rows[name] = _row(result)
             _write_rows(table, rows.values())
     return failures

@@ -7,8 +7,8 @@ are JSON. Every file's SHA-256 stands in `manifest.json`, and loading checks the
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,6 +152,18 @@ class Ensemble:
     hpv_threshold: float
     code_version: str
     training: Mapping[str, Any]
+
+    def only(self, names: Sequence[str]) -> "Ensemble":
+        """Keep some models by name, or all where none is named; thresholds stay.
+
+        Raises:
+            WeightsError: There is no such model.
+        """
+        unknown = [name for name in names if name not in [member.name for member in self.members]]
+        if unknown:
+            known = ", ".join(member.name for member in self.members)
+            raise WeightsError(f"{self.folder}: no model {', '.join(unknown)}; there are {known}")
+        return replace(self, members=tuple(m for m in self.members if not names or m.name in names))
 
     def networks(self, stage: Stage, device: torch.device) -> Iterator[StageNetwork]:
         """Give the networks of a stage one after the other."""

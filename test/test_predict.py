@@ -15,6 +15,7 @@ from mmpl.case import InvalidInputError
 from mmpl.io.images import read_image
 from mmpl.phantom.cohort import write_cohort
 from mmpl.predict import predict
+from mmpl.weights import WeightsError
 
 COLUMNS = ["PatientID", "risk_score", "hpv_probability", "hpv_status", "gtvp_ml", "gtvn_ml", "flags"]
 OFFICIAL = {"gtvp_dice_mean", "gtvn_dice_aggregated", "gtvn_f1_aggregated", "c_index", "hpv_balanced_accuracy"}
@@ -80,7 +81,7 @@ def test_the_other_patients_are_finished(finished, names):
     assert sorted(row["PatientID"] for row in read_rows(finished)) == done
     assert set(state(finished)) == {
         "predictions.csv",
-        *(f"{name}{end}" for name in done for end in (".nii.gz", ".png")),
+        *(f"{name}{end}" for name in done for end in (".nii.gz", ".png", ".json")),
     }
 
 
@@ -103,6 +104,22 @@ def test_rows_hold_numbers_that_agree(finished):
         assert "no lesion found" in row["flags"].split("; ")
 
 
+def test_a_report_says_what_each_model_said(finished, names):
+    report = json.loads((finished / f"{names[0]}.json").read_text())
+    (row,) = (row for row in read_rows(finished) if row["PatientID"] == names[0])
+    assert len(report["hpv"]["by_model"]) == len(report["risk"]["by_model"]) == len(report["models"])
+    assert np.mean(report["hpv"]["by_model"]) == pytest.approx(float(row["hpv_probability"]), abs=1e-5)
+    assert np.mean(report["risk"]["by_model"]) == pytest.approx(float(row["risk_score"]), abs=1e-5)
+    assert "; ".join(report["flags"]) == row["flags"]
+
+
+def test_one_model_may_answer_alone(cohort, names, tmp_path, use):
+    predict(cohort, tmp_path, pictures=False, models=["patient_0"])
+    assert json.loads((tmp_path / f"{names[0]}.json").read_text())["models"] == ["patient_0"]
+    with pytest.raises(WeightsError, match="no model patient_9; there are patient_0, center_0"):
+        predict(cohort, tmp_path, models=["patient_9"])
+
+
 def test_finished_patients_are_not_done_again(cohort, names, out, use, monkeypatch):
     (out / f"{names[2]}.nii.gz").unlink()  # a row without its mask is not finished
     before, seen = state(out), []
@@ -120,6 +137,7 @@ def test_finished_patients_are_not_done_again(cohort, names, out, use, monkeypat
     assert {name for name in after if after[name] == before.get(name)} == {
         f"{names[0]}.nii.gz",
         f"{names[0]}.png",
+        f"{names[0]}.json",
         f"{names[2]}.png",
     }
     assert f"{names[1]}.png" not in after
