@@ -42,7 +42,7 @@ def predict(
         list[str] | None, typer.Option(help="Use this model of the ensemble alone; may be repeated.")
     ] = None,
 ) -> None:
-    """Answer every patient of COHORT: predictions.csv, masks, pictures and reports in OUT; who is finished is skipped."""
+    """Answer the patients of COHORT: predictions.csv, masks, pictures and reports in OUT; finished ones are skipped."""
     from mmpl.predict import predict as predict_cohort
 
     failures = predict_cohort(cohort, out, pictures, model or ())
