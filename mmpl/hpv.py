@@ -31,10 +31,11 @@ TRUSTED_TYPES = frozenset({"sklearn.tree._tree.Tree"})
 """All that a forest's file may ask to be trusted by name, beyond what skops itself knows to be data."""
 NEIGHBORS = 5
 """Of SMOTE, where the minority has more patients than this."""
-REPEATED_CORRELATION = 0.8
-"""Of two radiomics correlated more strongly than this, in absolute value, only the more relevant is kept."""
-COLUMNS_TRIED = 0.3
-"""Share of the columns a split chooses from. At a square root the deep score, one of many, is too rarely offered."""
+REPEATED_CORRELATION = 0.6
+"""Of two radiomics correlated more strongly than this, in absolute value, only the more relevant is kept. In simulation
+(580 patients, 10% negative) the forest then reaches 0.73 of the oracle's distance, at 0.8 0.70, at 0.95 0.65."""
+COLUMNS_TRIED = 0.15
+"""Share of the columns a split chooses from. In simulation 0.75 of the oracle's distance, where 0.3 reaches 0.73."""
 
 
 @dataclass(frozen=True)
