@@ -1,0 +1,115 @@
+"""The arithmetic of the tables: fold means, nested decisions, paired differences, shifted priors."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pytest
+
+from mmpl.case import ClinicalRecord, Outcome, Patient
+from mmpl.metrics import balanced_accuracy
+from train import figures
+from train.outoffold import decide, make_results
+from train.splits import Scheme, Splits
+from train.tables import Comparison, Method, mean_and_sd, measure_hpv, measure_survival, write_table
+from train.transfer import at_prevalence, estimate_prevalence
+
+NAN = float("nan")
+
+
+def make_patients(status: list[bool | None]) -> list[Patient]:
+    return [
+        Patient(f"P{i}", "1", ClinicalRecord(), Outcome(positive, relapse=i % 2 == 0, rfs_days=100.0 + i))
+        for i, positive in enumerate(status)
+    ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """As much of a workspace as deciding needs."""
+
+    patients: list[Patient]
+    splits: Splits
+
+
+def test_a_decision_never_sees_its_own_fold() -> None:
+    """In fold 1 the scores lie elsewhere: its own best threshold would be 10.5, the other fold's is between 0 and 1."""
+    patients = make_patients([False, False, True, True, False, False, True, True])
+    score = dict(zip((p.patient_id for p in patients), (0, 0, 1, 1, 10, 10, 11, 11), strict=True))
+    folds = {p.patient_id: i // 4 for i, p in enumerate(patients)}
+    decisions = decide(Run(patients, Splits({Scheme.PATIENT: folds})), Scheme.PATIENT, score)
+    assert [decisions[p.patient_id] for p in patients] == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_patients_without_a_status_are_decided_but_choose_no_threshold() -> None:
+    patients = make_patients([False, True, False, True, None, None])
+    score = dict(zip((p.patient_id for p in patients), (0.2, 0.8, 0.2, 0.8, 0.3, 0.7), strict=True))
+    folds = {p.patient_id: i % 2 if i > 3 else i // 2 for i, p in enumerate(patients)}
+    decisions = decide(Run(patients, Splits({Scheme.PATIENT: folds})), Scheme.PATIENT, score)
+    assert [decisions[p.patient_id] for p in patients] == [0, 1, 0, 1, 0, 1]
+
+
+def test_fold_means_say_where_a_metric_is_undefined() -> None:
+    assert mean_and_sd([0.5, 0.7]) == "0.600 ± 0.141"
+    assert mean_and_sd([0.5, NAN, 0.7]) == "0.600 ± 0.141 (undefined in 1 of 3 folds)"
+    assert mean_and_sd([NAN, NAN]) == "undefined in every fold"
+    assert mean_and_sd([0.5]) == "0.500"
+
+
+def test_a_table_by_hand() -> None:
+    patients = make_patients([True, False, True, False])
+    make = partial(make_results, patients)
+    good = {"P0": 0.9, "P1": 0.1, "P2": 0.8, "P3": 0.2}
+    bad = {"P0": 0.9, "P1": 0.1, "P2": 0.2, "P3": 0.8}
+    methods = [
+        Method("good", make(probability=good, decision={k: float(v > 0.5) for k, v in good.items()}), "0.9"),
+        Method("bad", make(probability=bad, decision={k: float(v > 0.5) for k, v in bad.items()})),
+    ]
+    comparisons = [Comparison("good", "bad"), Comparison("good", "absent")]
+    lines = write_table(methods, comparisons, np.array([0, 0, 1, 1]), measure_hpv)
+    cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines if line}
+    assert cells["good"][0] == "1.000 ± 0.000"
+    assert cells["good"][1] == "1.000 [1.000, 1.000]"
+    assert cells["good"][-1] == "0.9"
+    assert cells["bad"][0] == "0.500 ± 0.707"  # right in fold 0, wrong in fold 1
+    assert cells["bad"][1].startswith("0.750 [")  # P0 over both, P2 over P1 alone
+    assert cells["good less bad"][0].startswith("+0.250 [")
+    assert "good less absent" not in cells
+
+
+def test_a_fold_of_one_class_is_said_to_be_undefined() -> None:
+    patients = make_patients([True, True, True, False])
+    methods = [Method("m", make_results(patients, probability={p.patient_id: 0.5 for p in patients}))]
+    lines = write_table(methods, [], np.array([0, 0, 1, 1]), measure_hpv)
+    assert "0.500 (undefined in 1 of 2 folds)" in lines[-1]
+
+
+def test_the_earlier_relapse_has_the_higher_risk() -> None:
+    patients = make_patients([None] * 6)
+    risk = {p.patient_id: -p.outcome.rfs_days for p in patients if p.outcome.rfs_days is not None}
+    assert measure_survival(make_results(patients, risk=risk)) == {"C-index": 1.0}
+
+
+def test_prevalence_is_found_again_where_probabilities_are_calibrated() -> None:
+    rng = np.random.default_rng(0)
+    positive = rng.random(4000) < 0.2
+    ratio = 2 * (rng.normal(size=4000) + np.where(positive, 1.0, -1.0))  # log-likelihood ratio of N(1, 1) over N(-1, 1)
+    balanced = 1 / (1 + np.exp(-ratio))
+    assert estimate_prevalence(balanced) == pytest.approx(0.2, abs=0.02)
+    np.testing.assert_allclose(at_prevalence(balanced, 0.5), balanced)
+    # balanced accuracy does not ask for the prevalence: even odds are best, the likelier status is not
+    likelier = at_prevalence(balanced, 0.2) >= 0.5
+    assert balanced_accuracy(balanced >= 0.5, positive) > balanced_accuracy(likelier, positive) + 0.02
+
+
+def test_the_roc_curve_by_hand() -> None:
+    x, y = figures.roc_curve(np.array([0.9, 0.4, 0.4, 0.1]), np.array([True, True, False, False]))
+    np.testing.assert_allclose(x, [0, 0, 0.5, 1])
+    np.testing.assert_allclose(y, [0, 0.5, 1, 1])
+
+
+def test_wilson_interval() -> None:
+    """statsmodels.stats.proportion.proportion_confint(8, 10, method="wilson") gives 0.490, 0.943."""
+    low, share, high = figures.wilson(8, 10)
+    assert (low, share, high) == pytest.approx((0.4901, 0.8, 0.9433), abs=5e-4)
+    assert figures.wilson(10, 10)[2] == 1.0
