@@ -110,6 +110,8 @@ class Case:
         pet: PET, SUV, on its own grid.
         clinical: The clinical record, already read through the schema.
         reference: Label map on the CT's grid, in training only.
+        pet_is_suv: False where the PET's numbers cannot be SUV (`mmpl.mend`).
+        flags: What was found on entry that the reader of the answers should know.
     """
 
     patient_id: str
@@ -117,6 +119,8 @@ class Case:
     pet: Image
     clinical: ClinicalRecord
     reference: Image | None = None
+    pet_is_suv: bool = True
+    flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, image in (("CT", self.ct), ("PET", self.pet)):

@@ -118,7 +118,7 @@ class Pipeline:
         self.progress("measuring radiomics")
         center = lesion_center(segmentation.mask, prepared.roi)
         crop = crop_around(prepared.images, center, self.ensemble.profile.inference.lesion_crop_xyz)
-        return Findings(crop, extract(case.ct, case.pet, segmentation.mask))
+        return Findings(crop, extract(case.ct, case.pet if case.pet_is_suv else None, segmentation.mask))
 
     def diagnose(self, case: Case, findings: Findings) -> HpvResult:
         """Stage 2: each model's logit, then its forest on logit, radiomics and clinical record; the mean of ten."""

@@ -55,7 +55,8 @@ def prepare(case: Case, settings: PreprocessSettings) -> PreparedCase:
     """
     common = common_grid(case.ct.grid, case.pet.grid, settings.spacing_mm)
     middle = (np.array(common.size_xyz) - 1) / 2
-    center, flags = locate_head(case.pet, common, settings) if settings.localize == "head" else (middle, ())
+    center, located = locate_head(case.pet, common, settings) if settings.localize == "head" else (middle, ())
+    flags = (*case.flags, *located)
     start = place_box(center, common.size_xyz, settings.roi_size_xyz)
     roi = crop_grid(common, start, settings.roi_size_xyz)
     if any(n < wanted * SHORT for n, wanted in zip(common.size_xyz, settings.roi_size_xyz, strict=True)):

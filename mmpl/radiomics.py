@@ -94,12 +94,12 @@ def feature_names() -> tuple[str, ...]:
     return tuple(names)
 
 
-def extract(ct: Image, pet: Image, mask: Image) -> NDArray[np.float64]:
+def extract(ct: Image, pet: Image | None, mask: Image) -> NDArray[np.float64]:
     """Measure both lesion classes.
 
     Args:
         ct: CT, HU.
-        pet: PET, SUV, on any grid.
+        pet: PET, SUV, on any grid; None where there is none in SUV, and its features are missing.
         mask: Label map, on any grid.
 
     Returns:
@@ -107,7 +107,7 @@ def extract(ct: Image, pet: Image, mask: Image) -> NDArray[np.float64]:
         too small for texture (a point or a line on the 1 mm grid) has NaN and its indicator at 0.
     """
     settings = read_settings()
-    images = {Modality.CT: ct, Modality.PET: pet}
+    images = {Modality.CT: ct} if pet is None else {Modality.CT: ct, Modality.PET: pet}
     values: dict[str, float] = {}
     for label in LESIONS:
         lesion = _tight_lesion(mask, label)

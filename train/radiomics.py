@@ -18,7 +18,7 @@ class _Measure:
 
     def __call__(self, patient_id: str) -> None:
         case = self.workspace.source.read_case(patient_id)
-        features = extract(case.ct, case.pet, out_of_fold_mask(self.workspace, patient_id))
+        features = extract(case.ct, case.pet if case.pet_is_suv else None, out_of_fold_mask(self.workspace, patient_id))
         path = self.workspace.features_file(patient_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

@@ -17,6 +17,7 @@ from mmpl.clinical import read_record
 from mmpl.geometry import common_grid
 from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
 from mmpl.labels import Task
+from mmpl.mend import mend
 from mmpl.pipeline import PatientResult
 from mmpl.profile import RESOURCES
 
@@ -103,7 +104,7 @@ def read_challenge_case(folder: Path) -> Case:
     clinical = read_clinical_file(layout.path(edition.clinical))
     images = read_image(ct), read_image(pet)
     try:
-        case = Case(CASE_ID, *images, clinical)
+        case = mend(Case(CASE_ID, *images, clinical))
         common_grid(case.ct.grid, case.pet.grid, LEAST_OVERLAP_MM)
     except InvalidInputError as error:
         about = [str(path) for name, path in (("CT", ct), ("PET", pet)) if name in str(error)]

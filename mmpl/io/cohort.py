@@ -10,8 +10,8 @@ The images lie either in a folder a patient or all in the cohort's folder:
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -24,10 +24,14 @@ from mmpl.clinical import field_of_key, fields, is_missing, read_record
 from mmpl.geometry import extent_mm
 from mmpl.io.images import read_grid, read_image
 from mmpl.labels import Column, Label
+from mmpl.mend import mend
 
 TABLE_SUFFIXES = (".csv", ".xlsx")
-NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv")
-"""Tables that may lie in the same folder: the synthetic cohort's latent variables and this program's own answers."""
+SUV_FACTORS_NAME = "suv_factors.csv"
+"""For patients whose PET is in Bq/ml: `PatientID` and `Factor`, what a voxel is multiplied by to be in SUV."""
+NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME)
+"""Tables that may lie in the same folder: the synthetic cohort's latent variables, this program's own answers, and SUV
+factors."""
 
 _SAME_PLACE_MM = 0.01  # what headers lose in float32 at the far corner of a whole-body scan, ten times over
 
@@ -41,11 +45,13 @@ class Cohort:
 
     Attributes:
         patients: In the table's order.
+        suv_factors: What the PET of some patients is multiplied by, to be in SUV.
     """
 
     folder: Path
     table: Path
     patients: tuple[Patient, ...]
+    suv_factors: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def _by_id(self) -> dict[str, Patient]:
@@ -76,8 +82,10 @@ class Cohort:
         ct = read_image(_find(self.folder, patient_id, f"{patient_id}__CT.nii.gz"))
         pet = read_image(_find(self.folder, patient_id, f"{patient_id}__PT.nii.gz"))
         reference = None if mask_path is None else _read_mask(mask_path, ct.grid)
+        if patient_id in self.suv_factors:
+            pet = Image(pet.voxels * np.float32(self.suv_factors[patient_id]), pet.grid)
         try:
-            return Case(patient_id, ct, pet, patient.clinical, reference)
+            return mend(Case(patient_id, ct, pet, patient.clinical, reference))
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
 
@@ -127,7 +135,28 @@ def inspect_cohort(folder: Path) -> tuple[Cohort, list[str]]:
     problems += [f"patient {name}: {count} rows" for name, count in counts.items() if name and count > 1]
     if not rows:
         problems.append("no patient")
-    return Cohort(folder, table, tuple(patients)), problems
+    factors, wrong = _read_suv_factors(folder / SUV_FACTORS_NAME)
+    return Cohort(folder, table, tuple(patients), factors), problems + wrong
+
+
+def _read_suv_factors(path: Path) -> tuple[dict[str, float], list[str]]:
+    """Read the factors, where there are any, and what is wrong with them."""
+    if not path.is_file():
+        return {}, []
+    (_, header), *rows = _read_csv(path) or [(1, [])]
+    if header != [Column.PATIENT_ID, "Factor"]:
+        return {}, [f"{path.name}: the columns must be PatientID and Factor, not {', '.join(header)}"]
+    factors, wrong = {}, []
+    for line, cells in rows:
+        try:
+            name, factor = cells[0], float(cells[1])
+        except (ValueError, IndexError):
+            name, factor = "", math.nan
+        if name and 0 < factor < math.inf:
+            factors[name] = factor
+        else:
+            wrong.append(f"{path.name}, line {line}: {', '.join(cells)} is not a patient and a factor above 0")
+    return factors, wrong
 
 
 def find_table(folder: Path) -> Path:

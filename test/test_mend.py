@@ -1,0 +1,96 @@
+"""Numbers that are not HU or SUV: what is mended, what is flagged, and what then becomes of the features."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cohort import CT_GRID, PET_GRID, ROW, write_images, write_table
+
+from mmpl.case import Case, ClinicalRecord, Grid, Image, InvalidInputError
+from mmpl.io.cohort import read_cohort
+from mmpl.io.images import write_image
+from mmpl.mend import NOT_SUV, UNWRAPPED, mend
+from mmpl.radiomics import extract, feature_names
+
+GRID = Grid((4, 4, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+
+
+def make_case(ct: np.ndarray, pet: np.ndarray) -> Case:
+    return Case("A", Image(ct, GRID), Image(pet, GRID), ClinicalRecord())
+
+
+def fill(value: float, dtype: type = np.float32) -> np.ndarray:
+    return np.full(GRID.shape_zyx, value, dtype)
+
+
+def test_a_sound_case_is_left_as_it_is() -> None:
+    case = make_case(np.arange(-32, 32, dtype=np.int16).reshape(4, 4, 4), fill(1.5))
+    mended = mend(case)
+    assert mended.flags == ()
+    assert mended.pet_is_suv
+    assert mended.ct.voxels is case.ct.voxels  # no copy of a large scan
+
+
+def test_negative_hu_that_lost_their_sign_come_back() -> None:
+    hu = np.linspace(-1024, 3071, 64).astype(np.int16).reshape(4, 4, 4)
+    mended = mend(make_case(hu.view(np.uint16), fill(1.5)))
+    np.testing.assert_array_equal(mended.ct.voxels, hu)
+    assert mended.flags == (UNWRAPPED,)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+def test_the_fill_of_the_corners_becomes_air(dtype: type) -> None:
+    ct = fill(40, dtype)
+    ct[0] = -3024
+    mended = mend(make_case(ct, fill(1.5)))
+    assert mended.ct.voxels.dtype == dtype
+    assert set(np.unique(mended.ct.voxels)) == {-1024, 40}
+    assert mended.flags == ()  # every scanner does it
+
+
+@pytest.mark.parametrize(("value", "flags"), [(0.0, ()), (15.0, ()), (99.0, ()), (4000.0, (NOT_SUV,))])
+def test_a_pet_that_cannot_be_in_suv_is_flagged(value: float, flags: tuple[str, ...]) -> None:
+    mended = mend(make_case(fill(0, np.int16), fill(value)))
+    assert mended.flags == flags
+    assert mended.pet_is_suv == (not flags)
+
+
+def test_without_suv_the_pet_features_are_missing_and_the_others_are_not() -> None:
+    grid = Grid((40, 40, 40), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    mask = np.zeros(grid.shape_zyx, np.uint8)
+    mask[15:25, 15:25, 15:25] = 1
+    ct = Image(np.random.default_rng(0).normal(40, 20, grid.shape_zyx).astype(np.float32), grid)
+    values = dict(zip(feature_names(), extract(ct, None, Image(mask, grid)), strict=True))
+    assert values["gtvp_absent"] == 0
+    assert all(np.isnan(value) for name, value in values.items() if name.startswith("pet_"))
+    assert np.isfinite(values["ct_gtvp_original_firstorder_Mean"])
+
+
+def test_a_table_of_factors_brings_the_pet_to_suv(tmp_path: Path) -> None:
+    folder = write_table(tmp_path / "cohort", ROW)
+    write_images(folder, "CHUM-001")
+    activity = Image(np.full(PET_GRID.shape_zyx, 5000.0, np.float32), PET_GRID)
+    write_image(folder / "CHUM-001" / "CHUM-001__PT.nii.gz", activity)
+    case = read_cohort(folder).read_case("CHUM-001")
+    assert case.flags == (NOT_SUV,)
+    assert case.ct.grid.size_xyz == CT_GRID.size_xyz
+    (folder / "suv_factors.csv").write_text("PatientID,Factor\nCHUM-001,0.0004\n")
+    case = read_cohort(folder).read_case("CHUM-001")
+    assert case.flags == ()
+    np.testing.assert_allclose(case.pet.voxels, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ID,Factor\nA,1\n", "the columns must be PatientID and Factor, not ID, Factor"),
+        ("PatientID,Factor\nA,-1\n", "line 2: A, -1 is not a patient and a factor above 0"),
+        ("PatientID,Factor\nA,x\n", "line 2: A, x is not a patient"),
+    ],
+)
+def test_a_faulty_table_of_factors_is_a_problem_of_the_cohort(tmp_path: Path, text: str, message: str) -> None:
+    folder = write_table(tmp_path / "cohort", ROW)
+    write_images(folder, "CHUM-001")
+    (folder / "suv_factors.csv").write_text(text)
+    with pytest.raises(InvalidInputError, match=message):
+        read_cohort(folder)
