@@ -12,7 +12,7 @@ from mmpl.labels import Task
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.weights import load_ensemble
 
-TASKS_VARIABLE = "MMPL_TASKS"
+TASKS_VARIABLE, BUDGET_VARIABLE = "MMPL_TASKS", "MMPL_TIME_BUDGET_S"
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,22 @@ def chosen_tasks() -> frozenset[Task]:
     if unknown:
         raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unknown)}; there are {', '.join(Task)}")
     return frozenset(map(Task, names)) or frozenset(Task)
+
+
+def chosen_budget_s() -> float | None:
+    """Read how many seconds a case should take from `MMPL_TIME_BUDGET_S`; by default as many as it needs.
+
+    Raises:
+        ValueError: It is not a number above 0.
+    """
+    text = os.environ.get(BUDGET_VARIABLE, "").strip()
+    try:
+        seconds = float(text) if text else None
+    except ValueError:
+        seconds = 0.0
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise ValueError(f"{BUDGET_VARIABLE} is {text!r}, not a number of seconds above 0")
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,7 @@ class Algorithm:
         where = torch.cuda.get_device_name() if gpu else "the CPU, as no GPU can be used"
         count, profile = len(ensemble.members), ensemble.profile.name
         log.info("%d models, profile %s, from %s, on %s", count, profile, ensemble.folder, where)
-        return cls(Pipeline(ensemble, device, tasks, progress=log.info))
+        return cls(Pipeline(ensemble, device, tasks, chosen_budget_s(), progress=log.info))
 
     def answer(self, source: Path, target: Path, picture: Path | None = None, report: Path | None = None) -> None:
         """Answer the case in one folder into another; answers of an earlier case are removed first.

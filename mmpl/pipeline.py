@@ -1,6 +1,6 @@
 """The whole system on one screen: segment, then diagnose, then prognose (the paper's Figure 1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,10 +13,12 @@ from mmpl.hpv import ensemble as ensemble_hpv
 from mmpl.labels import Label, Stage, Task
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.radiomics import extract
-from mmpl.segmentation import Segmentation, crop_around, lesion_center, predict_logits, segment
+from mmpl.segmentation import Budget, Segmentation, crop_around, lesion_center, predict_logits, segment
 from mmpl.survival import SurvivalEvidence, SurvivalResult, combine, expected_days, member_curves, survival_curve
 from mmpl.weights import Ensemble, Member
 
+SEGMENTATION_SHARE = 0.6
+"""Of a time budget; the rest is for preparing, radiomics, and the networks of the later stages."""
 CLINICAL_ASSUMED = "clinical fields assumed"
 
 
@@ -80,12 +82,14 @@ class Pipeline:
 
     Attributes:
         tasks: What to answer; the mask is always made, as the others rest on it.
+        budget_s: Seconds that a case should take; where that is short, less is done, and said (`mmpl.segmentation`).
         progress: Called with a short sentence before each stage.
     """
 
     ensemble: Ensemble
     device: torch.device
     tasks: frozenset[Task] = frozenset(Task)
+    budget_s: float | None = None
     progress: Callable[[str], None] = lambda _: None
 
     def __call__(self, case: Case, known_hpv: bool | None = None) -> PatientResult:
@@ -96,22 +100,24 @@ class Pipeline:
         """
         prepared = prepare(case, self.ensemble.profile.preprocess)
         segmentation = self.segment(prepared)
+        members = self.ensemble.members[: segmentation.models]
         hpv, survival = None, None
         if self.tasks - {Task.SEGMENTATION}:
             findings = self.examine(case, prepared, segmentation)
-            hpv = self.diagnose(case, findings)
+            hpv = self.diagnose(case, findings, members)
             if Task.SURVIVAL in self.tasks:
-                survival = self.prognose(case, findings, hpv, known_hpv)
+                survival = self.prognose(case, findings, hpv, members, known_hpv)
         notes = tuple(dict.fromkeys((*case.clinical.assumed, *self._encoding_notes(case))))
         flags = (*prepared.flags, *segmentation.flags, *((CLINICAL_ASSUMED,) if notes else ()))
         return PatientResult(case.patient_id, segmentation, hpv, survival, flags, notes)
 
     def segment(self, prepared: PreparedCase) -> Segmentation:
-        """Stage 1: the mask of the ten models' mean probability."""
+        """Stage 1: the mask of the models' mean probability."""
         ensemble, settings = self.ensemble, self.ensemble.profile.inference
         self.progress("segmenting")
         networks = ensemble.networks(Stage.SEGMENTATION, self.device)
-        return segment(prepared, networks, ensemble.thresholds, settings, self.device)
+        budget = Budget(self.budget_s * SEGMENTATION_SHARE, len(ensemble.members)) if self.budget_s else None
+        return segment(prepared, networks, ensemble.thresholds, settings, self.device, budget)
 
     def examine(self, case: Case, prepared: PreparedCase, segmentation: Segmentation) -> Findings:
         """Cut the crop around the lesions, and measure radiomics on the mask."""
@@ -120,12 +126,12 @@ class Pipeline:
         crop = crop_around(prepared.images, center, self.ensemble.profile.inference.lesion_crop_xyz)
         return Findings(crop, extract(case.ct, case.pet if case.pet_is_suv else None, segmentation.mask))
 
-    def diagnose(self, case: Case, findings: Findings) -> HpvResult:
-        """Stage 2: each model's logit, then its forest on logit, radiomics and clinical record; the mean of ten."""
+    def diagnose(self, case: Case, findings: Findings, members: Sequence[Member]) -> HpvResult:
+        """Stage 2: each model's logit, then its forest on logit, radiomics and clinical record; the mean of all."""
         self.progress("predicting HPV status")
         score = partial(self._deep_logits, stage=Stage.HPV, findings=findings)
         probabilities = []
-        for member in self.ensemble.members:
+        for member in members:
             evidence = Evidence(
                 deep_score=np.array([member.tables.hpv_scale.standardize(float(score(member)[0]))]),
                 radiomics=findings.radiomics[None],
@@ -134,12 +140,19 @@ class Pipeline:
             probabilities.append(float(member.forest.probability(evidence)[0]))
         return ensemble_hpv(probabilities, self.ensemble.hpv_threshold)
 
-    def prognose(self, case: Case, findings: Findings, hpv: HpvResult, known_hpv: bool | None = None) -> SurvivalResult:
+    def prognose(
+        self,
+        case: Case,
+        findings: Findings,
+        hpv: HpvResult,
+        members: Sequence[Member],
+        known_hpv: bool | None = None,
+    ) -> SurvivalResult:
         """Stage 3: each model's survival curve, then its Cox model on the expected time and all that came before."""
         self.progress("predicting recurrence")
         score = partial(self._deep_logits, stage=Stage.SURVIVAL, findings=findings)
         curves, hazards = [], []
-        for member, probability in zip(self.ensemble.members, hpv.member_probabilities, strict=True):
+        for member, probability in zip(members, hpv.member_probabilities, strict=True):
             tables = member.tables
             curve = survival_curve(score(member))
             days = tables.days_scale.standardize(float(expected_days(curve, tables.intervals)))
@@ -151,9 +164,9 @@ class Pipeline:
             )
             curves.append(curve)
             hazards.append(float(tables.cox.log_partial_hazard(evidence)[0]))
-        members = [member.tables for member in self.ensemble.members]
-        curve_days, on_common_days = member_curves(curves, [tables.intervals for tables in members])
-        return combine(hazards, [tables.risk_scale for tables in members], curve_days, on_common_days)
+        fitted = [member.tables for member in members]
+        curve_days, on_common_days = member_curves(curves, [tables.intervals for tables in fitted])
+        return combine(hazards, [tables.risk_scale for tables in fitted], curve_days, on_common_days)
 
     def _deep_logits(self, member: Member, stage: Stage, findings: Findings) -> np.ndarray:
         return predict_logits(findings.crop, member.network(stage).to(self.device), self.device)

@@ -15,7 +15,7 @@ def describe(result: PatientResult, ensemble: Ensemble) -> dict[str, Any]:
         "patient": result.patient_id,
         "code_version": __version__,
         "profile": ensemble.profile.name,
-        "models": [member.name for member in ensemble.members],
+        "models": [member.name for member in ensemble.members[: result.segmentation.models]],
         "gtvp_ml": round(result.gtvp_ml, 3),
         "gtvn_ml": round(result.gtvn_ml, 3),
         "agreement": round(result.segmentation.agreement, 4),

@@ -1,7 +1,10 @@
 """Stage 1 at inference: sliding window, ensemble probability, and the way back to the CT's own grid."""
 
+import logging
+import math
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,6 +26,8 @@ from mmpl.geometry import (
 from mmpl.labels import LESIONS, Label
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import InferenceSettings
+
+log = logging.getLogger(__name__)
 
 NO_LESION = "no lesion found"
 LOW_AGREEMENT = "low ensemble agreement"
@@ -48,10 +53,12 @@ class Segmentation:
     Attributes:
         mask: Label map, uint8, on the CT's own grid.
         agreement: Mean Dice, all lesions together, of each model's mask with the ensemble's; 1 where all are empty.
+        models: How many models answered, the first of the list; fewer than all only where time ran out.
     """
 
     mask: Image
     agreement: float
+    models: int
     flags: tuple[str, ...]
 
     def volume_ml(self, label: Label) -> float:
@@ -65,42 +72,124 @@ def segment(
     thresholds: Thresholds,
     settings: InferenceSettings,
     device: torch.device,
+    budget: "Budget | None" = None,
 ) -> Segmentation:
-    """Average the probabilities of the models, held one at a time, and bring the labels to the CT's grid."""
+    """Average the probabilities of the models, held one at a time, and bring the labels to the CT's grid.
+
+    With a time budget, what is given up is declared: first the windows' overlap, then models from the end of the list.
+    """
     total: NDArray[np.float32] = np.zeros_like(prepared.images)
-    foregrounds = []
-    for network in networks:
-        probability = predict_probability(prepared.images, network, settings, device)
+    foregrounds: list[NDArray[np.bool_]] = []
+    windows = Windows(settings, device)
+    networks = iter(networks)
+    while (budget is None or budget.allows(len(foregrounds), windows)) and (network := next(networks, None)):
+        probability = windows.predict(prepared.images, network)
         total += probability
         foregrounds.append(compose(probability, thresholds) > 0)
     mean: NDArray[np.float32] = total / np.float32(len(foregrounds))
     agreement = _mean_dice(foregrounds, compose(mean, thresholds) > 0)
     mask = restore(mean, prepared.roi, prepared.ct_grid, thresholds, settings.minimum_component_voxels)
-    flags = (NO_LESION,) if not mask.voxels.any() else ()
+    flags = (*windows.notes, *((NO_LESION,) if not mask.voxels.any() else ()))
     if agreement < _LOW_AGREEMENT_BELOW:
         flags = (*flags, LOW_AGREEMENT)
-    return Segmentation(mask, agreement, flags)
+    if budget and len(foregrounds) < budget.models:
+        flags = (*flags, f"time budget: {len(foregrounds)} of {budget.models} models")
+    return Segmentation(mask, agreement, len(foregrounds), flags)
+
+
+class Windows:
+    """A sliding window over patches, which gives way where memory ends: smaller batches, then the CPU.
+
+    Attributes:
+        overlap: Of neighboring windows; may be lowered between patches.
+        notes: What was given up, for the reader of the answers.
+    """
+
+    def __init__(self, settings: InferenceSettings, device: torch.device) -> None:
+        self.overlap = settings.overlap
+        self.notes: tuple[str, ...] = ()
+        self._settings = settings
+        self._device = device
+        self._batch = settings.window_batch
+
+    def predict(self, images: NDArray[np.float32], network: nn.Module) -> NDArray[np.float32]:
+        """Run one network over a patch; probabilities (2, z, y, x), averaged over overlaps."""
+        while True:
+            try:
+                return self._run(images, network.to(self._device))
+            except torch.OutOfMemoryError:
+                if self._device.type == "cpu":
+                    raise
+                torch.cuda.empty_cache()
+                if self._batch > 1:
+                    self._batch //= 2
+                    self._note(f"out of GPU memory: {self._batch} windows at a time")
+                else:
+                    self._device = torch.device("cpu")
+                    self._note("out of GPU memory: segmented on the CPU")
+
+    def drop_overlap(self) -> None:
+        """Let windows lie side by side from now on."""
+        self.overlap = 0.0
+        self._note("time budget: windows without overlap")
+
+    def count(self, overlap: float) -> int:
+        """Count the windows that cover a patch of the profile's size, about."""
+        sides = zip(self._patch_zyx, self._settings.window_xyz[::-1], strict=True)
+        return math.prod(max(1, math.ceil((n - w) / max(1, int(w * (1 - overlap)))) + 1) for n, w in sides)
+
+    def _run(self, images: NDArray[np.float32], network: nn.Module) -> NDArray[np.float32]:
+        from monai.inferers import SlidingWindowInferer
+
+        self._patch_zyx = images.shape[1:]
+        inferer = SlidingWindowInferer(
+            roi_size=self._settings.window_xyz[::-1],
+            sw_batch_size=self._batch,
+            overlap=self.overlap,
+            mode="constant",
+            padding_mode="replicate",
+        )
+
+        def probability(window: Tensor) -> Tensor:
+            return torch.sigmoid(network(window).float())
+
+        with torch.inference_mode():
+            return inferer(torch.from_numpy(images)[None].to(self._device), probability)[0].cpu().numpy()
+
+    def _note(self, note: str) -> None:
+        log.warning(note)
+        self.notes = (*self.notes, note)
+
+
+@dataclass
+class Budget:
+    """Time for stage 1, and how many models there are to spend it on.
+
+    Attributes:
+        seconds: From `started`.
+    """
+
+    seconds: float
+    models: int
+    started: float = field(default_factory=time.monotonic)
+
+    def allows(self, done: int, windows: Windows) -> bool:
+        """Say whether one more model fits, after giving up the overlap where that helps; the first always does."""
+        if done == 0:
+            return True
+        now = time.monotonic()
+        each, left = (now - self.started) / done, self.started + self.seconds - now
+        if each * (self.models - done) > left and windows.overlap > 0:
+            each *= windows.count(0.0) / windows.count(windows.overlap)
+            windows.drop_overlap()
+        return each <= left
 
 
 def predict_probability(
     images: NDArray[np.float32], network: nn.Module, settings: InferenceSettings, device: torch.device
 ) -> NDArray[np.float32]:
     """Run one network over the patch in overlapping windows; probabilities (2, z, y, x), averaged over overlaps."""
-    from monai.inferers import SlidingWindowInferer
-
-    inferer = SlidingWindowInferer(
-        roi_size=settings.window_xyz[::-1],
-        sw_batch_size=settings.window_batch,
-        overlap=settings.overlap,
-        mode="constant",
-        padding_mode="replicate",
-    )
-
-    def probability(window: Tensor) -> Tensor:
-        return torch.sigmoid(network(window).float())
-
-    with torch.inference_mode():
-        return inferer(torch.from_numpy(images)[None].to(device), probability)[0].cpu().numpy()
+    return Windows(settings, device).predict(images, network)
 
 
 def compose(probability: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.uint8]:

@@ -46,7 +46,7 @@ def result(head) -> PatientResult:
     voxels[2:4, 3:6, 5:9] = 2
     return PatientResult(
         patient_id="case",
-        segmentation=Segmentation(Image(voxels, head.ct.grid), 0.9, ()),
+        segmentation=Segmentation(Image(voxels, head.ct.grid), 0.9, 2, ()),
         hpv=HpvResult(0.7, np.bool_(True), (0.6, 0.8)),
         survival=SurvivalResult(np.float64(-0.25), (-0.5, 0.0), np.arange(3.0), np.ones((2, 3))),
         flags=(),

@@ -192,6 +192,17 @@ def test_only_the_chosen_tasks_are_done_and_written(
     assert ("predicting recurrence" in text) == ("rfs.json" in expected)
 
 
+def test_a_time_budget_is_kept_by_doing_less_and_said(answer, write_input, output, monkeypatch, blind_ensemble):
+    monkeypatch.setenv("MMPL_TIME_BUDGET_S", "0.001")
+    code, text, error = answer(write_input(), blind_ensemble)
+    assert (code, error) == (0, "")
+    assert files(output) == ANSWERS
+    assert "note: time budget: 1 of 2 models" in text
+    monkeypatch.setenv("MMPL_TIME_BUDGET_S", "soon")
+    code, _, error = answer(write_input(), blind_ensemble)
+    assert (code, error) == (1, "error: MMPL_TIME_BUDGET_S is 'soon', not a number of seconds above 0\n")
+
+
 def test_another_edition_is_another_file(answer, write_input, output, monkeypatch, blind_ensemble, tmp_path):
     """Elsewhere and with the risk the other way round, by data alone."""
     answer(write_input(), blind_ensemble)
@@ -324,7 +335,7 @@ def test_an_unforeseen_error_is_one_line_too(refuse, write_input, monkeypatch):
 
 
 def test_a_disk_that_is_full_at_the_last_answer_leaves_none(refuse, write_input, blind_ensemble, monkeypatch):
-    def fail(path, content):
+    def fail(path, content, partial_folder):
         if path.name == "hpv-status.json":
             raise OSError(28, "No space left on device")
         path.write_text("0\n")

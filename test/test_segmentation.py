@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 from torch import Tensor, nn
 
+from mmpl import segmentation
 from mmpl.case import Grid, Image
 from mmpl.geometry import index_to_mm
 from mmpl.labels import Label, Stage
@@ -19,7 +20,10 @@ from mmpl.profile import InferenceSettings, load_profile
 from mmpl.segmentation import (
     LOW_AGREEMENT,
     NO_LESION,
+    Budget,
+    Segmentation,
     Thresholds,
+    Windows,
     clean,
     compose,
     crop_around,
@@ -333,6 +337,92 @@ class TestSegment:
         assert result.agreement == 1.0
         assert result.mask.grid == CT_GRID
         assert not result.mask.voxels.any()
+
+
+class Clock:
+    """A second for every window."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Slow(Steep):
+    """Moves a clock on."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(0.5)
+        self.clock = clock
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.clock.now += len(x)
+        return super().forward(x)
+
+
+class Elsewhere(Steep):
+    """A network on another device, as far as it can be told."""
+
+    def to(self, *_: object) -> "Elsewhere":
+        return self
+
+
+class TestGivingWay:
+    """Where time or memory ends, less is done in a declared order, and said."""
+
+    SETTINGS = MICRO.inference.model_copy(update={"window_xyz": (16, 16, 16), "overlap": 0.5, "window_batch": 4})
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
+        clock = Clock()
+        monkeypatch.setattr(segmentation, "time", clock)
+        return clock
+
+    def spend(self, prepared: PreparedCase, clock: Clock, seconds: float) -> Segmentation:
+        budget = Budget(seconds, 4, clock.now)
+        return segment(prepared, [Slow(clock) for _ in range(4)], HALVES, self.SETTINGS, CPU, budget)
+
+    def test_with_time_enough_nothing_is_given_up(self, prepared: PreparedCase, clock: Clock) -> None:
+        plain = segment(prepared, [Slow(clock) for _ in range(4)], HALVES, self.SETTINGS, CPU)
+        found = self.spend(prepared, clock, clock.now)
+        assert (found.models, found.flags) == (4, plain.flags)
+        np.testing.assert_array_equal(found.mask.voxels, plain.mask.voxels)
+
+    def test_first_the_overlap_goes_then_models(self, prepared: PreparedCase, clock: Clock) -> None:
+        segment(prepared, [Slow(clock)], HALVES, self.SETTINGS, CPU)
+        one = clock.now
+        short = self.spend(prepared, clock, 2.7 * one)
+        assert "time budget: windows without overlap" in short.flags
+        assert short.models == 4
+        shorter = self.spend(prepared, clock, 1.4 * one)
+        assert 1 < shorter.models < 4
+        assert shorter.flags[0] == "time budget: windows without overlap"
+        assert f"time budget: {shorter.models} of 4 models" in shorter.flags
+        assert self.spend(prepared, clock, 1e-6).models == 1  # an answer there is always
+
+    def test_out_of_gpu_memory_batches_shrink_then_the_cpu_takes_over(
+        self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run, tried = Windows._run, []
+
+        def small_gpu(self: Windows, images: NDArray, network: nn.Module) -> NDArray:
+            tried.append((self._device.type, self._batch))
+            if self._device.type == "cuda":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return run(self, images, network)
+
+        monkeypatch.setattr(Windows, "_run", small_gpu)
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        found = segment(prepared, [Elsewhere(0.5)] * 2, HALVES, self.SETTINGS, torch.device("cuda"))
+        assert tried == [("cuda", 4), ("cuda", 2), ("cuda", 1), ("cpu", 1), ("cpu", 1)]
+        assert found.flags[:3] == (
+            "out of GPU memory: 2 windows at a time",
+            "out of GPU memory: 1 windows at a time",
+            "out of GPU memory: segmented on the CPU",
+        )
+        expected = segment(prepared, [Steep(0.5)] * 2, HALVES, self.SETTINGS, CPU)
+        np.testing.assert_array_equal(found.mask.voxels, expected.mask.voxels)
 
 
 class TestLesionCrop:

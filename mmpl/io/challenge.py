@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from mmpl.case import Case, ClinicalRecord, InvalidInputError
 from mmpl.clinical import read_record
 from mmpl.geometry import common_grid
-from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
+from mmpl.io.images import IMAGE_SUFFIXES, PARTIAL, read_image, write_image
 from mmpl.labels import Task
 from mmpl.mend import mend
 from mmpl.pipeline import PatientResult
@@ -192,13 +192,13 @@ def write_challenge_result(result: PatientResult, folder: Path, tasks: Collectio
         for task, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             if task is Task.SEGMENTATION:
-                write_image(path, result.segmentation.mask)
+                write_image(path, result.segmentation.mask, folder)
             elif task is Task.SURVIVAL:
                 assert result.survival is not None
-                _write_json(path, edition.risk_sign * _finite(result.survival.risk_score))
+                _write_json(path, edition.risk_sign * _finite(result.survival.risk_score), folder)
             else:
                 assert result.hpv is not None
-                _write_json(path, bool(result.hpv.positive))
+                _write_json(path, bool(result.hpv.positive), folder)
     except BaseException:
         for path in paths.values():
             path.unlink(missing_ok=True)
@@ -207,10 +207,12 @@ def write_challenge_result(result: PatientResult, folder: Path, tasks: Collectio
 
 
 def clear_challenge_result(folder: Path) -> None:
-    """Remove the answers of an earlier run, so that an error leaves nothing that could be taken for an answer."""
+    """Remove the answers of an earlier run and what a killed one left: an error must leave nothing like an answer."""
     edition = read_edition()
     for task in Task:
         edition.output_path(task, folder).unlink(missing_ok=True)
+    for partial in folder.glob(f"{PARTIAL}*"):
+        partial.unlink(missing_ok=True)
 
 
 def _finite(risk_score: float) -> float:
@@ -219,8 +221,8 @@ def _finite(risk_score: float) -> float:
     return float(risk_score)
 
 
-def _write_json(path: Path, content: float | bool) -> None:
-    partial = path.with_name(f".partial.{path.name}")
+def _write_json(path: Path, content: float | bool, partial_folder: Path) -> None:
+    partial = partial_folder / f"{PARTIAL}{path.name}"
     try:
         partial.write_text(json.dumps(content) + "\n")
         partial.replace(path)

@@ -9,6 +9,8 @@ from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.geometry import to_sitk
 from mmpl.io.damage import caught_stderr, check_stored
 
+PARTIAL = ".partial."
+"""How the name of a file begins that is not whole yet."""
 IMAGE_SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff")
 
 
@@ -70,9 +72,15 @@ def read_grid(path: Path) -> Grid:
     return Grid(reader.GetSize()[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.tolist()))
 
 
-def write_image(path: Path, image: Image) -> None:
-    """Write one volume, compressed, under a partial name first, so that the file is whole or absent."""
-    partial = path.with_name(f".partial.{path.name}")
+def write_image(path: Path, image: Image, partial_folder: Path | None = None) -> None:
+    """Write one volume, compressed, under a partial name first, so that the file is whole or absent.
+
+    Args:
+        path: Where; the suffix says how.
+        image: What.
+        partial_folder: Where the partial file lies, on the same filesystem; by default beside.
+    """
+    partial = (partial_folder or path.parent) / f"{PARTIAL}{path.name}"
     try:
         sitk.WriteImage(to_sitk(Image(np.ascontiguousarray(image.voxels), image.grid)), str(partial), True, 1)
         partial.replace(path)
