@@ -243,7 +243,7 @@ def _resample_with_sitk(image: Image, grid: Grid, interpolation: Interpolation, 
         Interpolation.LINEAR: sitk.sitkLinear,
         Interpolation.NEAREST: sitk.sitkNearestNeighbor,
     }[interpolation]
-    source = to_sitk(Image(image.voxels.astype(np.float32), image.grid))
+    source = to_sitk(Image(image.voxels.astype(np.float32), _without_tiny_cosines(image.grid)))
     resampled = sitk.Resample(
         source,
         grid.size_xyz,
@@ -251,11 +251,16 @@ def _resample_with_sitk(image: Image, grid: Grid, interpolation: Interpolation, 
         method,
         grid.origin_xyz,
         grid.spacing_xyz,
-        grid.direction,
+        _without_tiny_cosines(grid).direction,
         fill,
         sitk.sitkFloat32,
     )
     return sitk.GetArrayFromImage(resampled)
+
+
+def _without_tiny_cosines(grid: Grid) -> Grid:
+    """Drop what rounding left of zeros in a direction: ITK inverts a matrix with denormal numbers wrongly, silently."""
+    return replace(grid, direction=tuple(0.0 if abs(cosine) < 1e-12 else cosine for cosine in grid.direction))
 
 
 def _index(values: NDArray) -> Index:

@@ -133,3 +133,17 @@ def test_a_real_study_agrees_with_simpleitk(name: str) -> None:
     ours = resample(image, grid, Interpolation.BSPLINE, 0.0)
     theirs = resample_with_sitk(image, grid, Interpolation.BSPLINE, 0.0)
     assert np.abs(ours - theirs).max() < (0.01 if name == "CT_image" else 1e-4)
+
+
+def test_a_denormal_cosine_is_a_zero() -> None:
+    """ITK's inverse of a direction with a denormal number is wrong: the image came back empty."""
+    turn = np.deg2rad(1.0)
+    plain = (1.0, 0.0, 0.0, 0.0, np.cos(turn), -np.sin(turn), 0.0, np.sin(turn), np.cos(turn))
+    denormal = (1.0, -2.2e-313, 0.0, 2.2e-313, *plain[4:])
+    target = Grid((10, 10, 10), (1.0, 1.0, 2.0), (-8.0, 44.0, -290.0))
+    ours, expected = (
+        resample(smooth_image(replace(GRID, direction=direction)), target, Interpolation.BSPLINE, -7.0)
+        for direction in (denormal, plain)
+    )
+    assert (expected != -7.0).all()
+    np.testing.assert_array_equal(ours, expected)
