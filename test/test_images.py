@@ -195,3 +195,26 @@ def test_a_fourth_dimension_is_dropped_only_where_it_has_one_frame(tmp_path, suf
     np.testing.assert_array_equal(read_image(path).voxels, frames[0])
     sitk.WriteImage(sitk.GetImageFromArray(frames, isVector=False), str(path))
     assert message(path) == "the image has 4 dimensions, not 3"
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "reason"),
+    [
+        ("NDims", "-1", "NDims is '-1'"),  # ITK crashes on these two
+        ("NDims", "99999 99999 99999", "NDims is '99999 99999 99999'"),
+        ("NDims", "1e300", "NDims is '1e300'"),
+        ("DimSize", "99999 99999 99999", "DimSize is"),
+        ("DimSize", "4 4", "DimSize is '4 4'"),
+        ("DimSize", "4 -4 4", "DimSize is '4 -4 4'"),
+        ("ElementDataFile", "/etc/passwd", "ElementDataFile is '/etc/passwd', not LOCAL"),
+        ("ElementDataFile", "../other.raw", "not LOCAL"),
+        ("ElementDataFile", "LIST", "not LOCAL"),
+    ],
+)
+def test_headers_that_itk_must_not_see_are_refused(tmp_path, line, value, reason):
+    path = tmp_path / "a.mha"
+    write_image(path, Image(np.zeros((4, 4, 4), np.int16), Grid((4, 4, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))))
+    content = path.read_bytes()
+    path.write_bytes(re.sub(rf"^{line} = .*$".encode(), f"{line} = {value}".encode(), content, count=1, flags=re.M))
+    with pytest.raises(InvalidInputError, match=re.escape(reason)):
+        read_image(path)

@@ -5,7 +5,9 @@ message.
 """
 
 import gzip
+import math
 import os
+import re
 import sys
 import tempfile
 import zlib
@@ -19,6 +21,9 @@ import SimpleITK as sitk
 
 from mmpl.case import InvalidInputError
 
+MOST_VOXELS = 1_500_000_000
+"""More than twice a 2 m scan of 512 x 512 pixels and 1 mm slices."""
+_LONGEST_LINE = 10_000  # bytes
 _BLOCK = 1 << 22  # bytes; a multiple of any voxel's size
 _GZIP = b"\x1f\x8b"
 _NIFTI_SIZES = (348, 540)
@@ -40,6 +45,36 @@ def caught_stderr(lines: list[str]) -> Iterator[None]:
             os.close(kept)
             file.seek(0)
             lines += file.read().decode(errors="replace").splitlines()
+
+
+def check_header(path: Path) -> None:
+    """Refuse an `.mha` whose header ITK must not see: it crashes on some, and follows others to another file.
+
+    Raises:
+        InvalidInputError: The header does not describe one volume, stored in this file, of a size that a scan can have.
+    """
+    if not path.name.lower().endswith(".mha"):
+        return
+    with path.open("rb") as file:
+        header = _read_mha_header(file)
+    if (where := header.get(b"elementdatafile")) != b"local":
+        raise InvalidInputError(f"{path}: not a readable image (ElementDataFile is {_shown(where)}, not LOCAL)")
+    dimensions = _whole_numbers(header.get(b"ndims"))
+    if len(dimensions) != 1 or not 1 <= dimensions[0] <= 4:
+        raise InvalidInputError(f"{path}: not a readable image (NDims is {_shown(header.get(b'ndims'))})")
+    size = _whole_numbers(header.get(b"dimsize"))
+    if len(size) != dimensions[0] or min(size) < 1 or math.prod(size) > MOST_VOXELS:
+        raise InvalidInputError(f"{path}: not a readable image (DimSize is {_shown(header.get(b'dimsize'))})")
+
+
+def _whole_numbers(text: bytes | None) -> list[int]:
+    """Read numbers between spaces; none where one is no whole number."""
+    words = (text or b"").split()
+    return [int(word) for word in words] if all(re.fullmatch(rb"-?[0-9]{1,9}", word) for word in words) else []
+
+
+def _shown(value: bytes | None) -> str:
+    return "missing" if value is None else repr(value.decode(errors="replace")[:40])
 
 
 def check_stored(path: Path, image: sitk.Image, complaints: list[str]) -> None:
@@ -85,11 +120,8 @@ def _check_nifti(path: Path, image: sitk.Image) -> None:
 
 
 def _check_mha(path: Path) -> None:
-    header: dict[bytes, bytes] = {}
     with path.open("rb") as file:
-        while b"elementdatafile" not in header and (line := file.readline()):
-            key, _, value = line.partition(b"=")
-            header[key.strip().lower()] = value.strip().lower()
+        header = _read_mha_header(file)
         if header.get(b"compresseddata") != b"true":
             return
         stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip
@@ -98,3 +130,12 @@ def _check_mha(path: Path) -> None:
             if not block:
                 raise EOFError("the compressed voxels end early")
             stream.decompress(block)
+
+
+def _read_mha_header(file: BinaryIO) -> dict[bytes, bytes]:
+    """Read the text header of an `.mha`, keys and values in lower case; of a repeated key the last value counts."""
+    header: dict[bytes, bytes] = {}
+    while b"elementdatafile" not in header and (line := file.readline(_LONGEST_LINE)):
+        key, _, value = line.partition(b"=")
+        header[key.strip().lower()] = value.strip().lower()
+    return header

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.geometry import to_sitk
-from mmpl.io.damage import caught_stderr, check_stored
+from mmpl.io.damage import caught_stderr, check_header, check_stored
 
 PARTIAL = ".partial."
 """How the name of a file begins that is not whole yet."""
@@ -29,6 +29,7 @@ def read_image(path: Path) -> Image:
         raise InvalidInputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InvalidInputError(f"{path}: the file is empty")
+    check_header(path)
     complaints: list[str] = []
     try:
         with caught_stderr(complaints):

@@ -1,0 +1,40 @@
+"""A few damaged inputs of each kind through the real program, and every input that ever broke its rules."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fuzz import Target, fuzz
+
+FOUND = sorted(path for path in (Path(__file__).parent / "found").glob("*") if path.suffix != ".md")
+
+
+@pytest.fixture
+def target(
+    write_input: Callable[..., Path], blind_ensemble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Target:
+    folder = write_input().rename(tmp_path / "sound")
+    target = Target(folder, blind_ensemble, tmp_path)
+    for name, value in target.environment.items():
+        monkeypatch.setenv(name, value)
+    return target
+
+
+@pytest.mark.parametrize(("kind", "count"), [("record", 60), ("header", 60), ("image", 30)])
+def test_damaged_inputs_are_answered_or_refused_by_the_rules(target: Target, kind: str, count: int) -> None:
+    outcomes = fuzz(target, kind, count, seed=20251126)
+    assert outcomes["broken"] == 0
+    assert outcomes["refused"] > 0
+    assert outcomes["answered"] > 0 or kind == "image"  # of compressed voxels every bit is checked
+
+
+@pytest.mark.parametrize("kind", ["record", "header", "image"])
+def test_and_as_processes(target: Target, kind: str) -> None:
+    assert fuzz(target, kind, 2, seed=7, process=True)["broken"] == 0
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.name)
+def test_what_once_broke_the_rules(target: Target, path: Path) -> None:
+    _, name, _ = path.name.split("-")
+    target.put(name, path.read_bytes())
+    assert target.as_a_process() in ("answered", "refused")
