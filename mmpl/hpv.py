@@ -5,11 +5,13 @@ the numbers that prepare its columns, so that inference needs neither imbalanced
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from zipfile import ZIP_DEFLATED, BadZipFile
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -218,7 +220,7 @@ class HpvModel:
         import skops.io
 
         content = {field: getattr(self, field) for field in self.__dataclass_fields__}
-        path.write_bytes(skops.io.dumps(content, compression=ZIP_DEFLATED, compresslevel=9))
+        path.write_bytes(_reproducible(skops.io.dumps(content)))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -236,6 +238,23 @@ class HpvModel:
             return cls(**skops.io.load(path, trusted=sorted(TRUSTED_TYPES)))
         except (BadZipFile, KeyError, TypeError) as error:
             raise InvalidInputError(f"{path}: not an HPV forest ({error})") from error
+
+
+def _reproducible(content: bytes) -> bytes:
+    """Pack a skops file so that the same forest has the same bytes: no clock, and counts where it has addresses."""
+    source = ZipFile(BytesIO(content))
+    schema = source.read("schema.json").decode()
+    addresses = dict.fromkeys(re.findall(r'"__id__": (\d+)', schema))
+    order = {address: str(count) for count, address in enumerate(addresses)}
+    packed = BytesIO()
+    with ZipFile(packed, "w", ZIP_DEFLATED, compresslevel=9) as target:
+        for name in source.namelist():
+            address, dot, kind = name.partition(".")
+            if address in order:
+                target.writestr(ZipInfo(order[address] + dot + kind), source.read(name), ZIP_DEFLATED, 9)
+        schema = re.sub(r'(?<="__id__": )\d+|(?<=")\d+(?=\.npy")', lambda found: order[found[0]], schema)
+        target.writestr(ZipInfo("schema.json"), schema, ZIP_DEFLATED, 9)
+    return packed.getvalue()
 
 
 class _Relevance:

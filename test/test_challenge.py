@@ -2,6 +2,9 @@
 
 import json
 import math
+import multiprocessing
+import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from mmpl.io.challenge import (
     read_clinical_file,
     write_challenge_result,
 )
+from mmpl.io.images import PARTIAL, read_image
 from mmpl.labels import Task
 from mmpl.pipeline import PatientResult
 from mmpl.segmentation import Segmentation
@@ -272,6 +276,34 @@ def test_earlier_answers_are_cleared_and_nothing_else(result, tmp_path):
     clear_challenge_result(tmp_path)
     clear_challenge_result(tmp_path)
     assert files(tmp_path) == {"notes.txt"}
+
+
+def test_killed_at_any_moment_every_answer_is_whole_or_absent_and_the_next_start_clears_up(result, tmp_path):
+    """200 processes that write answers over and over, each killed after some milliseconds."""
+    rng, mask, left = np.random.default_rng(0), result.segmentation.mask, Counter()
+    for _ in range(200):
+        process = multiprocessing.get_context("fork").Process(target=_write_forever, args=(result, tmp_path))
+        process.start()
+        time.sleep(rng.uniform(0, 0.02))
+        process.kill()
+        process.join()
+        found = {name for name in files(tmp_path) if not Path(name).name.startswith(PARTIAL)}
+        left[len(found)] += 1
+        left["partial"] += files(tmp_path) != found
+        if MASK in found:
+            np.testing.assert_array_equal(read_image(tmp_path / MASK).voxels, mask.voxels)
+        assert found in (set(), {MASK}, {MASK, "rfs.json"}, {MASK, "rfs.json", "hpv-status.json"})
+        for name, content in (("rfs.json", "-0.25"), ("hpv-status.json", "true")):
+            assert name not in found or (tmp_path / name).read_text() == f"{content}\n"
+        clear_challenge_result(tmp_path)
+        assert files(tmp_path) == set()
+    assert min(left[0], left[3], left["partial"]) > 0, left
+
+
+def _write_forever(result: PatientResult, folder: Path) -> None:
+    while True:
+        write_challenge_result(result, folder, Task)
+        clear_challenge_result(folder)
 
 
 def test_the_contract_of_the_edition_on_a_known_patient(result, tmp_path):

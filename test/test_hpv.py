@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -128,6 +129,18 @@ def test_the_same_seed_gives_the_same_forest() -> None:
     first, again, other = (fit(*data, seed=seed).probability(fresh) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+def test_the_same_forest_has_the_same_bytes(tmp_path, monkeypatch) -> None:
+    """Neither the clock nor where in memory it lay shows."""
+    data, now = simulate(5, 120, 0.8), time.localtime()
+    fit(*data).save(tmp_path / "first")
+    monkeypatch.setattr(time, "localtime", lambda *_: time.struct_time((2031, *now[1:])))
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    fit(*data).save(tmp_path / "again")
+    fit(*data, seed=2).save(tmp_path / "other")
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "again").read_bytes()
+    assert (tmp_path / "first").read_bytes() != (tmp_path / "other").read_bytes()
 
 
 def test_a_file_gives_identical_predictions(model: HpvModel, tmp_path) -> None:

@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from expected import compare
 
 from mmpl import algorithm
@@ -124,6 +125,18 @@ def test_the_same_case_has_the_same_answer_and_a_picture_where_asked(
     assert f"picture: {picture}" in text
 
 
+def test_what_ran_before_does_not_matter(write_input, head, output, tiny_ensemble, monkeypatch):
+    """As a server does it: one loaded ensemble, one case after the other."""
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    cases = [head.pet.voxels, head.pet.voxels[:, :, ::-1] * np.float32(1.3), head.pet.voxels]
+    answers, server = [], algorithm.Algorithm.load(keep_networks=True)
+    for voxels in cases:
+        server.answer(write_input(pet=replace(head.pet, voxels=voxels)), output)
+        answers.append({name: (output / name).read_bytes() for name in ANSWERS})
+    assert answers[0] == answers[2]
+    assert answers[0][MASK] != answers[1][MASK]
+
+
 def test_odd_clinical_values_are_answered_and_the_log_says_what_was_assumed(
     answer, write_input, output, blind_ensemble
 ):
@@ -163,8 +176,14 @@ def test_a_library_that_warns_is_logged(answer, write_input, monkeypatch, blind_
     assert "fine weather" not in text
 
 
-def test_the_sample_case_with_the_shipped_weights(answer, sample, output, shipped):
-    code, text, error = answer(sample, shipped)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_sample_case_with_the_shipped_weights(answer, sample, output, shipped, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        code, text, error = answer(sample, shipped)
+    finally:
+        torch.set_num_threads(before)
     assert (code, error) == (0, "")
     compare(output, text)
     (ct,) = (sample / "images" / "ct").iterdir()

@@ -1,11 +1,14 @@
 """The invoke API: health, one case after the other, failures that leave the server healthy, and nothing else."""
 
+import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from mmpl.io.server import Answer, make_app
@@ -93,6 +96,34 @@ def test_a_second_case_at_once_is_turned_away() -> None:
 def test_there_is_nothing_but_the_two_routes(method: str, path: str) -> None:
     response = start(lambda: None).request(method, path, follow_redirects=False)
     assert response.status_code in (404, 405)
+
+
+def test_a_body_is_not_read_however_large_it_is_said_to_be() -> None:
+    """By the real server, over a socket."""
+    app = make_app(lambda: lambda: None, no_failure)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            address = listening.getsockname()
+            assert request(address, b"POST /invoke HTTP/1.1", 10**11, b"x" * 10**6) in (b"201", b"503")
+            while request(address, b"GET /health HTTP/1.1") != b"200":
+                time.sleep(0.01)
+            assert request(address, b"POST /invoke HTTP/1.1", 10**11, b"x" * 10**6) == b"201"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+    assert not thread.is_alive()
+
+
+def request(address: tuple[str, int], line: bytes, length: int = 0, body: bytes = b"") -> bytes:
+    """Send a request; the status of the answer."""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(line + b"\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length)
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(body)
+        return connection.recv(1000).split()[1]
 
 
 def test_models_that_cannot_be_loaded_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:

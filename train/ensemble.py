@@ -30,6 +30,8 @@ def export(workspace: Workspace, weights: Path) -> None:
         "hpv": workspace.read_json("hpv"),
         "survival": workspace.read_json("survival"),
     }
+    if workspace.has_json("start"):
+        summary["started_from"] = workspace.read_json("start")
     write_manifest(
         weights,
         workspace.profile,
@@ -48,11 +50,13 @@ def main(
     workers: int = 0,
     scheduler: str | None = None,
     devices: int = 1,
+    start: Path | None = None,
+    start_step: int = 0,
 ) -> None:
     """Run every step, each where it was left, and write the ten models to WEIGHTS."""
     steps = {
         "prepare": lambda: prepare.main(cohort, run, profile, workers=workers, scheduler=scheduler),
-        "segmentation": lambda: segmentation.main(run, workers, scheduler, devices),
+        "segmentation": lambda: segmentation.main(run, workers, scheduler, devices, start, start_step),
         "radiomics": lambda: radiomics.main(run, workers, scheduler),
         "hpv": lambda: hpv.main(run, workers, scheduler, devices),
         "survival": lambda: survival.main(run, workers, scheduler, devices),

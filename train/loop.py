@@ -35,6 +35,7 @@ class Job:
         shared: What all stages share.
         seed: Of this network; with the step it fixes every random number.
         folder: Where checkpoint, logs and the finished network go.
+        first: The step of the schedule to begin with, above 0 where the network has learnt elsewhere.
     """
 
     network: StageNetwork
@@ -44,6 +45,7 @@ class Job:
     shared: TrainingSettings
     seed: int
     folder: Path
+    first: int = 0
 
     @property
     def finished(self) -> Path:
@@ -101,7 +103,7 @@ def _train(fabric: Fabric, job: Job) -> None:
     network, optimizer = fabric.setup(job.network, optimizer)
     averaged = AveragedModel(job.network, multi_avg_fn=_follow(job.shared.average_decay))
     scaler = fabric.strategy.precision
-    first = 0
+    first = job.first
     if job.checkpoint.is_file():
         saved = torch.load(job.checkpoint, map_location=fabric.device, weights_only=True)
         job.network.load_state_dict(saved["network"])

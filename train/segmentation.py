@@ -2,11 +2,13 @@
 
 `python -m train.segmentation RUN`; then `RUN/thresholds.json` holds the class thresholds, chosen on the mean of each
 patient's out-of-fold probabilities, and `RUN/lesion_centers.json` where the crops of the later stages lie.
+`--start WEIGHTS` goes on from an ensemble that was trained on other patients, at the schedule's step `--start-step`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from mmpl.labels import Stage
 from mmpl.metrics import dice
 from mmpl.network import build_network
 from mmpl.segmentation import lesion_center, predict_probability, restore
-from mmpl.weights import read_network
+from mmpl.weights import NETWORK_FILE, load_ensemble, read_network, read_state
 from train.command import run_program
 from train.loop import Job, train
 from train.losses import oda_loss
@@ -31,8 +33,42 @@ from train.workspace import Workspace
 CANDIDATES = np.round(np.arange(0.20, 0.81, 0.05), 2)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Networks to go on from, each from its namesake.
+
+    Attributes:
+        weights: Folder of an ensemble.
+        step: Of the schedule, where they are taken to stand.
+    """
+
+    weights: Path
+    step: int
+
+    def describe(self, workspace: Workspace) -> dict[str, Any]:
+        """Say where the networks come from.
+
+        Raises:
+            ValueError: They were trained on patients of the same cohort, which would then not be out of fold; or
+                they are of another profile, or the step is not in the schedule.
+        """
+        ensemble = load_ensemble(self.weights)
+        cohort, steps = ensemble.training["cohort"], workspace.profile.training.segmentation.steps
+        if cohort == Path(workspace.cohort).name:
+            raise ValueError(f"{self.weights}: trained on {cohort} too, so that no patient of it would be out of fold")
+        if ensemble.profile.name != workspace.profile.name:
+            raise ValueError(f"{self.weights}: of profile {ensemble.profile.name}, not {workspace.profile.name}")
+        if not 0 <= self.step < steps:
+            raise ValueError(f"step {self.step} is not one of the {steps} of the schedule")
+        return {"cohort": cohort, "code_version": ensemble.code_version, "step": self.step}
+
+
 def train_member(
-    workspace: Workspace, member: Member, loss: Callable[..., Tensor] = oda_loss, devices: int = 1
+    workspace: Workspace,
+    member: Member,
+    loss: Callable[..., Tensor] = oda_loss,
+    devices: int = 1,
+    start: Start | None = None,
 ) -> None:
     """Train one segmentation network on the patients outside its fold that have a reference mask."""
     profile, stage = workspace.profile, workspace.profile.training.segmentation
@@ -40,9 +76,12 @@ def train_member(
     with_mask = [p for p in patients if workspace.store.labels(p) is not None]
     seed = workspace.seed(member, Stage.SEGMENTATION)
     torch.manual_seed(seed)
+    network = build_network(profile, Stage.SEGMENTATION)
+    if start:
+        network.load_state_dict(read_state(start.weights / member.name / NETWORK_FILE[Stage.SEGMENTATION]))
     train(
         Job(
-            network=build_network(profile, Stage.SEGMENTATION),
+            network=network,
             draw=SegmentationCrops(
                 workspace.store,
                 with_mask,
@@ -56,6 +95,7 @@ def train_member(
             shared=profile.training,
             seed=seed,
             folder=workspace.stage_folder(member, Stage.SEGMENTATION),
+            first=start.step if start else 0,
         ),
         devices,
     )
@@ -141,17 +181,29 @@ class TrainAndPredict:
     workspace: Workspace
     loss: Callable[..., Tensor] = oda_loss
     devices: int = 1
+    start: Start | None = None
 
     def __call__(self, member: Member) -> None:
         """Do it, or what is left of it."""
-        train_member(self.workspace, member, self.loss, self.devices)
+        train_member(self.workspace, member, self.loss, self.devices, self.start)
         predict_fold(self.workspace, member)
 
 
-def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int = 1) -> None:
+def main(
+    run: Path,
+    workers: int = 0,
+    scheduler: str | None = None,
+    devices: int = 1,
+    start: Path | None = None,
+    start_step: int = 0,
+) -> None:
     """Train stage 1 of every model, predict out of fold and choose the class thresholds."""
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
-    engine.spread("stage 1", TrainAndPredict(workspace, devices=devices), workspace.splits.members, networks=True)
+    begin = Start(start, start_step) if start else None
+    if begin:
+        workspace.write_json("start", begin.describe(workspace))
+    work = TrainAndPredict(workspace, devices=devices, start=begin)
+    engine.spread("stage 1", work, workspace.splits.members, networks=True)
     thresholds = choose_thresholds(workspace, engine)
     workspace.write_json("thresholds", thresholds)
     patients = [p.patient_id for p in workspace.patients]

@@ -200,16 +200,19 @@ def write_challenge_result(result: PatientResult, folder: Path, tasks: Collectio
                 assert result.hpv is not None
                 _write_json(path, bool(result.hpv.positive), folder)
     except BaseException:
-        for path in paths.values():
+        for path in reversed(paths.values()):
             path.unlink(missing_ok=True)
         raise
     return paths
 
 
 def clear_challenge_result(folder: Path) -> None:
-    """Remove the answers of an earlier run and what a killed one left: an error must leave nothing like an answer."""
+    """Remove the answers of an earlier run and what a killed one left: an error must leave nothing like an answer.
+
+    The mask, written first, goes last: at no moment does another answer stand without it.
+    """
     edition = read_edition()
-    for task in Task:
+    for task in reversed(Task):
         edition.output_path(task, folder).unlink(missing_ok=True)
     for partial in folder.glob(f"{PARTIAL}*"):
         partial.unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+"""Kill a training again and again, and compare what comes out: `python test/kills.py FOLDER --kills 20`.
+
+Two runs of `train.ensemble` on the micro profile, one left alone, one killed (SIGKILL, the whole process group) at
+random moments; after each kill every checkpoint and every finished file must be readable. In the end all weights of the
+two must have the same SHA-256. `test_training.py` does it with a few kills.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = {
+    "prepare": "patches/*.json",
+    "segmentation": "models/*/segmentation/network.safetensors",
+    "radiomics": "radiomics/*.npy",
+    "hpv": "models/*/hpv/network.safetensors",
+    "survival": "models/*/survival/network.safetensors",
+}
+"""What each step of a training leaves, one after the other."""
+
+
+def start(cohort: str, run: Path, weights: Path, errors: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+    """Start, or go on with, the training of a micro ensemble, in a process group of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "train.ensemble", cohort, str(run), "--profile", "micro"]
+    return subprocess.Popen(
+        [*command, "--weights", str(weights), "--workers", "2"],
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+
+
+def finish(cohort: str, run: Path, weights: Path) -> None:
+    """Train to the end.
+
+    Raises:
+        RuntimeError: The training fails.
+    """
+    process = start(cohort, run, weights, subprocess.PIPE)
+    _, errors = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(errors[-3000:])
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a training and all its workers at once."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def step_of(run: Path) -> str:
+    """Name the last step that has left something."""
+    begun = [name for name, pattern in STEPS.items() if any(run.glob(pattern))]
+    return begun[-1] if begun else "start"
+
+
+def read_everything(run: Path) -> int:
+    """Read every file of a run that is not called partial; how many there are.
+
+    Raises:
+        Exception: One cannot be read.
+    """
+    readers = {
+        ".pt": lambda path: torch.load(path, weights_only=True),
+        ".safetensors": load_file,
+        ".npy": np.load,
+        ".json": lambda path: json.loads(path.read_text()),
+    }
+    # a patient's arrays are whole once its description is there
+    described = {path.stem for path in run.glob("patches/*.json")}
+    finished = [p for p in run.rglob("*") if p.parent.name != "patches" or p.name.partition(".")[0] in described]
+    paths = [path for path in finished if path.suffix in readers]
+    for path in paths:
+        readers[path.suffix](path)
+    return len(paths)
+
+
+def digests(weights: Path) -> dict[str, str]:
+    """Give the SHA-256 of every weight file."""
+    files: dict[str, str] = json.loads((weights / "manifest.json").read_text())["files"]
+    return files
+
+
+def main() -> int:
+    """Train undisturbed and disturbed; exit code 1 where the weights differ."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="takes both runs")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--cohort", default="phantom:36:3:0.5")
+    parser.add_argument("--longest", type=float, default=40.0, help="seconds until a kill, at most")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    calm, killed = (asked.folder / name for name in ("calm", "killed"))
+    started = time.monotonic()
+    finish(asked.cohort, calm / "run", calm / "weights")
+    print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
+    rng, where, read = random.Random(asked.seed), Counter[str](), 0
+    for number in range(asked.kills):
+        process = start(asked.cohort, killed / "run", killed / "weights")
+        try:
+            process.wait(rng.uniform(5, asked.longest))
+            print(f"finished after {number} kills", flush=True)
+            break
+        except subprocess.TimeoutExpired:
+            kill(process)
+        where[step_of(killed / "run")] += 1
+        read += read_everything(killed / "run")
+        print(f"kill {number + 1} during {step_of(killed / 'run')}", flush=True)
+    finish(asked.cohort, killed / "run", killed / "weights")
+    one, other = digests(calm / "weights"), digests(killed / "weights")
+    different = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    print(f"kills by the step they hit: {dict(where)}; {read} files read after them, none unreadable")
+    print(f"{len(one)} weight files, {len(different)} differ {different[:5]}")
+    return int(bool(different))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
