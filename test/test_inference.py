@@ -137,6 +137,35 @@ def test_what_ran_before_does_not_matter(write_input, head, output, tiny_ensembl
     assert answers[0][MASK] != answers[1][MASK]
 
 
+def test_a_scan_of_1_3_m_takes_less_than_2_gib_more_than_a_small_one(
+    root, write_input, head, output, blind_ensemble, tmp_path
+):
+    def peak_mib(folder: Path) -> float:
+        env = {"MMPL_INPUT": str(folder), "MMPL_OUTPUT": str(output), "MMPL_WEIGHTS": str(blind_ensemble)}
+        program = [sys.executable, root / "inference.py"]
+        process = subprocess.Popen(program, env=os.environ | env, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert files(output) == ANSWERS
+        return usage.ru_maxrss / 1024
+
+    small = peak_mib(write_input().rename(tmp_path / "small"))
+    long = write_input(
+        stretch(head.ct, (512, 512, 660), (0.98, 0.98, 2.0)), stretch(head.pet, (400, 400, 660), (1.27, 1.27, 2.0))
+    )
+    large = peak_mib(long)
+    assert read_image(output / MASK).grid.size_xyz == (512, 512, 660)
+    assert 100 < large - small < 2048, (small, large)
+
+
+def stretch(image: Image, size: tuple[int, int, int], spacing: tuple[float, float, float]) -> Image:
+    """Draw the same picture with as many voxels, each of this size in mm."""
+    index = [np.arange(n) * m // n for n, m in zip(size, image.grid.size_xyz, strict=True)]
+    grid = replace(image.grid, size_xyz=size, spacing_xyz=spacing, origin_xyz=(-250.0, -250.0, 0.0))
+    return Image(image.voxels[np.ix_(*index[::-1])], grid)
+
+
 def test_odd_clinical_values_are_answered_and_the_log_says_what_was_assumed(
     answer, write_input, output, blind_ensemble
 ):
