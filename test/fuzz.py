@@ -255,6 +255,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--found", type=Path, default=Path("fuzz-found"))
     asked = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
     broken = 0
     with tempfile.TemporaryDirectory() as work:
         target = Target(asked.case, asked.weights, Path(work))
