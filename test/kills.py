@@ -1,8 +1,8 @@
 """Kill a training again and again, and compare what comes out: `python test/kills.py FOLDER --kills 20`.
 
 Two runs of `train.ensemble` on the micro profile, one left alone, one killed (SIGKILL, the whole process group) at
-random moments; after each kill every checkpoint and every finished file must be readable. In the end all weights of the
-two must have the same SHA-256. `test_training.py` does it with a few kills.
+random moments of each step; after each kill every checkpoint and every finished file must be readable. In the end all
+weights of the two must have the same SHA-256. `test_training.py` does it with a few kills.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="takes both runs")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--cohort", default="phantom:36:3:0.5")
-    parser.add_argument("--longest", type=float, default=40.0, help="seconds until a kill, at most")
+    parser.add_argument("--longest", type=float, default=15.0, help="seconds that a step may go on, at most")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     calm, killed = (asked.folder / name for name in ("calm", "killed"))
@@ -109,14 +109,17 @@ def main() -> int:
     finish(asked.cohort, calm / "run", calm / "weights")
     print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
     rng, where, read = random.Random(asked.seed), Counter[str](), 0
+    order = ["start", *STEPS]
     for number in range(asked.kills):
+        wanted = order[1 + number * len(STEPS) // asked.kills]
         process = start(asked.cohort, killed / "run", killed / "weights")
-        try:
-            process.wait(rng.uniform(5, asked.longest))
+        while process.poll() is None and order.index(step_of(killed / "run")) < order.index(wanted):
+            time.sleep(0.1)
+        time.sleep(rng.uniform(0, asked.longest))
+        if process.poll() is not None:
             print(f"finished after {number} kills", flush=True)
             break
-        except subprocess.TimeoutExpired:
-            kill(process)
+        kill(process)
         where[step_of(killed / "run")] += 1
         read += read_everything(killed / "run")
         print(f"kill {number + 1} during {step_of(killed / 'run')}", flush=True)

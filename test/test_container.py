@@ -20,7 +20,7 @@ ENGINE = os.environ.get("CONTAINER_ENGINE", "docker")
 LIMITS = [
     *("--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--memory", "15g", "--memory-swap", "15g", "--shm-size", "16m", "--pids-limit", "512"),
-    *("--tmpfs", "/tmp:rw,mode=1777"),
+    *("--tmpfs", "/tmp:rw,size=1g,mode=1777"),
 ]
 PYTHON = "/opt/venv/bin/python"
 MEASURED = """
@@ -231,6 +231,20 @@ def test_an_output_that_cannot_be_written(image: str, sample: Path, output: Path
     output.chmod(0o777)
     refuse(ran, output, "/output")
     assert "Permission denied" in ran.stderr
+
+
+def test_an_output_disk_that_is_full(image: str, sample: Path, output: Path) -> None:
+    small = ("--env", "MMPL_OUTPUT=/small", "--tmpfs", "/small:rw,size=4k,mode=1777")
+    refuse(run(image, sample, output, *small), output, "No space left on device")
+
+
+def test_a_temporary_disk_that_is_full_matters_to_nothing(image: str, sample: Path, output: Path) -> None:
+    """Filled to the last byte before the program starts."""
+    fill = "cat /dev/zero >/tmp/fill 2>/dev/null; ! echo x >/tmp/more"
+    script = f"({fill}) 2>/dev/null && exec {PYTHON} inference.py"
+    ran = run(image, sample, output, "--entrypoint", "sh", command=("-c", script))
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+    compare(output, ran.stdout, ALL, DEVICE)
 
 
 def test_a_tampered_weight_file_stops_the_container_before_any_case(

@@ -4,6 +4,7 @@ import gzip
 import re
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,21 +74,27 @@ def test_writing_takes_a_view_of_other_voxels(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.mha").voxels, image.voxels[::-1])
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
-    write_image(tmp_path / "a.mha", numbered())
+@pytest.mark.parametrize("suffix", [".mha", ".nii.gz"])
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
+@pytest.mark.parametrize("said", [True, False])
+def test_a_write_that_fails_leaves_what_was_there_whether_itk_says_so_or_not(tmp_path, monkeypatch, suffix, kept, said):
+    before, write = tmp_path / f"a{suffix}", sitk.WriteImage
+    write_image(before, numbered())
 
     def full_disk(image, name, *rest):
-        with open(name, "wb") as file:
-            file.write(b"half")
-        raise RuntimeError("no space left")
+        write(image, name, *rest)
+        whole = Path(name).read_bytes()
+        Path(name).write_bytes(whole[: int(kept if kept >= 1 else kept * len(whole))])
+        if said:
+            raise RuntimeError("first line\n no space left")
 
     monkeypatch.setattr(images.sitk, "WriteImage", full_disk)
-    for name in ("a.mha", "b.mha"):
-        with pytest.raises(RuntimeError, match="no space left"):
-            write_image(tmp_path / name, replace(numbered(), voxels=numbered().voxels + 1))
+    for path in (before, tmp_path / f"b{suffix}"):
+        with pytest.raises(OSError, match=rf"{path}: cannot be written \(.*(no space left|is the disk full\?)\)"):
+            write_image(path, replace(numbered(), voxels=numbered().voxels + 1))
     monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.mha"]
-    np.testing.assert_array_equal(read_image(tmp_path / "a.mha").voxels, numbered().voxels)
+    assert list(tmp_path.iterdir()) == [before]
+    np.testing.assert_array_equal(read_image(before).voxels, numbered().voxels)
 
 
 def test_missing_and_empty_files(tmp_path):

@@ -392,6 +392,25 @@ def test_a_disk_that_is_full_at_the_last_answer_leaves_none(refuse, write_input,
     assert "No space left on device" in refuse(write_input(), weights=blind_ensemble)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize(("pages", "name"), [(0, "output.mha"), (2, "hpv-status.json")])
+def test_a_disk_that_is_full_is_named_and_holds_nothing(answer, write_input, blind_ensemble, output, pages, name):
+    """A disk of so many pages, each enough for one small file; one is there already."""
+    output.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={4096 * (1 + pages)}", "tmpfs", output], check=True)
+    try:
+        (output / "other.txt").write_text("other")
+        code, _, error = answer(write_input(), blind_ensemble)
+        assert files(output) == {"other.txt"}
+    finally:
+        subprocess.run(["umount", output], check=True)
+    assert code == 1
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert name in error
+    assert "No space left on device" in error or "is the disk full?" in error
+
+
 def test_a_picture_that_cannot_be_drawn_leaves_no_answer_beside_the_error(
     refuse, write_input, blind_ensemble, tmp_path, monkeypatch
 ):

@@ -77,10 +77,10 @@ class Workspace:
         """
         wanted = {"cohort": cohort, "profile": profile}
         path = folder / "run.json"
-        if path.is_file() and json.loads(path.read_text()) != wanted:
+        if not path.is_file():
+            _write_json(path, wanted)
+        elif json.loads(path.read_text()) != wanted:
             raise ValueError(f"{path} belongs to another run: {path.read_text()}")
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted))
         return cls.open(folder)
 
     @classmethod
@@ -180,10 +180,7 @@ class Workspace:
 
     def write_json(self, name: str, content: Mapping) -> None:
         """Keep a small table, whole or not at all."""
-        partial = self.folder / f"{name}.partial"
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1))
-        partial.replace(self.folder / f"{name}.json")
+        _write_json(self.folder / f"{name}.json", content)
 
     def has_json(self, name: str) -> bool:
         """Whether `write_json` kept such a table."""
@@ -192,3 +189,10 @@ class Workspace:
     def read_json(self, name: str) -> dict:
         """Read what `write_json` kept."""
         return json.loads((self.folder / f"{name}.json").read_text())
+
+
+def _write_json(path: Path, content: Mapping) -> None:
+    partial = path.with_suffix(".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(path)

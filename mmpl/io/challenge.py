@@ -229,5 +229,7 @@ def _write_json(path: Path, content: float | bool, partial_folder: Path) -> None
     try:
         partial.write_text(json.dumps(content) + "\n")
         partial.replace(path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error})") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Damage that SimpleITK reads over: voxels that a file lacks come back as zeros or noise, NaN in a NIfTI as zeros.
 
-What ITK's readers complain of on the process's own stderr is caught here too, as it is never more than half of a
+What ITK complains of on the process's own stderr is caught here too, as it is never more than half of a
 message.
 """
 
@@ -9,7 +9,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +32,8 @@ _NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 
 @contextmanager
 def caught_stderr(lines: list[str]) -> Iterator[None]:
-    """Collect what is written to the process's stderr meanwhile, by libraries in C++ too."""
-    with tempfile.TemporaryFile() as file:
+    """Collect what is written to the process's stderr meanwhile, by libraries in C++ too; needs no disk."""
+    with open(os.memfd_create("stderr"), "rb") as file:
         sys.stderr.flush()
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
@@ -100,6 +99,25 @@ def check_stored(path: Path, image: sitk.Image, complaints: list[str]) -> None:
         raise InvalidInputError(f"{path}: the file is damaged ({error})") from error
 
 
+def check_written(path: Path) -> None:
+    """Look whether a compressed `.mha` or `.nii.gz` was written to its end: ITK may not see that the disk is full.
+
+    Raises:
+        OSError: The file ends early.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise EOFError("the file is empty")
+        if path.suffix == ".mha":
+            _check_mha(path, compressed=True)
+        elif path.suffix == ".gz":
+            with gzip.open(path) as file:
+                while file.read(_BLOCK):
+                    pass
+    except (EOFError, zlib.error) as error:
+        raise OSError(f"{error}; is the disk full?") from error
+
+
 def _check_nifti(path: Path, image: sitk.Image) -> None:
     with path.open("rb") as file:
         zipped = file.read(2) == _GZIP
@@ -119,10 +137,12 @@ def _check_nifti(path: Path, image: sitk.Image) -> None:
         file.read(1)  # gzip compares its checksum at the end
 
 
-def _check_mha(path: Path) -> None:
+def _check_mha(path: Path, compressed: bool = False) -> None:
     with path.open("rb") as file:
         header = _read_mha_header(file)
         if header.get(b"compresseddata") != b"true":
+            if compressed:
+                raise EOFError("the header ends early")
             return
         stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip
         while not stream.eof:

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.geometry import to_sitk
-from mmpl.io.damage import caught_stderr, check_header, check_stored
+from mmpl.io.damage import caught_stderr, check_header, check_stored, check_written
 
 PARTIAL = ".partial."
 """How the name of a file begins that is not whole yet."""
@@ -80,10 +80,18 @@ def write_image(path: Path, image: Image, partial_folder: Path | None = None) ->
         path: Where; the suffix says how.
         image: What.
         partial_folder: Where the partial file lies, on the same filesystem; by default beside.
+
+    Raises:
+        OSError: It cannot be written, as where the disk is full.
     """
     partial = (partial_folder or path.parent) / f"{PARTIAL}{path.name}"
+    voxels, complaints = to_sitk(Image(np.ascontiguousarray(image.voxels), image.grid)), list[str]()
     try:
-        sitk.WriteImage(to_sitk(Image(np.ascontiguousarray(image.voxels), image.grid)), str(partial), True, 1)
+        with caught_stderr(complaints):
+            sitk.WriteImage(voxels, str(partial), True, 1)
+        check_written(partial)
         partial.replace(path)
+    except (RuntimeError, OSError) as error:
+        raise OSError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1].strip()})") from error
     finally:
         partial.unlink(missing_ok=True)
