@@ -1,13 +1,12 @@
 """The ten models of the micro profile, trained by the real programs on a cohort on disk, killed once on the way."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import kills
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,8 @@ from mmpl.io.cohort import read_cohort
 from mmpl.labels import Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.pipeline import Pipeline
-from mmpl.weights import load_ensemble
+from mmpl.weights import load_ensemble, read_state
+from train.segmentation import Start, train_member
 from train.splits import Member, Scheme
 from train.workspace import Workspace
 
@@ -30,19 +30,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path,
     folder = tmp_path_factory.mktemp("training")
     cohort, run, weights = folder / "cohort", folder / "run", folder / "weights"
     write_cohort(PATIENTS, 3, cohort, hpv_positive=0.5)
-    command = [sys.executable, "-W", "ignore", "-m", "train.ensemble", str(cohort), str(run), "--profile", "micro"]
-    command += ["--weights", str(weights)]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    first = kills.start(str(cohort), run, weights)
     deadline = time.monotonic() + 900
     while len(list(run.glob("models/*/*/network.safetensors"))) < 3:
         assert first.poll() is None, "training ended before three networks were there"
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    kills.kill(first)
+    kills.read_everything(run)
     left = {path: path.stat().st_mtime_ns for path in run.glob("models/*/*/network.safetensors")}
-    second = subprocess.run(command, capture_output=True, text=True)
-    assert second.returncode == 0, second.stderr[-3000:]
+    kills.finish(str(cohort), run, weights)
     return cohort, run, weights, left
 
 
@@ -103,6 +100,28 @@ def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dic
     assert suffixes == {".json", ".safetensors", ".skops"}
     manifest = json.loads((weights / "manifest.json").read_text())
     assert len(manifest["files"]) == 50
+
+
+def test_stage_1_goes_on_from_an_ensemble_of_other_patients(
+    trained: tuple[Path, Path, Path, dict[Path, int]], tmp_path: Path
+) -> None:
+    cohort, run, weights, _ = trained
+    workspace = Workspace.open(run)
+    steps = workspace.profile.training.segmentation.steps
+    with pytest.raises(ValueError, match="no patient of it would be out of fold"):
+        Start(weights, 0).describe(workspace)
+    (tmp_path / "others").symlink_to(cohort)
+    other = Workspace.create(tmp_path / "run", str(tmp_path / "others"), "micro")
+    for name in ("patches", "splits.json"):
+        (other.folder / name).symlink_to(run / name)
+    with pytest.raises(ValueError, match=f"step {steps} is not one of the {steps}"):
+        Start(weights, steps).describe(other)
+    start = Start(weights, steps - 1)  # one small step from where the others ended
+    assert start.describe(other)["cohort"] == "cohort"
+    train_member(other, FIRST, start=start)
+    before, after = (read_state(w.network_file(FIRST, Stage.SEGMENTATION)) for w in (workspace, other))
+    assert all((before[name] - after[name]).abs().max() < 0.002 for name in before)
+    assert any((before[name] != after[name]).any() for name in before)
 
 
 def test_networks_train_without_an_image_library(tmp_path: Path) -> None:
