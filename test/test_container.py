@@ -59,8 +59,13 @@ def build(tag: str, *options: str, source: Path = ROOT) -> float:
 @pytest.fixture(scope="session")
 def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
     """Print a figure past pytest's capture."""
-    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    return lambda text: reporter.write_line(f"  {text}")
+    reporter, capture = map(pytestconfig.pluginmanager.get_plugin, ("terminalreporter", "capturemanager"))
+
+    def write(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            reporter.write_line(f"  {text}")
+
+    return write
 
 
 @pytest.fixture(scope="session")
