@@ -1,17 +1,16 @@
 """Preprocessing against its literal definition: resample everything, localize the head, crop."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from benchmarks.plain import PAPER, carry_out_literally
 from mmpl import preprocess
 from mmpl.case import Case, ClinicalRecord, Grid, Image, InvalidInputError
-from mmpl.geometry import common_grid, index_to_mm, mm_to_index, to_sitk
+from mmpl.geometry import common_grid, index_to_mm, mm_to_index
 from mmpl.io.images import read_image
 from mmpl.phantom.latent import draw_patients
 from mmpl.phantom.render import render
@@ -27,68 +26,9 @@ from mmpl.profile import PreprocessSettings, load_profile
 
 STUDIES = Path(__file__).parents[2] / "shared/data/sts"
 SAMPLE = Path(__file__).parent / "input/images"
-PAPER = load_profile("paper").preprocess
 DEMO = load_profile("demo").preprocess
 EDGE = 4
 """Voxels of the common grid that do not count as its interior."""
-
-
-@dataclass(frozen=True)
-class Literal:
-    """What the definition gives, on the whole common grid: CT in HU, PET in SUV, the head and the patch's start."""
-
-    ct: NDArray[np.float32]
-    pet: NDArray[np.float32]
-    grid: sitk.Image
-    centroid_xyz: NDArray[np.float64]
-    start_xyz: NDArray[np.int64]
-
-    def patch(self, whole: NDArray[np.float32], size_xyz: tuple[int, int, int], fill: float) -> NDArray[np.float32]:
-        """Crop, and pad where the patch leaves the grid."""
-        result = np.full(size_xyz[::-1], fill, np.float32)
-        inner, outer = [], []
-        for start, size, count in zip(self.start_xyz[::-1], size_xyz[::-1], whole.shape, strict=True):
-            first, last = max(start, 0), min(start + size, count)
-            outer.append(slice(first, last))
-            inner.append(slice(first - start, last - start))
-        result[tuple(inner)] = whole[tuple(outer)]
-        return result
-
-
-def carry_out_literally(case: Case) -> Literal:
-    """Follow the `paper` profile's definition with SimpleITK alone, holding the whole common grid."""
-    ct, pet = to_sitk(case.ct), to_sitk(case.pet)
-    bounds = []
-    for image in (ct, pet):
-        ends = [(-0.5, n - 0.5) for n in image.GetSize()]
-        corners = [(i, j, k) for i in ends[0] for j in ends[1] for k in ends[2]]
-        points = np.array([image.TransformContinuousIndexToPhysicalPoint(corner) for corner in corners])
-        bounds.append((points.min(axis=0), points.max(axis=0)))
-    lower, upper = np.maximum(bounds[0][0], bounds[1][0]), np.minimum(bounds[0][1], bounds[1][1])
-    size = [int(n) for n in np.floor(upper - lower + 1e-3)]
-    grid = sitk.Image(size, sitk.sitkUInt8)
-    grid.SetOrigin((lower + 0.5).tolist())
-    whole_ct, whole_pet = (
-        sitk.GetArrayFromImage(
-            sitk.Resample(sitk.Cast(image, sitk.sitkFloat32), grid, sitk.Transform(), sitk.sitkBSpline, fill)
-        )
-        for image, fill in ((ct, -1024.0), (pet, 0.0))
-    )
-
-    depth = min(int(np.ceil(size[2] / 4)), 400)
-    slab = whole_pet[-depth:].astype(np.float64)
-    hot = (slab - slab.mean()) / slab.std() > 1.0
-    parts, _ = ndimage.label(hot, structure=np.ones((3, 3, 3)))
-    largest = np.bincount(parts.ravel())[1:].argmax() + 1
-    centroid = np.array(ndimage.center_of_mass(parts == largest))[::-1]
-    centroid[2] += size[2] - depth
-    start = []
-    for center, count, wanted in zip(centroid, size, PAPER.roi_size_xyz, strict=True):
-        if count < wanted:
-            start.append(-((wanted - count) // 2))
-        else:
-            start.append(int(np.clip(np.rint(center - (wanted - 1) / 2), 0, count - wanted)))
-    return Literal(whole_ct, whole_pet, grid, centroid, np.array(start))
 
 
 def compare(case: Case) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""How fast each part is beside what a user would run instead: `python -m benchmarks`."""

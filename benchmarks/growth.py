@@ -1,0 +1,111 @@
+"""Cost as work grows: time and memory against the length of the scan, the lesions, the models and the cohort."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import peak_mib, seconds_of
+from benchmarks.parts import SAMPLE, Row
+from benchmarks.scans import draw_lesions, draw_scan
+from mmpl.case import Case, Image
+from mmpl.io.challenge import read_challenge_case
+from mmpl.pipeline import Pipeline
+from mmpl.predict import predict
+from mmpl.radiomics import extract
+from mmpl.weights import load_ensemble
+
+CPU = torch.device("cpu")
+
+
+def answer(case: Case) -> None:
+    """Answer with one of the shipped models."""
+    Pipeline(load_ensemble().only(["patient-0"]), CPU)(case)
+
+
+def measure(lesions: tuple[Image, Image, Image]) -> None:
+    """Measure radiomics."""
+    extract(*lesions)
+
+
+def scan_length(repeats: int) -> Row:
+    """One model, whole case."""
+    cases = {f"{mm / 1000:.1f} m": partial(draw_scan, mm) for mm in (300.0, 600.0, 1300.0, 2000.0)}
+    return Row("length of the scan, 512 x 512 CT, one model", "", "", _series(cases, answer, repeats))
+
+
+def lesion_volume(repeats: int) -> Row:
+    """Radiomics alone."""
+    cases = {f"{ml} ml": partial(draw_lesions, ml, 1, 1.0, (180, 180, 180)) for ml in (2, 20, 100, 300)}
+    return Row("volume of the primary, radiomics alone", "", "", _series(cases, measure, repeats))
+
+
+def lesion_number(repeats: int) -> Row:
+    """Radiomics alone."""
+    cases = {str(n): partial(draw_lesions, 5.0, n, 1.5 * n, (220, 180, 200)) for n in (1, 2, 4, 8)}
+    return Row(
+        "number of nodes of 1.5 ml, radiomics alone (all nodes are one region)",
+        "",
+        "",
+        _series(cases, measure, repeats),
+    )
+
+
+def models(repeats: int) -> Row:
+    """The sample case."""
+    ensemble, case = load_ensemble(), read_challenge_case(SAMPLE)
+    results = []
+    for count in (1, 2, 5, 10):
+        pipeline = Pipeline(replace(ensemble, members=ensemble.members[:count]), CPU)
+        pipeline(case)
+        results.append(f"{count}: {min(seconds_of(partial(pipeline, case)) for _ in range(repeats)):.1f} s")
+    return Row("number of models, the sample case", "", "", "; ".join(results))
+
+
+def _series(cases: dict, work: Callable, repeats: int) -> str:
+    results = []
+    for name, make in cases.items():
+        made = make()
+        work(made)
+        seconds = min(seconds_of(partial(work, made)) for _ in range(repeats))
+        results.append(f"{name}: {seconds:.2f} s, {peak_mib(make, work):.0f} MiB")
+    return "; ".join(results)
+
+
+def cohort(repeats: int) -> Row:
+    """Small scans, so that reader, writer and table count for much; one model, no pictures."""
+    from mmpl.io.images import write_image
+
+    results = []
+    del repeats  # once is enough for so many patients
+    case = draw_scan(300.0, 96, 64, 5.0)
+    with tempfile.TemporaryDirectory() as work:
+        for count in (1, 10, 100, 1000):
+            folder = Path(work) / str(count)
+            names = [f"P-{number:04d}" for number in range(count)]
+            folder.mkdir()
+            header = "PatientID,Age,Gender,Tobacco Consumption,Alcohol Consumption,Performance Status,Treatment,M-stage"
+            rows = "\n".join(f"{name},61,1,,,1,1,M0" for name in names)
+            (folder / "cohort.csv").write_text(f"{header}\n{rows}\n")
+            for kind, image in (("CT", case.ct), ("PT", case.pet)):
+                source = Path(work) / f"{kind}.nii.gz"
+                write_image(source, image)
+                for name in names:
+                    (folder / f"{name}__{kind}.nii.gz").symlink_to(source)
+            seconds = seconds_of(partial(predict, folder, folder / "answers", False, ["patient-0"]))
+            results.append(f"{count}: {seconds:.0f} s ({seconds / count:.2f} s each)")
+    return Row(
+        "patients in a cohort, 96 x 96 x 60 CT, one model, `predict` with reader and writer", "", "", "; ".join(results)
+    )
+
+
+GROWTH: dict[str, Callable[[int], Row]] = {
+    "scan length": scan_length,
+    "lesion volume": lesion_volume,
+    "lesion number": lesion_number,
+    "models": models,
+    "cohort": cohort,
+}

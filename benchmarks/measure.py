@@ -1,0 +1,102 @@
+"""Compare two ways of doing the same: alternate them in one process for the time, one process each for the memory."""
+
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+Made = TypeVar("Made")
+MIB = 1024  # KiB
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds of two ways, taken in turns: the first of each is the plain way."""
+
+    plain_s: tuple[float, ...]
+    fast_s: tuple[float, ...]
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times faster the second way is, turn by turn."""
+        return sorted(plain / fast for plain, fast in zip(self.plain_s, self.fast_s, strict=True))
+
+    @property
+    def ratio(self) -> float:
+        """The median."""
+        return statistics.median(self.ratios)
+
+    def describe(self) -> str:
+        """Write the median ratio, its range, and both medians."""
+        low, high = self.ratios[0], self.ratios[-1]
+        seconds = (f"{statistics.median(values):.3g} s" for values in (self.plain_s, self.fast_s))
+        return f"{self.ratio:.1f} times ({low:.1f} to {high:.1f}): {' against '.join(seconds)}"
+
+
+def alternate(plain: Callable[[], Any], fast: Callable[[], Any], repeats: int) -> Comparison:
+    """Time two ways in turns; before the first turn each runs once, uncounted, if it takes less than 10 s."""
+    if seconds_of(fast) < 10:
+        seconds_of(plain)
+    pairs = [(seconds_of(plain), seconds_of(fast)) for _ in range(repeats)]
+    return Comparison(*zip(*pairs, strict=True))
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Time one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def peak_mib(make: Callable[[], Made], work: Callable[[Made], Any]) -> float:
+    """Measure by how much the resident memory of a fresh process grows, at its highest, while it works.
+
+    Args:
+        make: Makes what to work on, which does not count; importable, as is `work`.
+        work: Called twice, as the first call loads libraries; the second counts.
+    """
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(make, work, send))
+    process.start()
+    send.close()
+    result: float = receive.recv()
+    process.join()
+    return result
+
+
+def _measure(make: Callable[[], Made], work: Callable[[Made], Any], send: Any) -> None:
+    made = make()
+    work(made)
+    before = _memory_kib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+    work(made)
+    send.send((_memory_kib("VmHWM") - before) / MIB)
+
+
+def _memory_kib(name: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1])
+
+
+def machine() -> str:
+    """Describe what the figures hold for."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    native = "with" if torch.cpu._is_avx512_bf16_supported() else "without"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    packages = ("torch", "monai", "SimpleITK", "pyradiomics", "numpy")
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    return (
+        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {native} bfloat16 in hardware; {gpu}; "
+        f"Python {platform.python_version()}, {versions}"
+    )

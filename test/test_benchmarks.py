@@ -1,0 +1,64 @@
+"""The benchmarks run, say what they measured, and the fast ways are not slower than the plain ones."""
+
+import json
+from dataclasses import asdict
+from functools import partial
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks.growth import GROWTH
+from benchmarks.measure import Comparison, alternate, machine, peak_mib
+from benchmarks.parts import PARTS, Row, prepare_ours, prepare_plainly
+from benchmarks.scans import draw_lesions, draw_scan
+from mmpl.labels import Label
+
+
+def test_a_ratio_is_of_turns_not_of_sums() -> None:
+    comparison = Comparison((4.0, 30.0, 6.0), (2.0, 3.0, 2.0))
+    assert comparison.ratios == [2.0, 3.0, 10.0]
+    assert comparison.describe() == "3.0 times (2.0 to 10.0): 6 s against 2 s"
+
+
+def make_nothing() -> None:
+    return None
+
+
+def take_200_mib(_: None) -> None:
+    np.ones(200 * 2**17).sum()
+
+
+def test_memory_is_the_highest_not_what_is_left() -> None:
+    assert 190 < peak_mib(make_nothing, take_200_mib) < 260
+
+
+def test_lesions_have_the_volumes_asked_for() -> None:
+    _, _, mask = draw_lesions(20, 2, 10, (160, 140, 130))
+    assert np.count_nonzero(mask.voxels == Label.GTVP) / 1000 == pytest.approx(20, rel=0.02)
+    assert np.count_nonzero(mask.voxels == Label.GTVN) / 1000 == pytest.approx(10, rel=0.03)
+
+
+def test_preparing_a_scan_is_much_faster_than_the_plain_way_and_ends_in_the_same_place() -> None:
+    """A guard against losing the fast path, with a wide margin: it is ten times faster even here."""
+    case = draw_scan(400.0, 128, 100, 4.0)
+    ours, (ct, _) = prepare_ours(case), prepare_plainly(case)
+    np.testing.assert_allclose((ours.images[0] + 1) * 1024 - 1024, ct.clip(-1024, 1024), atol=0.5)
+    assert alternate(partial(prepare_plainly, case), partial(prepare_ours, case), 3).ratio > 3
+
+
+def test_what_was_measured_is_written_up(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
+    monkeypatch.setattr(program, "FOLDER", tmp_path)
+    monkeypatch.setattr(program, "MEASURED", tmp_path / "measured.json")
+    monkeypatch.setitem(PARTS, "window", lambda repeats: Row("one", "other", ">= 2", f"{repeats} turns of it"))
+    old = asdict(Row("case", "", "", "slow")) | {"machine": "an older one", "date": "2026-01-01", "repeats": 5}
+    (tmp_path / "measured.json").write_text(json.dumps({"whole case": old}))
+    program.main(["window"], repeats=3)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| one | other | >= 2 | 3 turns of it | 2, " in text
+    assert "| case |  |  | slow | 1, 2026-01-01, 5 turns |" in text
+    assert f"2. {machine()}" in text
+    assert "window: 3 turns of it" in capsys.readouterr().out
+    with pytest.raises(Exception, match="no part other"):
+        program.main(["other"])
+    assert not set(PARTS) & set(GROWTH)
