@@ -1,11 +1,12 @@
 """Measure, and write `benchmarks/RESULTS.md`: `python -m benchmarks [PART...] [--repeats N]`.
 
-Without names every part that this machine has the hardware for is measured; with names those alone, and the others
-keep what was measured before, each with the machine it was measured on.
+Without names every part is measured; with names those alone, and the others keep what was measured before, each with
+the machine it was measured on.
 """
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -17,51 +18,58 @@ from benchmarks.measure import machine
 from benchmarks.parts import PARTS, Row
 
 FOLDER = Path(__file__).resolve().parent
-MEASURED = FOLDER / "measured.json"
+ALL = PARTS | GROWTH
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row, and what it holds for."""
+
+    row: Row
+    machine: str
+    date: str
+    repeats: int
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help=f"{', '.join((*PARTS, *GROWTH))}; by default all")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help=f"{', '.join(ALL)}; by default all")] = None,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
     """Measure parts of the program side by side with the plain ways."""
-    unknown = set(names or ()) - {*PARTS, *GROWTH}
-    if unknown:
-        raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; there are {', '.join((*PARTS, *GROWTH))}")
-    kept = json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
-    for name in names or (*PARTS, *GROWTH):
-        row = (PARTS.get(name) or GROWTH[name])(repeats)
-        kept[name] = asdict(row) | {"machine": machine(), "date": date.today().isoformat(), "repeats": repeats}
+    if unknown := set(names or ()) - ALL.keys():
+        raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+    path = FOLDER / "measured.json"
+    kept = {}
+    if path.is_file():
+        kept = {name: Measured(Row(**old.pop("row")), **old) for name, old in json.loads(path.read_text()).items()}
+    for name in names or ALL:
+        row = ALL[name](repeats)
+        kept[name] = Measured(row, machine(), date.today().isoformat(), repeats)
         typer.echo(f"{name}: {row.result}")
-        MEASURED.write_text(json.dumps(kept, indent=1) + "\n")
+        path.write_text(json.dumps({name: asdict(measured) for name, measured in kept.items()}, indent=1) + "\n")
     (FOLDER / "RESULTS.md").write_text(write_up(kept))
 
 
-def write_up(measured: dict) -> str:
+def write_up(kept: Mapping[str, Measured]) -> str:
     """Make the Markdown of what was measured."""
-    machines = list(dict.fromkeys(entry["machine"] for entry in measured.values()))
-    lines = [
-        "# What was measured",
-        "",
-        "By `python -m benchmarks`: two ways take turns in one process, and the median of",
-    ]
-    lines[-1] += " the ratios counts, with its range. The machines:"
-    lines += ["", *(f"{number}. {name}" for number, name in enumerate(machines, 1)), ""]
+    machines = list(dict.fromkeys(measured.machine for measured in kept.values()))
+    lines = ["# What was measured", ""]
+    lines += ["By `python -m benchmarks`. Where two ways are compared they take turns in one process, and the median"]
+    lines += ["of the turns' ratios counts, with its range. The machines:", ""]
+    lines += [f"{number}. {name}" for number, name in enumerate(machines, 1)]
     for title, parts in (("Side by side", PARTS), ("As work grows", GROWTH)):
         lines += [
+            "",
             f"## {title}",
             "",
             "| part | against | to reach | measured | machine, date |",
             "|---|---|---|---|---|",
         ]
-        for name in parts:
-            if (entry := measured.get(name)) is None:
-                continue
-            row = Row(**{field: entry[field] for field in Row.__dataclass_fields__})
-            when = f"{machines.index(entry['machine']) + 1}, {entry['date']}, {entry['repeats']} turns"
+        for measured in (kept[name] for name in parts if name in kept):
+            row, number = measured.row, machines.index(measured.machine) + 1
+            when = f"{number}, {measured.date}, {measured.repeats} turns"
             lines.append(f"| {row.part} | {row.against} | {row.goal} | {row.result} | {when} |")
-        lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

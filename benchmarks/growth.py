@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from benchmarks.parts import SAMPLE, Row
 from benchmarks.scans import draw_lesions, draw_scan
 from mmpl.case import Case, Image
 from mmpl.io.challenge import read_challenge_case
+from mmpl.io.images import write_image
 from mmpl.pipeline import Pipeline
 from mmpl.predict import predict
 from mmpl.radiomics import extract
@@ -34,13 +36,13 @@ def measure(lesions: tuple[Image, Image, Image]) -> None:
 def scan_length(repeats: int) -> Row:
     """One model, whole case."""
     cases = {f"{mm / 1000:.1f} m": partial(draw_scan, mm) for mm in (300.0, 600.0, 1300.0, 2000.0)}
-    return Row("length of the scan, 512 x 512 CT, one model", "", "", _series(cases, answer, repeats))
+    return Row("length of the scan, 512 x 512 CT, one model", _series(cases, answer, repeats))
 
 
 def lesion_volume(repeats: int) -> Row:
     """Radiomics alone."""
     cases = {f"{ml} ml": partial(draw_lesions, ml, 1, 1.0, (180, 180, 180)) for ml in (2, 20, 100, 300)}
-    return Row("volume of the primary, radiomics alone", "", "", _series(cases, measure, repeats))
+    return Row("volume of the primary, radiomics alone", _series(cases, measure, repeats))
 
 
 def lesion_number(repeats: int) -> Row:
@@ -48,8 +50,6 @@ def lesion_number(repeats: int) -> Row:
     cases = {str(n): partial(draw_lesions, 5.0, n, 1.5 * n, (220, 180, 200)) for n in (1, 2, 4, 8)}
     return Row(
         "number of nodes of 1.5 ml, radiomics alone (all nodes are one region)",
-        "",
-        "",
         _series(cases, measure, repeats),
     )
 
@@ -62,10 +62,10 @@ def models(repeats: int) -> Row:
         pipeline = Pipeline(replace(ensemble, members=ensemble.members[:count]), CPU)
         pipeline(case)
         results.append(f"{count}: {min(seconds_of(partial(pipeline, case)) for _ in range(repeats)):.1f} s")
-    return Row("number of models, the sample case", "", "", "; ".join(results))
+    return Row("number of models, the sample case", "; ".join(results))
 
 
-def _series(cases: dict, work: Callable, repeats: int) -> str:
+def _series(cases: dict[str, Callable[[], Any]], work: Callable[[Any], Any], repeats: int) -> str:
     results = []
     for name, make in cases.items():
         made = make()
@@ -77,12 +77,13 @@ def _series(cases: dict, work: Callable, repeats: int) -> str:
 
 def cohort(repeats: int) -> Row:
     """Small scans, so that reader, writer and table count for much; one model, no pictures."""
-    from mmpl.io.images import write_image
-
-    results = []
     del repeats  # once is enough for so many patients
+    results = []
     case = draw_scan(300.0, 96, 64, 5.0)
     with tempfile.TemporaryDirectory() as work:
+        sources = {"CT": Path(work) / "ct.nii.gz", "PT": Path(work) / "pet.nii.gz"}
+        for source, image in zip(sources.values(), (case.ct, case.pet), strict=True):
+            write_image(source, image)
         for count in (1, 10, 100, 1000):
             folder = Path(work) / str(count)
             names = [f"P-{number:04d}" for number in range(count)]
@@ -90,16 +91,12 @@ def cohort(repeats: int) -> Row:
             header = "PatientID,Age,Gender,Tobacco Consumption,Alcohol Consumption,Performance Status,Treatment,M-stage"
             rows = "\n".join(f"{name},61,1,,,1,1,M0" for name in names)
             (folder / "cohort.csv").write_text(f"{header}\n{rows}\n")
-            for kind, image in (("CT", case.ct), ("PT", case.pet)):
-                source = Path(work) / f"{kind}.nii.gz"
-                write_image(source, image)
+            for kind, source in sources.items():
                 for name in names:
                     (folder / f"{name}__{kind}.nii.gz").symlink_to(source)
             seconds = seconds_of(partial(predict, folder, folder / "answers", False, ["patient-0"]))
             results.append(f"{count}: {seconds:.0f} s ({seconds / count:.2f} s each)")
-    return Row(
-        "patients in a cohort, 96 x 96 x 60 CT, one model, `predict` with reader and writer", "", "", "; ".join(results)
-    )
+    return Row("patients in a cohort, 96 x 96 x 60 CT, one model, `predict` with reader and writer", "; ".join(results))
 
 
 GROWTH: dict[str, Callable[[int], Row]] = {

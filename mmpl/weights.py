@@ -20,7 +20,7 @@ from torch import Tensor
 from mmpl import __version__
 from mmpl.clinical import ClinicalEncoder
 from mmpl.labels import Stage
-from mmpl.network import StageNetwork, build_network, ready
+from mmpl.network import StageNetwork, build_network
 from mmpl.profile import Profile, load_profile
 from mmpl.segmentation import Thresholds
 from mmpl.survival import CoxModel, RiskScale, TimeIntervals
@@ -182,7 +182,7 @@ def read_network(path: Path, profile: Profile, stage: Stage) -> StageNetwork:
         network.load_state_dict(read_state(path), strict=True)
     except RuntimeError as error:
         raise WeightsError(f"{path}: not the {stage} network of profile {profile.name}") from error
-    return ready(network)
+    return network.eval().requires_grad_(False)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """The backbone: published size, what each stream sees, and what a transfer carries."""
 
-import copy
 from functools import cache
 from itertools import pairwise
 
@@ -9,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mmpl.labels import Stage
-from mmpl.network import StageNetwork, build_network, count_gflop, count_parameters, ready, transfer_backbone
-from mmpl.network.blocks import AttentionGate, FusionGate, InstanceNorm, ResidualBlock
+from mmpl.network import StageNetwork, build_network, count_gflop, count_parameters, transfer_backbone
+from mmpl.network.blocks import AttentionGate, FusionGate, ResidualBlock
 from mmpl.profile import PROFILES, Profile, load_profile
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
@@ -36,29 +35,6 @@ def make(profile: Profile, stage: Stage, seed: int = 0) -> StageNetwork:
 def on_no_device(name: str, stage: Stage) -> StageNetwork:
     with torch.device("meta"):
         return build_network(load_profile(name), stage).eval()
-
-
-class TestReady:
-    """The fast layout against the plain network."""
-
-    @pytest.mark.parametrize("norm", ["instance", "group"])
-    @pytest.mark.parametrize("samples", [1, 2])
-    @pytest.mark.parametrize("stage", Stage)
-    def test_it_answers_as_before(self, micro: Profile, norm: str, samples: int, stage: Stage) -> None:
-        profile = micro.model_copy(update={"network": micro.network.model_copy(update={"norm": norm})})
-        network, images = make(profile, stage), noise(samples, 2, 24, 16, 32)
-        for parameter in network.parameters():  # so that norms do more than they are made with
-            parameter += 0.1 * torch.randn_like(parameter)
-        plain = network(images)
-        fast = ready(copy.deepcopy(network))(images)
-        torch.testing.assert_close(fast, plain, rtol=0, atol=1e-4 * float(plain.max() - plain.min()))
-
-    def test_each_sample_of_an_instance_norm_stands_alone(self) -> None:
-        ours, images = InstanceNorm(3, affine=True), noise(2, 3, 4, 5, 6)
-        theirs = nn.InstanceNorm3d(3, affine=True)
-        torch.testing.assert_close(ours(images), theirs(images))
-        torch.testing.assert_close(ours(images[1:]), theirs(images)[1:])
-        assert ours.state_dict().keys() == theirs.state_dict().keys()
 
 
 class TestSize:

@@ -1,6 +1,7 @@
 """The ten models of the micro profile, trained by the real programs on a cohort on disk, killed once on the way."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ from mmpl.labels import Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.pipeline import Pipeline
 from mmpl.weights import load_ensemble, read_state
+from train import segmentation
 from train.segmentation import Start, train_member
 from train.splits import Member, Scheme
-from train.workspace import Workspace
+from train.workspace import Workspace, may_share_patients
 
 PATIENTS = 36
 FIRST = Member(Scheme.PATIENT, 0)
@@ -108,7 +110,7 @@ def test_stage_1_goes_on_from_an_ensemble_of_other_patients(
     cohort, run, weights, _ = trained
     workspace = Workspace.open(run)
     steps = workspace.profile.training.segmentation.steps
-    with pytest.raises(ValueError, match="no patient of it would be out of fold"):
+    with pytest.raises(ValueError, match="its patients would not be out of fold"):
         Start(weights, 0).describe(workspace)
     (tmp_path / "others").symlink_to(cohort)
     other = Workspace.create(tmp_path / "run", str(tmp_path / "others"), "micro")
@@ -117,11 +119,36 @@ def test_stage_1_goes_on_from_an_ensemble_of_other_patients(
     with pytest.raises(ValueError, match=f"step {steps} is not one of the {steps}"):
         Start(weights, steps).describe(other)
     start = Start(weights, steps - 1)  # one small step from where the others ended
-    assert start.describe(other)["cohort"] == "cohort"
+    assert start.describe(other)["cohorts"] == ["cohort"]
     train_member(other, FIRST, start=start)
     before, after = (read_state(w.network_file(FIRST, Stage.SEGMENTATION)) for w in (workspace, other))
     assert all((before[name] - after[name]).abs().max() < 0.002 for name in before)
     assert any((before[name] != after[name]).any() for name in before)
+    with pytest.raises(ValueError, match="began with another --start or --start-step: none"):
+        segmentation.main(run, start=of_another_cohort(weights, tmp_path))
+
+
+def of_another_cohort(weights: Path, folder: Path) -> Path:
+    """The same weights, as if they were trained on other patients."""
+    copy = Path(shutil.copytree(weights, folder / "weights"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["training"]["cohort"] = "phantom:20:9"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ("phantom:480:1", "phantom:726:1", True),  # a patient is the same however many are drawn
+        ("phantom:480:1", "phantom:480:1:0.5", True),
+        ("phantom:480:1", "phantom:480:11", False),
+        ("/data/hecktor", "hecktor", True),
+        ("/data/hecktor", "phantom:480:1", False),
+    ],
+)
+def test_cohorts_that_may_share_patients(one: str, other: str, shared: bool) -> None:
+    assert may_share_patients(one, other) is may_share_patients(other, one) is shared
 
 
 def test_networks_train_without_an_image_library(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def export(workspace: Workspace, weights: Path) -> None:
         "hpv": workspace.read_json("hpv"),
         "survival": workspace.read_json("survival"),
     }
-    if workspace.has_json("start"):
-        summary["started_from"] = workspace.read_json("start")
+    if started := workspace.read_json("start"):
+        summary["started_from"] = started
     write_manifest(
         weights,
         workspace.profile,

@@ -28,7 +28,7 @@ from train.losses import oda_loss
 from train.parallel import Engine
 from train.patches import HALF, SegmentationCrops
 from train.splits import Member
-from train.workspace import Workspace
+from train.workspace import Workspace, may_share_patients
 
 CANDIDATES = np.round(np.arange(0.20, 0.81, 0.05), 2)
 
@@ -49,18 +49,18 @@ class Start:
         """Say where the networks come from.
 
         Raises:
-            ValueError: They were trained on patients of the same cohort, which would then not be out of fold; or
-                they are of another profile, or the step is not in the schedule.
+            ValueError: They have seen patients of the same cohort, which would then not be out of fold; or they are of
+                another profile, or the step is not in the schedule.
         """
-        ensemble = load_ensemble(self.weights)
-        cohort, steps = ensemble.training["cohort"], workspace.profile.training.segmentation.steps
-        if cohort == Path(workspace.cohort).name:
-            raise ValueError(f"{self.weights}: trained on {cohort} too, so that no patient of it would be out of fold")
+        ensemble, steps = load_ensemble(self.weights), workspace.profile.training.segmentation.steps
+        seen = [ensemble.training["cohort"], *ensemble.training.get("started_from", {}).get("cohorts", ())]
+        if shared := [cohort for cohort in seen if may_share_patients(cohort, workspace.cohort)]:
+            raise ValueError(f"{self.weights}: trained on {shared[0]}, so that its patients would not be out of fold")
         if ensemble.profile.name != workspace.profile.name:
             raise ValueError(f"{self.weights}: of profile {ensemble.profile.name}, not {workspace.profile.name}")
         if not 0 <= self.step < steps:
             raise ValueError(f"step {self.step} is not one of the {steps} of the schedule")
-        return {"cohort": cohort, "code_version": ensemble.code_version, "step": self.step}
+        return {"cohorts": seen, "code_version": ensemble.code_version, "step": self.step}
 
 
 def train_member(
@@ -200,8 +200,11 @@ def main(
     """Train stage 1 of every model, predict out of fold and choose the class thresholds."""
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
     begin = Start(start, start_step) if start else None
-    if begin:
-        workspace.write_json("start", begin.describe(workspace))
+    started = begin.describe(workspace) if begin else {}
+    if not workspace.has_json("start"):
+        workspace.write_json("start", started)
+    elif workspace.read_json("start") != started:
+        raise ValueError(f"{run} began with another --start or --start-step: {workspace.read_json('start') or 'none'}")
     work = TrainAndPredict(workspace, devices=devices, start=begin)
     engine.spread("stage 1", work, workspace.splits.members, networks=True)
     thresholds = choose_thresholds(workspace, engine)

@@ -43,6 +43,13 @@ def is_phantom(cohort: str) -> bool:
     return cohort.startswith(PHANTOM)
 
 
+def may_share_patients(cohort: str, other: str) -> bool:
+    """Tell whether two cohorts, by name, can have patients in common: synthetic ones of one seed begin alike."""
+    if is_phantom(cohort) and is_phantom(other):
+        return cohort.split(":")[2] == other.split(":")[2]
+    return Path(cohort).name == Path(other).name
+
+
 def open_source(cohort: str) -> Source:
     """Open a cohort's folder, or make `phantom:PATIENTS:SEED[:HPV_POSITIVE]` in memory, without any image library."""
     if is_phantom(cohort):

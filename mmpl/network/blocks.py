@@ -7,20 +7,10 @@ from torch.nn import functional
 from mmpl.profile import NetworkSettings
 
 
-class InstanceNorm(nn.InstanceNorm3d):
-    """Instance norm; of one sample it is a batch norm, of which PyTorch's needs no copies where channels are last."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize each sample and channel by its own voxels."""
-        if len(x) > 1:
-            return super().forward(x)
-        return functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-
-
 def make_norm(channels: int, settings: NetworkSettings) -> nn.Module:
     """Normalize each sample by itself: batch statistics mean little at the batch sizes that fit."""
     if settings.norm == "instance":
-        return InstanceNorm(channels, affine=True)
+        return nn.InstanceNorm3d(channels, affine=True)
     return nn.GroupNorm(max(1, channels // 8), channels)
 
 

@@ -66,12 +66,6 @@ def build_network(profile: Profile, stage: Stage) -> StageNetwork:
     return StageNetwork(settings, OutcomeHead(settings, 1 if stage is Stage.HPV else profile.survival.intervals))
 
 
-def ready(network: StageNetwork) -> StageNetwork:
-    """Prepare a trained network, in place, to answer: without gradients, and channels last, which is faster."""
-    layout = {"memory_format": torch.channels_last_3d}
-    return network.eval().requires_grad_(False).to(**layout)  # type: ignore[call-overload]
-
-
 def transfer_backbone(state: Mapping[str, Tensor], network: StageNetwork) -> int:
     """Load the whole backbone, encoder and decoder, of an earlier stage's state dict.
 
