@@ -1,7 +1,7 @@
 """Cost as work grows: time and memory against the length of the scan, the lesions, the models and the cohort."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,7 @@ def models(repeats: int) -> Row:
     return Row("number of models, the sample case", "; ".join(results))
 
 
-def _series(cases: dict[str, Callable[[], Any]], work: Callable[[Any], Any], repeats: int) -> str:
+def _series(cases: Mapping[str, Callable[[], Any]], work: Callable[[Any], Any], repeats: int) -> str:
     results = []
     for name, make in cases.items():
         made = make()
