@@ -50,6 +50,8 @@ def predict(cohort: Path, out: Path, pictures: bool = True, models: Sequence[str
     """
     patients = read_cohort(cohort)
     ensemble = load_ensemble().only(models)
+    for member in ensemble.members:
+        member.keep()
     pipeline = Pipeline(ensemble, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     out.mkdir(parents=True, exist_ok=True)
     table = out / PREDICTIONS_FILE

@@ -17,7 +17,7 @@ from mmpl.labels import Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.pipeline import Pipeline
 from mmpl.weights import load_ensemble, read_state
-from train import segmentation
+from train import ablation, segmentation
 from train.segmentation import Start, train_member
 from train.splits import Member, Scheme
 from train.workspace import Workspace, may_share_patients
@@ -124,8 +124,10 @@ def test_stage_1_goes_on_from_an_ensemble_of_other_patients(
     before, after = (read_state(w.network_file(FIRST, Stage.SEGMENTATION)) for w in (workspace, other))
     assert all((before[name] - after[name]).abs().max() < 0.002 for name in before)
     assert any((before[name] != after[name]).any() for name in before)
-    with pytest.raises(ValueError, match="began with another --start or --start-step: none"):
-        segmentation.main(run, start=of_another_cohort(weights, tmp_path))
+    elsewhere = of_another_cohort(weights, tmp_path)
+    for program in (segmentation, ablation):
+        with pytest.raises(ValueError, match="began with another --start or --start-step: none"):
+            program.main(run, start=elsewhere)
 
 
 def of_another_cohort(weights: Path, folder: Path) -> Path:

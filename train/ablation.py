@@ -1,6 +1,6 @@
 """Train what the paper's claims are compared with, on the same patches and patient-level folds: `train.ablation RUN`.
 
-- `dice-only`: stage 1 with the Dice loss alone, against ODA.
+- `dice-only`: stage 1 with the Dice loss alone, against ODA; a run that had a `--start` needs it again here.
 - `scratch`: stages 2 and 3 from untrained backbones, against progressive transfer.
 """
 
@@ -20,14 +20,22 @@ DICE_ONLY, SCRATCH = "dice-only", "scratch"
 HPV_SCORES, EXPECTED_DAYS = f"ablations/{SCRATCH}/hpv_scores", f"ablations/{SCRATCH}/expected_days"
 
 
-def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int = 1) -> None:
+def main(
+    run: Path,
+    workers: int = 0,
+    scheduler: str | None = None,
+    devices: int = 1,
+    start: Path | None = None,
+    start_step: int = 0,
+) -> None:
     """Train the comparisons of a finished run and predict every patient out of fold."""
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    begin = segmentation.find_start(workspace, start, start_step)
     members = [member for member in workspace.splits.members if member.scheme is Scheme.PATIENT]
     dice_only, scratch = (replace(workspace, variant=name) for name in (DICE_ONLY, SCRATCH))
     engine.spread(
         "stage 1, Dice alone",
-        segmentation.TrainAndPredict(dice_only, dice_only_loss, devices),
+        segmentation.TrainAndPredict(dice_only, dice_only_loss, devices, begin),
         members,
         networks=True,
     )

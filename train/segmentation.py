@@ -63,6 +63,22 @@ class Start:
         return {"cohorts": seen, "code_version": ensemble.code_version, "step": self.step}
 
 
+def find_start(workspace: Workspace, weights: Path | None, step: int) -> Start | None:
+    """Say where a run's networks begin, None for untrained ones; whatever trains in it must begin there.
+
+    Raises:
+        ValueError: The run began elsewhere, or cannot begin there (`Start.describe`).
+    """
+    start = Start(weights, step) if weights else None
+    description = start.describe(workspace) if start else {}
+    if not workspace.has_json("start"):
+        workspace.write_json("start", description)
+    elif workspace.read_json("start") != description:
+        known = workspace.read_json("start") or "none"
+        raise ValueError(f"{workspace.folder} began with another --start or --start-step: {known}")
+    return start
+
+
 def train_member(
     workspace: Workspace,
     member: Member,
@@ -199,12 +215,7 @@ def main(
 ) -> None:
     """Train stage 1 of every model, predict out of fold and choose the class thresholds."""
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
-    begin = Start(start, start_step) if start else None
-    started = begin.describe(workspace) if begin else {}
-    if not workspace.has_json("start"):
-        workspace.write_json("start", started)
-    elif workspace.read_json("start") != started:
-        raise ValueError(f"{run} began with another --start or --start-step: {workspace.read_json('start') or 'none'}")
+    begin = find_start(workspace, start, start_step)
     work = TrainAndPredict(workspace, devices=devices, start=begin)
     engine.spread("stage 1", work, workspace.splits.members, networks=True)
     thresholds = choose_thresholds(workspace, engine)
