@@ -84,6 +84,13 @@ def test_a_fold_of_one_class_is_said_to_be_undefined() -> None:
     assert "0.500 (undefined in 1 of 2 folds)" in lines[-1]
 
 
+def test_the_difference_of_what_is_undefined_is_undefined() -> None:
+    patients = make_patients([True, True])
+    methods = [Method(name, make_results(patients, probability={"P0": 0.5, "P1": 0.5})) for name in ("one", "other")]
+    lines = write_table(methods, [Comparison("one", "other")], np.array([0, 1]), measure_hpv)
+    assert lines[-1].split("|")[2].strip() == "undefined"  # an AUC among positives alone
+
+
 def test_the_earlier_relapse_has_the_higher_risk() -> None:
     patients = make_patients([None] * 6)
     risk = {p.patient_id: -p.outcome.rfs_days for p in patients if p.outcome.rfs_days is not None}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mmpl.case import Patient
 from mmpl.labels import Label
-from mmpl.scoring import RESAMPLES, Interval, Results, interval, resamples, score, score_mask
+from mmpl.scoring import RESAMPLES, Results, interval, resamples, score, score_mask
 from train import figures
 from train.ablation import DICE_ONLY, EXPECTED_DAYS, HPV_SCORES
 from train.baseline import threshold_mask
@@ -101,7 +101,7 @@ def write_table(
         cells = []
         for name in columns:
             cells.append(mean_and_sd([each[name] for each in by_fold]))
-            cells.append(f"{_number(pooled[name])} {_range(interval([each[name] for each in drawn]))}".strip())
+            cells.append(_with_interval(pooled[name], [each[name] for each in drawn]))
         lines.append(f"| {method.name} | {' | '.join(cells)} | {method.paper} |")
     by_name = {method.name: method.results for method in methods}
     there = [each for each in comparisons if each.ours in by_name and each.theirs in by_name]
@@ -114,7 +114,7 @@ def write_table(
             _subtract(measure(ours.take(chosen)), measure(theirs.take(chosen)))
             for chosen in resamples(len(folds), RESAMPLES)
         ]
-        cells = [f"{value[name]:+.3f} {_range(interval([d[name] for d in drawn]))}" for name in columns]
+        cells = [_with_interval(value[name], [less[name] for less in drawn], "+") for name in columns]
         lines.append(f"| {each.ours} less {each.theirs} | {' | '.join(cells)} |")
     return lines
 
@@ -133,12 +133,13 @@ def _subtract(ours: Measured, theirs: Measured) -> Measured:
     return {name: ours[name] - theirs[name] for name in ours}
 
 
-def _number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.3f}"
-
-
-def _range(bounds: Interval) -> str:
-    return "" if math.isnan(bounds.low) else f"[{bounds.low:.3f}, {bounds.high:.3f}]"
+def _with_interval(value: float, drawn: Sequence[float], sign: str = "") -> str:
+    if math.isnan(value):
+        return "undefined"
+    bounds = interval(drawn)
+    return f"{value:{sign}.3f}" + (
+        "" if math.isnan(bounds.low) else f" [{bounds.low:{sign}.3f}, {bounds.high:{sign}.3f}]"
+    )
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ SURVIVAL_COMPARISONS = (
     Comparison("CoxPH integration", "Radiomics-only"),
     Comparison("Deep-only", "Deep-only, from scratch"),
 )
-SCHEME_TITLE = {Scheme.PATIENT: "five patient-level folds", Scheme.CENTER: "five center-out folds"}
+SCHEME_TITLE = {Scheme.PATIENT: "patient-level folds", Scheme.CENTER: "center-out folds"}
 
 
 def main(run: Path, out: Path, threshold: bool = False, workers: int = 0, scheduler: str | None = None) -> None:
@@ -250,11 +251,11 @@ def main(run: Path, out: Path, threshold: bool = False, workers: int = 0, schedu
     cohort = Path(workspace.cohort).name
     lines = [f"# Out-of-fold results: {cohort}, profile {workspace.profile.name}", "", INTRODUCTION]
     for scheme in workspace.splits.schemes:
-        lines += [f"## {SCHEME_TITLE[scheme].capitalize()}", "", "### Segmentation (the paper's Table 1)", ""]
+        members = [member for member in workspace.splits.members if member.scheme is scheme]
+        lines += [f"## {len(members)} {SCHEME_TITLE[scheme]}", "", "### Segmentation (the paper's Table 1)", ""]
         lines += [*segmentation_table(workspace, scheme, engine, threshold), ""]
         if not workspace.has_json("survival"):
             continue
-        members = [member for member in workspace.splits.members if member.scheme is scheme]
         parts = {"Clinical-only": Baseline(workspace, False, True), "Radiomics-only": Baseline(workspace, True, False)}
         hpv: dict[str, dict[str, float]] = {name: {} for name in parts}
         risk: dict[str, dict[str, float]] = {name: {} for name in parts}
