@@ -87,8 +87,8 @@ def radiomics(repeats: int) -> Row:
         found = {}
         for label in LESIONS:
             for modality, image in images.items():
-                width = read_settings().images[modality].bin_width
-                for name, value in measure_plainly(image, mask, label, width).items():
+                how = read_settings().images[modality]
+                for name, value in measure_plainly(image, mask, label, how.bin_width, how.resegment).items():
                     found[f"{modality}_{label.name.lower()}_{name}"] = value
         return found
 

@@ -74,12 +74,16 @@ def carry_out_literally(case: Case) -> Literal:
     return Literal(whole_ct, whole_pet, grid, centroid, np.array(start))
 
 
-def measure_plainly(image: Image, mask: Image, label: Label, bin_width: float) -> dict[str, float]:
+def measure_plainly(
+    image: Image, mask: Image, label: Label, bin_width: float, resegment: tuple[float, float] | None = None
+) -> dict[str, float]:
     """Let pyradiomics filter and measure a whole image, as its README shows, with our settings."""
     from radiomics.featureextractor import RadiomicsFeatureExtractor
 
     filters = read_settings().filters
-    extractor = RadiomicsFeatureExtractor(binWidth=bin_width, additionalInfo=False, label=int(label))
+    extractor = RadiomicsFeatureExtractor(
+        binWidth=bin_width, additionalInfo=False, label=int(label), resegmentRange=resegment and list(resegment)
+    )
     extractor.enableImageTypes(LoG={"sigma": list(filters.log_sigmas_mm)}, Wavelet={"wavelet": filters.wavelet})
     extractor.disableAllFeatures()
     extractor.enableFeaturesByName(**{name: [] for name in read_settings().feature_classes})

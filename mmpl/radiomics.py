@@ -41,6 +41,7 @@ class ImageSettings(_Frozen):
     bin_width: float
     fill: float
     range: tuple[float, float]
+    resegment: tuple[float, float] | None = None
 
 
 class FilterSettings(_Frozen):
@@ -119,13 +120,19 @@ def extract(ct: Image, pet: Image | None, mask: Image) -> NDArray[np.float64]:
         for modality, image in images.items():
             how = settings.images[modality]
             voxels = resample(image, grid, Interpolation.BSPLINE, how.fill).clip(*how.range)
-            measured = measure(Image(voxels, grid), inside, how.bin_width, settings, shape=modality is Modality.CT)
+            shape = modality is Modality.CT
+            measured = measure(Image(voxels, grid), inside, how.bin_width, settings, shape, how.resegment)
             values |= {_full_name(modality, label, name): value for name, value in measured.items()}
     return np.array([values.get(name, math.nan) for name in feature_names()])
 
 
 def measure(
-    image: Image, inside: NDArray[np.bool_], bin_width: float, settings: RadiomicsSettings, shape: bool
+    image: Image,
+    inside: NDArray[np.bool_],
+    bin_width: float,
+    settings: RadiomicsSettings,
+    shape: bool,
+    resegment: tuple[float, float] | None = None,
 ) -> dict[str, float]:
     """Measure one region of one image, as it is: nothing is resampled here.
 
@@ -135,14 +142,17 @@ def measure(
         bin_width: Width of a gray level, in the image's unit.
         settings: Which filters and feature classes.
         shape: Whether to measure the region's shape too.
+        resegment: All but the shape is measured on the region's voxels in this range alone, in the image's unit.
 
     Returns:
-        Features by pyradiomics' names; empty where the region has fewer than two dimensions.
+        Features by pyradiomics' names; none of a region, or of what is left of it, in fewer than two dimensions.
     """
-    box = _bounding_box(inside)
-    if sum(side.stop - side.start > 1 for side in box) < 2:
+    if not _has_texture(inside):
         return {}
-    region = to_sitk(_crop(Image(inside.astype(np.uint8), image.grid), box, 0))
+    box = _bounding_box(inside)
+    low, high = resegment or (-math.inf, math.inf)
+    kept = inside & (image.voxels >= low) & (image.voxels <= high)
+    region, core = (to_sitk(_crop(Image(part.astype(np.uint8), image.grid), box, 0)) for part in (inside, kept))
     features: dict[str, NDArray] = {}
     with _quiet():
         extractor = _extractor(settings)
@@ -150,9 +160,15 @@ def measure(
             if shape and name == "original":
                 last = [size - 1 for size in region.GetSize()]
                 features |= extractor.computeShape(filtered, region, np.ravel([(0, i) for i in last]))
-            features |= extractor.computeFeatures(filtered, region, name, binWidth=bin_width)
+            if _has_texture(kept):
+                features |= extractor.computeFeatures(filtered, core, name, binWidth=bin_width)
     values = {name: float(value) for name, value in features.items()}
     return {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
+
+
+def _has_texture(inside: NDArray[np.bool_]) -> bool:
+    """Whether a region has at least two dimensions: it is more than a point or a line of voxels."""
+    return bool(inside.any()) and sum(side.stop - side.start > 1 for side in _bounding_box(inside)) >= 2
 
 
 def _filtered_images(image: Image, box: Box, settings: RadiomicsSettings) -> Iterator[tuple[str, "sitk.Image"]]:
