@@ -105,7 +105,8 @@ def extract(ct: Image, pet: Image | None, mask: Image) -> NDArray[np.float64]:
 
     Returns:
         One number for each of `feature_names()`. A class that is absent has its indicator at 1 and NaN elsewhere; one
-        too small for texture (a point or a line on the 1 mm grid) has NaN and its indicator at 0.
+        too small for texture (a point or a line on the 1 mm grid) has NaN and its indicator at 0. A class of which
+        re-segmentation leaves too little has a shape, and NaN for that image.
     """
     settings = read_settings()
     images = {Modality.CT: ct} if pet is None else {Modality.CT: ct, Modality.PET: pet}
@@ -160,8 +161,9 @@ def measure(
             if shape and name == "original":
                 last = [size - 1 for size in region.GetSize()]
                 features |= extractor.computeShape(filtered, region, np.ravel([(0, i) for i in last]))
-            if _has_texture(kept):
-                features |= extractor.computeFeatures(filtered, core, name, binWidth=bin_width)
+            if not _has_texture(kept):
+                break
+            features |= extractor.computeFeatures(filtered, core, name, binWidth=bin_width)
     values = {name: float(value) for name, value in features.items()}
     return {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
 
