@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from mmpl.hpv import HpvModel
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+"""Of the weights: another number where older ones would be read without error and answer wrongly, as 1 would, whose
+forests and Cox models were fitted to CT radiomics of whole masks."""
 VARIABLE = "MMPL_WEIGHTS"
 PLATFORM_FOLDER = Path("/opt/ml/model")
 SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "weights"

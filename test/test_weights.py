@@ -112,8 +112,8 @@ def test_a_member_without_files(folder):
 
 
 def test_another_format(folder):
-    edit(folder, format=2)
-    assert message(folder) == f"{folder / MANIFEST}: format 2, and this version reads 1"
+    edit(folder, format=1)
+    assert message(folder) == f"{folder / MANIFEST}: format 1, and this version reads 2"
 
 
 def test_an_unknown_profile(folder):
@@ -124,7 +124,7 @@ def test_an_unknown_profile(folder):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "profile": "micro", "files": [], "members": []}'],
+    ["", "{", "[]", "null", '{"format": 2}', '{"format": 2, "profile": "micro", "files": [], "members": []}'],
 )
 def test_a_manifest_that_is_none(folder, content):
     (folder / MANIFEST).write_text(content)

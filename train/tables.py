@@ -136,10 +136,8 @@ def _subtract(ours: Measured, theirs: Measured) -> Measured:
 def _with_interval(value: float, drawn: Sequence[float], sign: str = "") -> str:
     if math.isnan(value):
         return "undefined"
-    bounds = interval(drawn)
-    return f"{value:{sign}.3f}" + (
-        "" if math.isnan(bounds.low) else f" [{bounds.low:{sign}.3f}, {bounds.high:{sign}.3f}]"
-    )
+    text, bounds = f"{value:{sign}.3f}", interval(drawn)
+    return text if math.isnan(bounds.low) else f"{text} [{bounds.low:{sign}.3f}, {bounds.high:{sign}.3f}]"
 
 
 @dataclass(frozen=True)
