@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -279,12 +280,19 @@ def test_earlier_answers_are_cleared_and_nothing_else(result, tmp_path):
 
 
 def test_killed_at_any_moment_every_answer_is_whole_or_absent_and_the_next_start_clears_up(result, tmp_path):
-    """200 processes that write answers over and over, each killed after some milliseconds."""
+    """200 processes that write answers over and over, each killed some time in its first two or three rounds."""
     rng, mask, left = np.random.default_rng(0), result.segmentation.mask, Counter()
+    context = multiprocessing.get_context("fork")
     for _ in range(200):
-        process = multiprocessing.get_context("fork").Process(target=_write_forever, args=(result, tmp_path))
+        started = time.perf_counter()
+        write_challenge_result(result, tmp_path, Task)
+        clear_challenge_result(tmp_path)
+        round_s = time.perf_counter() - started  # of this moment, as the machine may be busy
+        begun = context.Event()
+        process = context.Process(target=_write_forever, args=(result, tmp_path, begun, round_s))
         process.start()
-        time.sleep(rng.uniform(0, 0.02))
+        begun.wait()
+        time.sleep(rng.uniform(0, 3 * round_s))
         process.kill()
         process.join()
         found = {name for name in files(tmp_path) if not Path(name).name.startswith(PARTIAL)}
@@ -300,9 +308,11 @@ def test_killed_at_any_moment_every_answer_is_whole_or_absent_and_the_next_start
     assert min(left[0], left[3], left["partial"]) > 0, left
 
 
-def _write_forever(result: PatientResult, folder: Path) -> None:
+def _write_forever(result: PatientResult, folder: Path, begun: Event, rest_s: float) -> None:
+    begun.set()
     while True:
         write_challenge_result(result, folder, Task)
+        time.sleep(rest_s)  # or the answers would hardly ever be found whole
         clear_challenge_result(folder)
 
 
