@@ -1,8 +1,8 @@
 """Grids in patient space (LPS, mm) and interpolation between them; pure functions.
 
 Where both grids are axis-aligned every interpolation here is separable: one small matrix an axis, applied to the part
-of the source that the target needs. That is 50 times faster than resampling whole images and agrees with SimpleITK's
-`sitkBSpline` to 3e-4 HU. Elsewhere SimpleITK does it.
+of the source that the target needs. That is far faster than resampling whole images (`benchmarks/`) and agrees with
+SimpleITK's `sitkBSpline` to 3e-4 HU. Elsewhere SimpleITK does it.
 """
 
 from dataclasses import replace
@@ -22,6 +22,8 @@ Index = tuple[int, int, int]
 
 _ALIGNED_WITHIN_MM = 0.01
 _SPLINE_MARGIN = 12  # samples around a crop; the cubic prefilter has decayed to 1e-7 there
+_ROWS = 64  # of a matrix at a time; fewer cost more calls, more use more of the samples
+_NEGLIGIBLE = 1e-8  # a weight below is left out: less than float32 keeps
 _EDGE_TOLERANCE = 1e-6  # voxels; a center on the very edge of an image counts as inside
 
 
@@ -189,12 +191,21 @@ def _resample_separably(image: Image, grid: Grid, interpolation: Interpolation, 
 
 
 def _apply(matrix: NDArray[np.float32], values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Multiply along one axis of a volume (z, y, x)."""
-    if axis == 2:
-        return values @ matrix.T
-    if axis == 1:
-        return matrix @ values
-    return (matrix @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
+    """Multiply along one axis of a volume (z, y, x), some rows at a time: they need a short stretch of the samples."""
+    result = np.empty([len(matrix) if a == axis else count for a, count in enumerate(values.shape)], np.float32)
+    for first in range(0, len(matrix), _ROWS):
+        done = (slice(None),) * axis + (slice(first, first + _ROWS),)
+        rows = matrix[done[axis]]
+        used = np.flatnonzero(np.abs(rows).max(axis=0) > _NEGLIGIBLE)
+        stretch = slice(used[0], used[-1] + 1)
+        rows, samples = rows[:, stretch], values[(*done[:axis], stretch)]
+        if axis == 0:
+            result[done] = np.tensordot(rows, samples, 1)
+        elif axis == 1:
+            np.matmul(rows, samples, out=result[done])
+        else:
+            result[done] = np.tensordot(samples, rows, (2, 1))
+    return result
 
 
 def _weights(position: NDArray[np.floating], count: int, interpolation: Interpolation) -> NDArray[np.float32]:
