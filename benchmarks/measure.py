@@ -6,6 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +68,41 @@ def peak_mib(make: Callable[[], Made], work: Callable[[Made], Any]) -> float:
     result: float = receive.recv()
     process.join()
     return result
+
+
+class Apart:
+    """Work in a process of its own, asked for as often as one likes.
+
+    Args:
+        make: Makes what to work on, once, in that process; importable, as is `work`.
+        work: What a call does; its result is pickled.
+    """
+
+    def __init__(self, make: Callable[[], Made], work: Callable[[Made], Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, context, initializer=_hold, initargs=(make,))
+        self._work = work
+
+    def __enter__(self) -> "Apart":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def __call__(self) -> Any:
+        """Work once, and wait for it."""
+        return self._pool.submit(_work_on_held, self._work).result()
+
+
+_held: list[Any] = []
+
+
+def _hold(make: Callable[[], Any]) -> None:
+    _held.append(make())
+
+
+def _work_on_held(work: Callable[[Any], Any]) -> Any:
+    return work(_held[0])
 
 
 def _measure(make: Callable[[], Made], work: Callable[[Made], Any], send: Any) -> None:

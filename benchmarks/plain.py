@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import nn
 
 from mmpl.case import Case, Image
 from mmpl.geometry import to_sitk
@@ -72,6 +73,17 @@ def carry_out_literally(case: Case) -> Literal:
         else:
             start.append(int(np.clip(np.rint(center - (wanted - 1) / 2), 0, count - wanted)))
     return Literal(whole_ct, whole_pet, grid, centroid, np.array(start))
+
+
+def with_instance_norm(network: nn.Module) -> nn.Module:
+    """Put PyTorch's own instance norm wherever the published network has one, in place."""
+    for module in list(network.modules()):
+        for name, norm in list(module.named_children()):
+            if isinstance(norm, nn.GroupNorm) and norm.num_groups == norm.num_channels:
+                plain = nn.InstanceNorm3d(norm.num_channels, norm.eps, affine=True)
+                plain.load_state_dict(norm.state_dict())
+                setattr(module, name, plain)
+    return network
 
 
 def measure_plainly(

@@ -9,6 +9,7 @@ import torch
 
 from mmpl.io.challenge import clear_challenge_result, read_challenge_case, write_challenge_result
 from mmpl.labels import Task
+from mmpl.memory import keep_freed_memory
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.weights import load_ensemble
 
@@ -62,6 +63,7 @@ class Algorithm:
         Raises:
             WeightsError: The weights are missing or damaged.
         """
+        keep_freed_memory()
         tasks, ensemble = chosen_tasks(), load_ensemble(keep_networks=keep_networks)
         gpu = torch.cuda.is_available()
         device = torch.device("cuda" if gpu else "cpu")

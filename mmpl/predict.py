@@ -13,6 +13,7 @@ from mmpl.evaluate import PREDICTIONS_FILE
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
 from mmpl.labels import Column
+from mmpl.memory import keep_freed_memory
 from mmpl.picture import draw
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.report import write_report
@@ -48,6 +49,7 @@ def predict(cohort: Path, out: Path, pictures: bool = True, models: Sequence[str
     Returns:
         What went wrong, by patient; such a patient has no row.
     """
+    keep_freed_memory()
     patients = read_cohort(cohort)
     ensemble = load_ensemble().only(models)
     for member in ensemble.members:

@@ -14,6 +14,8 @@ from typing import Any
 from joblib import Parallel, delayed, parallel_config
 from rich.progress import Progress
 
+from mmpl.memory import keep_freed_memory
+
 CORES = os.cpu_count() or 1
 GPU = "GPU"
 """The resource that a Dask worker with a GPU of its own declares: `dask worker ADDRESS --resources GPU=1`."""
@@ -75,6 +77,7 @@ def _has_gpu() -> bool:
 def _call(function: Callable[..., Any], item: Any, threads: int | None) -> Any:
     import torch
 
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     return function(item)
