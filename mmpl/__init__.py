@@ -1,3 +1,3 @@
 """MMPL: tumor and node masks, HPV status and recurrence risk from one PET/CT and one clinical record."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

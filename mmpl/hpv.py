@@ -45,7 +45,7 @@ class Evidence:
     """What the forest sees of n patients.
 
     Attributes:
-        deep_score: (n,) logit of the HPV head, standardized by mean and SD of the scheme's out-of-fold table.
+        deep_score: (n,) logit of the HPV head, standardized by mean and SD of its network's out-of-fold scores.
         radiomics: (n, p) radiomics; NaN for an absent lesion.
         clinical: (n, q) encoded clinical record.
     """

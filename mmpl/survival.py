@@ -129,7 +129,7 @@ class SurvivalEvidence:
     """What a Cox model sees of n patients.
 
     Attributes:
-        expected_days_score: (n,) expected days, standardized by mean and SD of the scheme's out-of-fold table.
+        expected_days_score: (n,) expected days, standardized by mean and SD of their network's out-of-fold scores.
         hpv_probability: (n,) the same model's forest probability, or a known status as 0 or 1.
         radiomics: (n, p) radiomics; NaN for an absent lesion.
         clinical: (n, q) encoded clinical record.

@@ -13,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -41,16 +43,24 @@ FOREST_FILE = "forest.skops"
 TABLES_FILE = "tables.json"
 
 
+_SMALLEST_SD = 1e-6  # of the scores of a network that says the same of everyone
+
+
 class WeightsError(ValueError):
     """Weights that are missing, damaged or of another format; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and SD of a deep score in its scheme's out-of-fold table."""
+    """Mean and SD of one network's out-of-fold scores; other networks' scores may lie elsewhere."""
 
     mean: float
     sd: float
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float64]) -> "Scale":
+        """Measure out-of-fold scores (n,)."""
+        return cls(float(scores.mean()), max(float(scores.std()), _SMALLEST_SD))
 
     def standardize(self, value: float) -> float:
         """Turn a deep score into a standard score."""

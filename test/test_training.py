@@ -16,10 +16,11 @@ from mmpl.io.cohort import read_cohort
 from mmpl.labels import Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.pipeline import Pipeline
-from mmpl.weights import load_ensemble, read_state
+from mmpl.weights import Scale, load_ensemble, read_state
 from train import ablation, segmentation
+from train.outcome import own_scales, standardize
 from train.segmentation import Start, train_member
-from train.splits import Member, Scheme
+from train.splits import Member, Scheme, Splits
 from train.workspace import Workspace, may_share_patients
 
 PATIENTS = 36
@@ -43,6 +44,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path,
     left = {path: path.stat().st_mtime_ns for path in run.glob("models/*/*/network.safetensors")}
     kills.finish(str(cohort), run, weights)
     return cohort, run, weights, left
+
+
+def test_scores_of_several_networks_come_to_one_scale() -> None:
+    splits = Splits({Scheme.PATIENT: {"a": 0, "b": 0, "c": 1, "d": 1}})
+    scores = {"a": 1.0, "b": 3.0, "c": 1001.0, "d": 1005.0}
+    assert own_scales(splits, Scheme.PATIENT, scores)[Member(Scheme.PATIENT, 1)] == Scale(1003.0, 2.0)
+    assert standardize(splits, Scheme.PATIENT, scores) == {"a": -1.0, "b": 1.0, "c": -1.0, "d": 1.0}
 
 
 def test_a_killed_run_goes_on_where_it_was(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:

@@ -15,10 +15,9 @@ from mmpl.hpv import Evidence, HpvModel, choose_threshold
 from mmpl.labels import Stage
 from mmpl.metrics import balanced_accuracy, roc_auc
 from mmpl.radiomics import feature_names
-from mmpl.weights import Scale
 from train.command import run_program
 from train.losses import balanced_bce
-from train.outcome import PREVIOUS, OutcomeTask, Scores, predict_fold, scale_by_scheme, train_outcome_network
+from train.outcome import PREVIOUS, OutcomeTask, Scores, predict_fold, standardize, train_outcome_network
 from train.parallel import Engine
 from train.splits import Member, Scheme
 from train.workspace import Workspace
@@ -55,11 +54,11 @@ class TrainAndPredict:
 
 
 def make_evidence(
-    workspace: Workspace, patients: list[Patient], scores: dict[str, float], scale: Scale, encoder: ClinicalEncoder
+    workspace: Workspace, patients: list[Patient], deep: dict[str, float], encoder: ClinicalEncoder
 ) -> Evidence:
-    """Join deep score, radiomics and clinical record of patients."""
+    """Join standardized deep score, radiomics and clinical record of patients."""
     return Evidence(
-        deep_score=np.array([scale.standardize(scores[p.patient_id]) for p in patients]),
+        deep_score=np.array([deep[p.patient_id] for p in patients]),
         radiomics=np.stack([workspace.radiomics(p.patient_id) for p in patients]),
         clinical=encoder.encode([p.clinical for p in patients]),
     )
@@ -70,8 +69,7 @@ class _FitForest:
     """Fit one forest outside its fold, keep it, and give the probabilities of the patients inside."""
 
     workspace: Workspace
-    scores: dict[Scheme, dict[str, float]]
-    scales: dict[Scheme, Scale]
+    deep: dict[Scheme, dict[str, float]]
 
     def __call__(self, member: Member) -> dict[str, float]:
         workspace, scheme = self.workspace, member.scheme
@@ -79,9 +77,7 @@ class _FitForest:
         inside = workspace.splits.inside(member, workspace.patients)
         known = [p for p in outside if p.outcome.hpv_positive is not None]
         encoder = fit_encoder(workspace, member)
-        evidence = partial(
-            make_evidence, workspace, scores=self.scores[scheme], scale=self.scales[scheme], encoder=encoder
-        )
+        evidence = partial(make_evidence, workspace, deep=self.deep[scheme], encoder=encoder)
         model = HpvModel.fit(
             evidence(known),
             np.array([p.outcome.hpv_positive for p in known]),
@@ -115,20 +111,20 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int
     trained = engine.spread("stage 2", TrainAndPredict(workspace, devices=devices), members, networks=True)
     typer.echo(f"stage 2: {trained[0][0]} tensors of the backbone came from stage 1, none was left out")
     scores = by_scheme(members, [{name: logits[0] for name, logits in table.items()} for _, table in trained])
-    scales = scale_by_scheme(scores)
     workspace.write_json("hpv_scores", scores)
-    probability = by_scheme(members, engine.spread("forests", _FitForest(workspace, scores, scales), members))
+    deep = {scheme: standardize(workspace.splits, scheme, scores[scheme]) for scheme in schemes}
+    probability = by_scheme(members, engine.spread("forests", _FitForest(workspace, deep), members))
     workspace.write_json("hpv_probability", probability)
 
     known = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
     truth = np.array([p.outcome.hpv_positive for p in known])
     mean = np.array([np.mean([probability[scheme][p.patient_id] for scheme in schemes]) for p in known])
-    deep = np.array([np.mean([scales[s].standardize(scores[s][p.patient_id]) for s in schemes]) for p in known])
+    deep_mean = np.array([np.mean([deep[scheme][p.patient_id] for scheme in schemes]) for p in known])
     threshold = choose_threshold(mean, truth)
     summary: dict[str, Any] = {
         "threshold": float(threshold),
         "auc": float(roc_auc(mean, truth)),
-        "auc_deep_only": float(roc_auc(deep, truth)),
+        "auc_deep_only": float(roc_auc(deep_mean, truth)),
         "balanced_accuracy_at_the_chosen_threshold": float(balanced_accuracy(mean >= threshold, truth)),
     }
     summary |= {

@@ -16,7 +16,7 @@ from mmpl.segmentation import crop_around, predict_logits
 from mmpl.weights import Scale, read_network, read_state
 from train.loop import Job, train
 from train.patches import HALF, LesionCrops
-from train.splits import Member, Scheme
+from train.splits import Member, Scheme, Splits
 from train.workspace import Workspace
 
 Scores = dict[str, list[float]]
@@ -99,10 +99,20 @@ def predict_fold(workspace: Workspace, member: Member, stage: Stage) -> Scores:
     return scores
 
 
-def scale_by_scheme(scores: Mapping[Scheme, Mapping[str, float]]) -> dict[Scheme, Scale]:
-    """Take the mean and SD of each scheme's out-of-fold table."""
-    scales = {}
-    for scheme, table in scores.items():
-        values = np.array(list(table.values()))
-        scales[scheme] = Scale(float(values.mean()), max(float(values.std()), 1e-6))
-    return scales
+def own_scales(splits: Splits, scheme: Scheme, scores: Mapping[str, float]) -> dict[Member, Scale]:
+    """Take the mean and SD of each network's scores of the patients it never saw.
+
+    Five networks make a scheme's out-of-fold table, and nothing holds their outputs to one level: the folds' mean
+    expected days differ by more than the patients of a fold do.
+    """
+    members = [member for member in splits.members if member.scheme is scheme]
+    return {
+        member: Scale.of(np.array([v for name, v in scores.items() if splits.fold_of[scheme][name] == member.fold]))
+        for member in members
+    }
+
+
+def standardize(splits: Splits, scheme: Scheme, scores: Mapping[str, float]) -> dict[str, float]:
+    """Bring a scheme's out-of-fold scores to one scale, each by its network's own."""
+    scales, fold_of = own_scales(splits, scheme, scores), splits.fold_of[scheme]
+    return {name: scales[Member(scheme, fold_of[name])].standardize(value) for name, value in scores.items()}

@@ -15,7 +15,7 @@ from mmpl.weights import MemberTables, Scale
 from train.command import run_program
 from train.hpv import by_scheme, fit_encoder
 from train.losses import discrete_time_nll
-from train.outcome import PREVIOUS, OutcomeTask, predict_fold, scale_by_scheme, train_outcome_network
+from train.outcome import PREVIOUS, OutcomeTask, own_scales, predict_fold, standardize, train_outcome_network
 from train.parallel import Engine
 from train.splits import Member, Scheme
 from train.workspace import Workspace
@@ -69,9 +69,9 @@ class _FitCox:
     """Fit one Cox model outside its fold, keep all the member's tables, and give the hazards of those inside."""
 
     workspace: Workspace
-    hpv_scales: dict[Scheme, Scale]
-    days: dict[Scheme, dict[str, float]]
-    days_scales: dict[Scheme, Scale]
+    hpv_scales: dict[Member, Scale]
+    days_scales: dict[Member, Scale]
+    deep: dict[Scheme, dict[str, float]]
     hpv_probability: dict[Scheme, dict[str, float]]
 
     def __call__(self, member: Member) -> dict[str, float]:
@@ -81,9 +81,9 @@ class _FitCox:
         encoder = fit_encoder(workspace, member)
 
         def evidence(patients: list[Patient]) -> SurvivalEvidence:
-            scale, days, probability = self.days_scales[scheme], self.days[scheme], self.hpv_probability[scheme]
+            deep, probability = self.deep[scheme], self.hpv_probability[scheme]
             return SurvivalEvidence(
-                expected_days_score=np.array([scale.standardize(days[p.patient_id]) for p in patients]),
+                expected_days_score=np.array([deep[p.patient_id] for p in patients]),
                 hpv_probability=np.array([probability[p.patient_id] for p in patients]),
                 radiomics=np.stack([workspace.radiomics(p.patient_id) for p in patients]),
                 clinical=encoder.encode([p.clinical for p in patients]),
@@ -100,8 +100,8 @@ class _FitCox:
         hazard = cox.log_partial_hazard(evidence(inside))
         tables = MemberTables(
             encoder=encoder,
-            hpv_scale=self.hpv_scales[scheme],
-            days_scale=self.days_scales[scheme],
+            hpv_scale=self.hpv_scales[member],
+            days_scale=self.days_scales[member],
             intervals=cut_intervals(workspace, member),
             cox=cox,
             risk_scale=RiskScale.of(hazard),
@@ -113,25 +113,31 @@ class _FitCox:
 def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int = 1) -> None:
     """Train stage 3 of every model and fit the Cox models, all out of fold."""
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
-    members, schemes = workspace.splits.members, workspace.splits.schemes
+    splits = workspace.splits
+    members, schemes = splits.members, splits.schemes
     trained = engine.spread("stage 3", TrainAndPredict(workspace, devices=devices), members, networks=True)
     typer.echo(f"stage 3: {trained[0][0]} tensors of the backbone came from stage 2, none was left out")
     days = by_scheme(members, [table for _, table in trained])
-    days_scales = scale_by_scheme(days)
     workspace.write_json("expected_days", days)
-    scores = {Scheme(name): table for name, table in workspace.read_json("hpv_scores").items()}
-    probability = {Scheme(name): table for name, table in workspace.read_json("hpv_probability").items()}
-    fit = _FitCox(workspace, scale_by_scheme(scores), days, days_scales, probability)
+    scores, probability = (
+        {scheme: workspace.read_json(name)[scheme] for scheme in schemes} for name in ("hpv_scores", "hpv_probability")
+    )
+    hpv_scales, days_scales = (
+        {member: scale for scheme in schemes for member, scale in own_scales(splits, scheme, table[scheme]).items()}
+        for table in (scores, days)
+    )
+    deep = {scheme: standardize(splits, scheme, days[scheme]) for scheme in schemes}
+    fit = _FitCox(workspace, hpv_scales, days_scales, deep, probability)
     risk = by_scheme(members, engine.spread("Cox models", fit, members))
     workspace.write_json("risk", risk)
 
     known = with_rfs(list(workspace.patients))
     time, relapse = outcomes(known)
     mean = np.array([np.mean([risk[scheme][p.patient_id] for scheme in schemes]) for p in known])
-    deep = np.array([-np.mean([days_scales[s].standardize(days[s][p.patient_id]) for s in schemes]) for p in known])
+    deep_mean = np.array([-np.mean([deep[scheme][p.patient_id] for scheme in schemes]) for p in known])
     summary = {
         "c_index": float(c_index(mean, time, relapse)),
-        "c_index_deep_only": float(c_index(deep, time, relapse)),
+        "c_index_deep_only": float(c_index(deep_mean, time, relapse)),
     }
     workspace.write_json("survival", summary)
     typer.echo(f"out of fold: {summary}")

@@ -8,6 +8,7 @@ their rows are left out.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from train import figures
 from train.ablation import DICE_ONLY, EXPECTED_DAYS, HPV_SCORES
 from train.baseline import threshold_mask
 from train.command import run_program
+from train.outcome import standardize
 from train.outoffold import Baseline, Values, decide, make_results, score_masks
 from train.parallel import Engine
 from train.splits import Scheme
@@ -157,24 +159,28 @@ def segmentation_table(workspace: Workspace, scheme: Scheme, engine: Engine, thr
     patients = [p for p in workspace.patients if workspace.store.labels(p.patient_id) is not None]
     ours = score_masks(workspace, scheme, engine)
     methods = [Method("ODA", make_results(patients, ours), "0.816 / 0.821 / 0.839")]
-    variant = replace(workspace, variant=DICE_ONLY)
+    variant, dice_only = replace(workspace, variant=DICE_ONLY), "Dice-only"
+    if begun := workspace.read_json("start"):  # with networks that another ensemble had trained with ODA
+        steps = workspace.profile.training.segmentation.steps
+        dice_only += f" in the last {steps - begun['step']} of {steps} steps"
     if all(variant.probability_file(scheme, p.patient_id).is_file() for p in patients):
         results = make_results(patients, score_masks(variant, scheme, engine))
-        methods.insert(0, Method("Dice-only", results, "0.764 / 0.662 / 0.716"))
+        methods.insert(0, Method(dice_only, results, "0.764 / 0.662 / 0.716"))
     if threshold:
         ids = [p.patient_id for p in patients]
         scores = engine.spread("scoring the fixed threshold", _ScoreThreshold(workspace), ids)
         methods.insert(0, Method("41% of SUVmax", make_results(patients, dict(zip(ids, scores, strict=True)))))
-    comparisons = [Comparison("ODA", "Dice-only"), Comparison("ODA", "41% of SUVmax")]
+    comparisons = [Comparison("ODA", dice_only), Comparison("ODA", "41% of SUVmax")]
     return write_table(methods, comparisons, _folds(workspace, scheme, patients), measure_masks)
 
 
 def hpv_methods(workspace: Workspace, scheme: Scheme, baselines: Mapping[str, Values]) -> list[Method]:
     """Give Table 2's rows: scores of HPV status, each with decisions whose thresholds come from the other folds."""
     patients = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
-    scores: dict[str, Values] = {"Deep-only": workspace.read_json("hpv_scores")[scheme]}
+    one_scale = partial(standardize, workspace.splits, scheme)
+    scores: dict[str, Values] = {"Deep-only": one_scale(workspace.read_json("hpv_scores")[scheme])}
     if scheme is Scheme.PATIENT and workspace.has_json(HPV_SCORES):
-        scores["Deep-only, from scratch"] = workspace.read_json(HPV_SCORES)
+        scores["Deep-only, from scratch"] = one_scale(workspace.read_json(HPV_SCORES))
     scores |= baselines
     scores["Deep+Rad+Clin"] = workspace.read_json("hpv_probability")[scheme]
     paper = {"Deep-only": "0.954 / 0.986 / 0.534 / 0.760", "Deep+Rad+Clin": "0.960 / 0.980 / 0.767 / 0.873"}
@@ -196,9 +202,10 @@ def hpv_methods(workspace: Workspace, scheme: Scheme, baselines: Mapping[str, Va
 def survival_methods(workspace: Workspace, scheme: Scheme, baselines: Mapping[str, Values]) -> list[Method]:
     """Give Table 3's rows: risk scores, higher is worse."""
     patients = [p for p in workspace.patients if p.outcome.has_rfs]
-    risks: dict[str, Values] = {"Deep-only": _negative(workspace.read_json("expected_days")[scheme])}
+    one_scale = partial(standardize, workspace.splits, scheme)
+    risks: dict[str, Values] = {"Deep-only": _negative(one_scale(workspace.read_json("expected_days")[scheme]))}
     if scheme is Scheme.PATIENT and workspace.has_json(EXPECTED_DAYS):
-        risks["Deep-only, from scratch"] = _negative(workspace.read_json(EXPECTED_DAYS))
+        risks["Deep-only, from scratch"] = _negative(one_scale(workspace.read_json(EXPECTED_DAYS)))
     risks |= baselines
     risks["CoxPH integration"] = workspace.read_json("risk")[scheme]
     if is_phantom(workspace.cohort):
@@ -285,9 +292,12 @@ def main(run: Path, out: Path, threshold: bool = False, workers: int = 0, schedu
 INTRODUCTION = """\
 Each patient is scored by a model that never saw that patient. "Folds" is the mean and SD over the folds, as in the
 paper; "pooled" is over all patients at once, with a 95% bootstrap interval. Masks are scored on the CT's own grid at an
-untuned threshold of one half. HPV decisions use a threshold chosen on the other folds' patients; the paper chooses it
-on the fold that it reports. The paper's figures are of real patients and stand beside for the sign of a difference, not
-for its size.
+untuned threshold of one half. Scores of networks and of Cox models are standardized within each fold, without a label,
+before they are pooled. HPV decisions use a threshold chosen on the other folds' patients; the paper chooses it on the
+fold that it reports. Radiomics, and the crops of stages 2 and 3, rest on one mask a patient, the mean of both schemes'
+out-of-fold masks; so in the center-out tables half of that mask comes from a model that knows the center, though never
+from one that knows the patient. The paper's figures are of real patients and stand beside for the sign of a difference,
+not for its size.
 """
 
 
