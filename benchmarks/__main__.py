@@ -15,7 +15,8 @@ import typer
 
 from benchmarks.growth import GROWTH
 from benchmarks.measure import machine
-from benchmarks.parts import PARTS, Row
+from benchmarks.parts import GPU_ROWS, PARTS, Row
+from mmpl.memory import keep_freed_memory
 
 FOLDER = Path(__file__).resolve().parent
 ALL = PARTS | GROWTH
@@ -38,6 +39,7 @@ def main(
     """Measure parts of the program side by side with the plain ways."""
     if unknown := set(names or ()) - ALL.keys():
         raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+    keep_freed_memory()  # as the program does
     path = FOLDER / "measured.json"
     kept = {}
     if path.is_file():
@@ -54,8 +56,8 @@ def write_up(kept: Mapping[str, Measured]) -> str:
     """Make the Markdown of what was measured."""
     machines = list(dict.fromkeys(measured.machine for measured in kept.values()))
     lines = ["# What was measured", ""]
-    lines += ["By `python -m benchmarks`. Where two ways are compared they take turns in one process, and the median"]
-    lines += ["of the turns' ratios counts, with its range. The machines:", ""]
+    lines += ["By `python -m benchmarks`. Where two ways are compared they take turns, and the median of the turns'"]
+    lines += ["ratios counts, with its range. Memory is by how much a process grows. The machines:", ""]
     lines += [f"{number}. {name}" for number, name in enumerate(machines, 1)]
     for title, parts in (("Side by side", PARTS), ("As work grows", GROWTH)):
         lines += [
@@ -69,6 +71,8 @@ def write_up(kept: Mapping[str, Measured]) -> str:
             row, number = measured.row, machines.index(measured.machine) + 1
             when = f"{number}, {measured.date}, {measured.repeats} turns"
             lines.append(f"| {row.part} | {row.against} | {row.goal} | {row.result} | {when} |")
+        if parts is PARTS:
+            lines += [f"| {row.part} | {row.against} | {row.goal} | {row.result} | no GPU yet |" for row in GPU_ROWS]
     return "\n".join(lines) + "\n"
 
 

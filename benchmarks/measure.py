@@ -1,5 +1,6 @@
 """Compare two ways of doing the same: alternate them in one process for the time, one process each for the memory."""
 
+import ctypes
 import multiprocessing
 import os
 import platform
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
+
+from mmpl.memory import keep_freed_memory
 
 Made = TypeVar("Made")
 MIB = 1024  # KiB
@@ -41,7 +44,7 @@ class Comparison:
 
 
 def alternate(plain: Callable[[], Any], fast: Callable[[], Any], repeats: int) -> Comparison:
-    """Time two ways in turns; call both once before, so that the first turn loads nothing."""
+    """Time two ways in turns; the caller calls both once before, so that the first turn loads nothing."""
     pairs = [(seconds_of(plain), seconds_of(fast)) for _ in range(repeats)]
     return Comparison(*zip(*pairs, strict=True))
 
@@ -53,16 +56,17 @@ def seconds_of(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def peak_mib(make: Callable[[], Made], work: Callable[[Made], Any]) -> float:
+def peak_mib(make: Callable[[], Made], work: Callable[[Made], Any], keep: bool = True) -> float:
     """Measure by how much the resident memory of a fresh process grows, at its highest, while it works.
 
     Args:
         make: Makes what to work on, which does not count; importable, as is `work`.
         work: Called twice, as the first call loads libraries; the second counts.
+        keep: Whether the process keeps what it frees, as the program does.
     """
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(make, work, send))
+    process = context.Process(target=_measure, args=(make, work, keep, send))
     process.start()
     send.close()
     result: float = receive.recv()
@@ -75,12 +79,13 @@ class Apart:
 
     Args:
         make: Makes what to work on, once, in that process; importable, as is `work`.
-        work: What a call does; its result is pickled.
+        work: What a call does.
+        keep: Whether the process keeps what it frees, as the program does.
     """
 
-    def __init__(self, make: Callable[[], Made], work: Callable[[Made], Any]) -> None:
+    def __init__(self, make: Callable[[], Made], work: Callable[[Made], Any], keep: bool) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, initializer=_hold, initargs=(make,))
+        self._pool = ProcessPoolExecutor(1, context, initializer=_hold, initargs=(make, keep))
         self._work = work
 
     def __enter__(self) -> "Apart":
@@ -90,14 +95,20 @@ class Apart:
         self._pool.shutdown()
 
     def __call__(self) -> Any:
-        """Work once, and wait for it."""
+        """Work once; what came out."""
         return self._pool.submit(_work_on_held, self._work).result()
+
+    def run(self) -> None:
+        """Work once, and leave there what came out."""
+        self._pool.submit(_run_on_held, self._work).result()
 
 
 _held: list[Any] = []
 
 
-def _hold(make: Callable[[], Any]) -> None:
+def _hold(make: Callable[[], Any], keep: bool) -> None:
+    if keep:
+        keep_freed_memory()
     _held.append(make())
 
 
@@ -105,16 +116,24 @@ def _work_on_held(work: Callable[[Any], Any]) -> Any:
     return work(_held[0])
 
 
-def _measure(make: Callable[[], Made], work: Callable[[Made], Any], send: Any) -> None:
+def _run_on_held(work: Callable[[Any], Any]) -> None:
+    work(_held[0])
+
+
+def _measure(make: Callable[[], Made], work: Callable[[Made], Any], keep: bool, send: Any) -> None:
+    if keep:
+        keep_freed_memory()
     made = make()
     work(made)
-    before = _memory_kib("VmRSS")
+    ctypes.CDLL(None).malloc_trim(0)  # give back what the first call left
+    before = memory_kib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
     work(made)
-    send.send((_memory_kib("VmHWM") - before) / MIB)
+    send.send((memory_kib("VmHWM") - before) / MIB)
 
 
-def _memory_kib(name: str) -> int:
+def memory_kib(name: str) -> int:
+    """Read a line of this process's memory: `VmRSS`, what is resident, or `VmHWM`, the most that has been."""
     status = Path("/proc/self/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1])

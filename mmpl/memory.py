@@ -10,7 +10,7 @@ def keep_freed_memory() -> None:
     """Let this process use again what it frees, however large; without glibc nothing changes.
 
     glibc gives every array above 32 MiB back to the system at once, and each page of the next one faults: that is half
-    the time of a 128^3 window of the published network on a CPU (`benchmarks/RESULTS.md`).
+    the time of a 128^3 window of the published network on a CPU (`train/LOG.md`).
     """
     if platform.libc_ver()[0] != "glibc":
         return

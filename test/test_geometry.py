@@ -2,10 +2,10 @@
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from real import REAL_DATA
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.geometry import (
@@ -22,7 +22,7 @@ from mmpl.geometry import (
 )
 from mmpl.geometry import _resample_with_sitk as resample_with_sitk
 
-STUDIES = Path(__file__).parents[2] / "shared/data/sts"
+STUDIES = REAL_DATA / "sts"
 
 GRID = Grid((23, 19, 17), (1.1, 0.9, 2.5), (-12.0, 40.0, -300.0))
 SIGNED_PERMUTATIONS = [
@@ -122,7 +122,7 @@ def test_a_box_is_centered_then_shifted_then_padded() -> None:
     assert place_box(np.array([50.0, 4.5, 3.0]), (100, 10, 6), (11, 10, 11)) == (45, 0, -2)
 
 
-@pytest.mark.skipif(not STUDIES.is_dir(), reason="the soft-tissue sarcoma studies are not beside this checkout")
+@pytest.mark.skipif(not STUDIES.is_dir(), reason="no real studies at hand (CONTRIBUTING.md)")
 @pytest.mark.parametrize("name", ["CT_image", "PET_image"])
 def test_a_real_study_agrees_with_simpleitk(name: str) -> None:
     from mmpl.io.images import read_image

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from real import REAL_DATA
 
 from benchmarks.plain import PAPER, carry_out_literally
 from mmpl import preprocess
@@ -24,7 +25,7 @@ from mmpl.preprocess import (
 )
 from mmpl.profile import PreprocessSettings, load_profile
 
-STUDIES = Path(__file__).parents[2] / "shared/data/sts"
+STUDIES = REAL_DATA / "sts"
 SAMPLE = Path(__file__).parent / "input/images"
 DEMO = load_profile("demo").preprocess
 EDGE = 4
@@ -127,7 +128,7 @@ class TestLiteralDefinition:
         assert ct < 0.5
         assert pet < 0.005
 
-    @pytest.mark.skipif(not STUDIES.is_dir(), reason="the soft-tissue sarcoma studies are not beside this checkout")
+    @pytest.mark.skipif(not STUDIES.is_dir(), reason="no real studies at hand (CONTRIBUTING.md)")
     @pytest.mark.parametrize("study", ["STS_042", "STS_034"])
     def test_study(self, study: str) -> None:
         ct, pet = (read_image(STUDIES / study / f"{name}_image.nii.gz") for name in ("CT", "PET"))

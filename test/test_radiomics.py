@@ -1,10 +1,10 @@
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from real import REAL_DATA
 from scipy import ndimage
 
 from benchmarks.plain import measure_plainly
@@ -14,7 +14,7 @@ from mmpl.io.images import read_image
 from mmpl.labels import Label
 from mmpl.radiomics import FilterSettings, extract, feature_names, measure, read_settings
 
-IBSI = Path(__file__).parents[2] / "shared" / "data" / "ibsi_digital_phantom"
+IBSI = REAL_DATA / "ibsi_digital_phantom"
 
 # pyradiomics' name -> the IBSI's code. Not shared: the three planar diameters, TotalEnergy and MCC.
 IBSI_CODES = {
@@ -56,7 +56,7 @@ IBSI_CODES = {
 }  # fmt: skip
 
 
-@pytest.mark.skipif(not IBSI.is_dir(), reason=f"the IBSI digital phantom is not at {IBSI}")
+@pytest.mark.skipif(not IBSI.is_dir(), reason="the IBSI digital phantom is not at hand (CONTRIBUTING.md)")
 @pytest.mark.parametrize("family", IBSI_CODES)
 def test_agrees_with_the_ibsi(family: str) -> None:
     image, mask = read_image(IBSI / "image.nii.gz"), read_image(IBSI / "mask.nii.gz")
