@@ -8,11 +8,12 @@ import pytest
 
 from mmpl.case import ClinicalRecord, Outcome, Patient
 from mmpl.metrics import balanced_accuracy
+from mmpl.survival import RiskScale
 from train import figures
 from train.outoffold import decide, make_results
 from train.splits import Scheme, Splits
 from train.tables import Comparison, Method, mean_and_sd, measure_hpv, measure_survival, write_table
-from train.transfer import at_prevalence, estimate_prevalence
+from train.transfer import at_prevalence, estimate_prevalence, rank
 
 NAN = float("nan")
 
@@ -120,3 +121,11 @@ def test_wilson_interval() -> None:
     low, share, high = figures.wilson(8, 10)
     assert (low, share, high) == pytest.approx((0.4901, 0.8, 0.9433), abs=5e-4)
     assert figures.wilson(10, 10)[2] == 1.0
+
+
+def test_risks_are_ranked_with_and_without_their_scale() -> None:
+    risks = {"patient-0": np.array([0.0, 1.0]), "center-0": np.array([3.0, 1.0])}
+    ways = rank(risks, {"patient-0": RiskScale(1.0, 2.0), "center-0": RiskScale(0.0, 0.01)})
+    np.testing.assert_allclose(ways["standardized"], [1.5, 1.0])
+    np.testing.assert_allclose(ways["log hazards"], [(1.0 + 0.15) / 2, (3.0 + 0.05) / 2])
+    np.testing.assert_allclose(ways["center-out models"], [3.0, 1.0])

@@ -1,4 +1,4 @@
-"""What becomes of the HPV decision at centers nobody has seen: `python -m train.transfer PREDICTIONS COHORT RUN`.
+"""What becomes of the answers at centers nobody has seen: `python -m train.transfer PREDICTIONS COHORT RUN`.
 
 Several ways to decide, all fixed without a label of the new centers, are compared on predictions for their patients, by
 balanced accuracy and paired with a plain threshold of one half:
@@ -10,10 +10,13 @@ balanced accuracy and paired with a plain threshold of one half:
 - `shrunk`: half way between `both` and one half.
 - `prior-shift`: the prevalence of the new patients by expectation maximization on their probabilities (Saerens,
   Latinne and Decaestecker, 2002), and the more probable status under it. It needs many patients at once.
+
+So are ways to rank by risk, by C-index: the mean of all models' standardized log hazards (what the weights ship), of
+the log hazards as they are, and of the center-out models' standardized ones.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +24,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from mmpl.case import Patient
 from mmpl.hpv import choose_threshold
 from mmpl.io.cohort import read_cohort
-from mmpl.metrics import balanced_accuracy, roc_auc
+from mmpl.metrics import balanced_accuracy, c_index, roc_auc
 from mmpl.scoring import RESAMPLES, interval, resamples
+from mmpl.survival import SMALLEST_SD, RiskScale
 from train.command import run_program
 from train.splits import Scheme
+from train.survival import outcomes, with_rfs
 from train.workspace import Workspace
 
 Floats = NDArray[np.float64]
@@ -55,6 +61,8 @@ def at_prevalence(probability: Floats, share: float, balanced: float = 0.5) -> F
 def thresholds(workspace: Workspace) -> dict[str, float]:
     """Choose the thresholds that the training patients' out-of-fold probabilities suggest."""
     table = workspace.read_json("hpv_probability")
+    if set(workspace.splits.schemes) != set(Scheme):
+        raise ValueError(f"{workspace.folder} has no center-out models to compare with")
     known = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
     truth = [bool(p.outcome.hpv_positive) for p in known]
     by_scheme = {scheme: np.array([table[scheme][p.patient_id] for p in known]) for scheme in Scheme}
@@ -78,41 +86,70 @@ def decide(by_model: Mapping[str, Floats], thresholds: Mapping[str, float]) -> d
     return decisions
 
 
-def main(predictions: Path, cohort: Path, run: Path) -> None:
-    """Compare the decisions on COHORT, by the reports in PREDICTIONS, with thresholds from the training in RUN."""
-    known = [p for p in read_cohort(cohort).patients if p.outcome.hpv_positive is not None]
-    truth = np.array([bool(p.outcome.hpv_positive) for p in known])
-    reports = [json.loads((predictions / f"{p.patient_id}.json").read_text()) for p in known]
-    models = reports[0]["models"]
-    by_model = dict(zip(models, np.array([r["hpv"]["by_model"] for r in reports]).T, strict=True))
-    chosen = thresholds(Workspace.open(run))
-    decisions = decide(by_model, chosen)
-    mean = np.mean(list(by_model.values()), axis=0)
+def rank(by_model: Mapping[str, Floats], scales: Mapping[str, RiskScale]) -> dict[str, Floats]:
+    """Rank patients by risk in every way; each model's standardized risks, and the scales that made them, go in."""
+    hazards = [values * max(scales[name].sd, SMALLEST_SD) + scales[name].mean for name, values in by_model.items()]
+    return {
+        "standardized": np.mean(list(by_model.values()), axis=0),
+        "log hazards": np.mean(hazards, axis=0),
+        "center-out models": np.mean([v for name, v in by_model.items() if name.startswith(Scheme.CENTER)], axis=0),
+    }
 
-    table = Table(title=f"{len(known)} patients, {truth.sum()} HPV-positive", title_justify="left")
-    for heading in ("decision", "threshold", "sensitivity", "specificity", "balanced accuracy", "less one half"):
-        table.add_column(heading, justify="left" if heading == "decision" else "right")
-    for name, positive in decisions.items():
-        drawn = [
-            balanced_accuracy(positive[i], truth[i]) - balanced_accuracy(decisions["half"][i], truth[i])
-            for i in resamples(len(known), RESAMPLES)
-        ]
-        low, high = interval(drawn)
-        accuracy = balanced_accuracy(positive, truth)
-        difference = accuracy - balanced_accuracy(decisions["half"], truth)
-        table.add_row(
-            name,
-            f"{chosen[name]:.3f}" if name in chosen else "",
-            f"{positive[truth].mean():.3f}",
-            f"{1 - positive[~truth].mean():.3f}",
-            f"{accuracy:.3f}",
-            f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]",
-        )
+
+def main(predictions: Path, cohort: Path, run: Path) -> None:
+    """Compare the decisions and rankings on COHORT, by the reports in PREDICTIONS, with the training in RUN."""
+    workspace, patients = Workspace.open(run), read_cohort(cohort).patients
+    reports = {p.patient_id: json.loads((predictions / f"{p.patient_id}.json").read_text()) for p in patients}
     console = Console()
+
+    def by_model(answer: str, chosen: Sequence[Patient]) -> dict[str, Floats]:
+        models = reports[chosen[0].patient_id]["models"]
+        rows = np.array([reports[p.patient_id][answer]["by_model"] for p in chosen])
+        return dict(zip(models, rows.T, strict=True))
+
+    known = [p for p in patients if p.outcome.hpv_positive is not None]
+    status = np.array([bool(p.outcome.hpv_positive) for p in known])
+    probabilities, chosen = by_model("hpv", known), thresholds(workspace)
+    decisions = decide(probabilities, chosen)
+    table = _table(f"{len(known)} patients, {status.sum()} HPV-positive", "decision", "balanced accuracy", "half")
+    for heading in ("threshold", "sensitivity", "specificity"):
+        table.add_column(heading, justify="right")
+    for name, positive in decisions.items():
+        cells = _compare(balanced_accuracy, positive, decisions["half"], status)
+        rates = f"{positive[status].mean():.3f}", f"{1 - positive[~status].mean():.3f}"
+        table.add_row(name, *cells, f"{chosen[name]:.3f}" if name in chosen else "", *rates)
     console.print(table)
-    console.print(
-        f"AUC {roc_auc(mean, truth):.3f}; estimated prevalence {estimate_prevalence(mean):.2f}, true {truth.mean():.2f}"
-    )
+    mean = np.mean(list(probabilities.values()), axis=0)
+    shares = f"estimated prevalence {estimate_prevalence(mean):.2f}, true {status.mean():.2f}"
+    console.print(f"AUC {roc_auc(mean, status):.3f}; {shares}")
+
+    followed = with_rfs(list(patients))
+    days, relapse = outcomes(followed)
+    stored = {m.name: json.loads(workspace.tables_file(m).read_text())["risk_scale"] for m in workspace.splits.members}
+    rankings = rank(by_model("risk", followed), {name: RiskScale(**scale) for name, scale in stored.items()})
+    table = _table(f"{len(followed)} patients, {relapse.sum()} relapses", "mean of", "C-index", "standardized")
+    for name, risk in rankings.items():
+        table.add_row(name, *_compare(c_index, risk, rankings["standardized"], days, relapse))
+    console.print(table)
+
+
+def _table(title: str, way: str, metric: str, reference: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(way)
+    table.add_column(metric, justify="right")
+    table.add_column(f"less {reference}", justify="right")
+    return table
+
+
+def _compare(metric: Callable[..., float], ours: NDArray, reference: NDArray, *truth: NDArray) -> tuple[str, str]:
+    """Write a metric, and by how much it differs from the reference's, patient by patient."""
+    drawn = [
+        metric(ours[i], *(part[i] for part in truth)) - metric(reference[i], *(part[i] for part in truth))
+        for i in resamples(len(ours), RESAMPLES)
+    ]
+    low, high = interval(drawn)
+    value = metric(ours, *truth)
+    return f"{value:.3f}", f"{value - metric(reference, *truth):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 if __name__ == "__main__":
