@@ -106,6 +106,7 @@ class Truth:
 
 _UNDEFINED = {
     "gtvp_dice_mean": "no reference mask",
+    "gtvp_dice_aggregated": "no GTVp in any mask",
     "gtvp_hd95_median_mm": "no patient has a GTVp in both masks",
     "gtvn_dice_aggregated": "no GTVn in any mask",
     "gtvn_f1_aggregated": "no GTVn in any mask",

@@ -2,6 +2,7 @@
 
 Which patients each metric counts:
 - masks: every patient with a reference mask; a missing prediction is an empty mask.
+- `gtvp_dice_aggregated` (not official): the same patients.
 - `gtvp_hd95_median_mm` (surface distance, not official): those of them with a GTVp in both masks.
 - `c_index`: every patient with a released time and event; a missing risk is half right in each of its pairs.
 - HPV: every patient with a released status; a missing decision is wrong, a missing probability half right.
@@ -28,6 +29,8 @@ RESAMPLES = 1000
 MASK_COLUMNS = (
     "gtvp_dice",
     "gtvp_hd95_mm",
+    "gtvp_shared",
+    "gtvp_total",
     "gtvn_shared",
     "gtvn_total",
     "gtvn_hits",
@@ -45,6 +48,8 @@ class Results:
         center: Where each was seen.
         gtvp_dice: GTVp Dice; NaN without a reference mask, as for all of the masks' columns.
         gtvp_hd95_mm: Surface distance; NaN where either mask has no GTVp, too.
+        gtvp_shared: GTVp voxels in both masks.
+        gtvp_total: GTVp voxels of the one plus those of the other.
         gtvn_shared: GTVn voxels in both masks.
         gtvn_total: GTVn voxels of the one plus those of the other.
         gtvn_hits: GTVn lesions found, as are `gtvn_invented` and `gtvn_missed`.
@@ -64,6 +69,8 @@ class Results:
     center: NDArray[np.str_]
     gtvp_dice: Floats
     gtvp_hd95_mm: Floats
+    gtvp_shared: Floats
+    gtvp_total: Floats
     gtvn_shared: Floats
     gtvn_total: Floats
     gtvn_hits: Floats
@@ -95,6 +102,7 @@ class Scores:
     """The metrics of a cohort; NaN where one is undefined, None where it does not apply."""
 
     gtvp_dice_mean: float
+    gtvp_dice_aggregated: float
     gtvp_hd95_median_mm: float
     gtvn_dice_aggregated: float
     gtvn_f1_aggregated: float
@@ -160,12 +168,15 @@ def score_mask(reference: NDArray, found: NDArray, spacing_xyz: tuple[float, flo
     """Compare two label maps (z, y, x) of one grid: one number for each of `MASK_COLUMNS`."""
     true_tumor, tumor = reference == Label.GTVP, found == Label.GTVP
     true_nodes, nodes = reference == Label.GTVN, found == Label.GTVN
-    overlap, lesions = metrics.count_overlap(true_nodes, nodes), metrics.lesion_counts(true_nodes, nodes)
+    of_tumor, of_nodes = metrics.count_overlap(true_tumor, tumor), metrics.count_overlap(true_nodes, nodes)
+    lesions = metrics.lesion_counts(true_nodes, nodes)
     return (
         metrics.dice(true_tumor, tumor),
         metrics.hausdorff95_mm(true_tumor, tumor, spacing_xyz[::-1]),
-        overlap.intersection,
-        overlap.total,
+        of_tumor.intersection,
+        of_tumor.total,
+        of_nodes.intersection,
+        of_nodes.total,
         lesions.true_positives,
         lesions.false_positives,
         lesions.false_negatives,
@@ -179,13 +190,15 @@ def score(results: Results) -> Scores:
     hpv = results.take(~np.isnan(results.hpv_positive))
     positive = hpv.hpv_positive == 1
     measured = masks.gtvp_hd95_mm[~np.isnan(masks.gtvp_hd95_mm)]
-    overlap = metrics.Overlap(int(masks.gtvn_shared.sum()), int(masks.gtvn_total.sum()))
+    of_tumors = metrics.Overlap(int(masks.gtvp_shared.sum()), int(masks.gtvp_total.sum()))
+    of_nodes = metrics.Overlap(int(masks.gtvn_shared.sum()), int(masks.gtvn_total.sum()))
     lesions = metrics.LesionCounts(*(int(n.sum()) for n in (masks.gtvn_hits, masks.gtvn_invented, masks.gtvn_missed)))
     at_half = np.where(np.isnan(hpv.hpv_probability), np.nan, hpv.hpv_probability >= 0.5)
     scores = Scores(
         gtvp_dice_mean=float(masks.gtvp_dice.mean()) if len(masks) else math.nan,
+        gtvp_dice_aggregated=metrics.aggregated_dice([of_tumors]),
         gtvp_hd95_median_mm=float(np.median(measured)) if len(measured) else math.nan,
-        gtvn_dice_aggregated=metrics.aggregated_dice([overlap]),
+        gtvn_dice_aggregated=metrics.aggregated_dice([of_nodes]),
         gtvn_f1_aggregated=metrics.aggregated_f1([lesions]),
         c_index=metrics.c_index(rfs.risk, rfs.days, rfs.relapse == 1),
         hpv_balanced_accuracy=metrics.balanced_accuracy(hpv.hpv_decision, positive),

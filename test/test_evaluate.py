@@ -90,6 +90,8 @@ def test_every_metric_by_hand(folders):
     found = evaluation.scores
     # GTVp: 2 * 5 / 20 = 0.5; both empty 1; exact 1. A-004 has no reference and does not count.
     assert found.gtvp_dice_mean == pytest.approx((0.5 + 1 + 1) / 3)
+    # A-001 shares 5 of 10 and 10, A-003 4 of 4 and 4
+    assert found.gtvp_dice_aggregated == pytest.approx(2 * (5 + 4) / (20 + 8))
     # surfaces 0..9 against 5..14: every distance from 0 to 5; the 95th percentile is the ninth of ten, 4
     assert found.gtvp_hd95_median_mm == pytest.approx((4 + 0) / 2)
     # GTVn: 4 of 4 shared, then 0 of 10 and 4
@@ -161,7 +163,7 @@ def test_undefined_metrics_are_null_and_say_why(tmp_path):
     found = evaluate(tmp_path / "out", tmp_path / "cohort")
     written = json.loads(found.to_json())
     scores = {name: written[name] for name in found.scores.by_name}
-    assert len(scores) == 8
+    assert len(scores) == 9
     assert set(scores.values()) == {None}
     assert written["intervals"] == {name: [None, None] for name in scores}
     assert written["centers"]["1"]["hpv_auc"] is None

@@ -26,6 +26,8 @@ def results() -> Results:
         center=rng.choice(["1", "2"], PATIENTS),
         gtvp_dice=dice,
         gtvp_hd95_mm=np.where(np.isnan(dice), np.nan, rng.uniform(1, 9, PATIENTS)),
+        gtvp_shared=rng.integers(0, 50, PATIENTS).astype(float),
+        gtvp_total=rng.integers(100, 200, PATIENTS).astype(float),
         gtvn_shared=rng.integers(0, 50, PATIENTS).astype(float),
         gtvn_total=rng.integers(100, 200, PATIENTS).astype(float),
         gtvn_hits=rng.integers(0, 3, PATIENTS).astype(float),

@@ -60,6 +60,7 @@ def measure_masks(results: Results) -> Measured:
     scores = score(results)
     return {
         "Dice(GTVp)": scores.gtvp_dice_mean,
+        "aggregated Dice(GTVp)": scores.gtvp_dice_aggregated,
         "Dice(GTVn)": scores.gtvn_dice_aggregated,
         "F1(GTVn)": scores.gtvn_f1_aggregated,
     }
@@ -158,14 +159,14 @@ def segmentation_table(workspace: Workspace, scheme: Scheme, engine: Engine, thr
     """Table 1: how well primaries and nodes are found."""
     patients = [p for p in workspace.patients if workspace.store.labels(p.patient_id) is not None]
     ours = score_masks(workspace, scheme, engine)
-    methods = [Method("ODA", make_results(patients, ours), "0.816 / 0.821 / 0.839")]
+    methods = [Method("ODA", make_results(patients, ours), "0.816 / - / 0.821 / 0.839")]
     variant, dice_only = replace(workspace, variant=DICE_ONLY), "Dice-only"
     if begun := workspace.read_json("start"):  # with networks that another ensemble had trained with ODA
         steps = workspace.profile.training.segmentation.steps
         dice_only += f" in the last {steps - begun['step']} of {steps} steps"
     if all(variant.probability_file(scheme, p.patient_id).is_file() for p in patients):
         results = make_results(patients, score_masks(variant, scheme, engine))
-        methods.insert(0, Method(dice_only, results, "0.764 / 0.662 / 0.716"))
+        methods.insert(0, Method(dice_only, results, "0.764 / - / 0.662 / 0.716"))
     if threshold:
         ids = [p.patient_id for p in patients]
         scores = engine.spread("scoring the fixed threshold", _ScoreThreshold(workspace), ids)
