@@ -203,6 +203,7 @@ def _penalties(columns: Floats, unpenalized: int, days: Floats, relapse: Bools) 
 
 def _lasso_path(columns: Floats, unpenalized: int, days: Floats, relapse: Bools, penalties: Floats) -> Floats:
     """Fit at each of the falling penalties, from the one before; (penalties, columns) coefficients."""
+    from numba.core.errors import NumbaPerformanceWarning
     from skglm.datafits import Cox
     from skglm.penalties import WeightedL1
     from skglm.solvers import ProxNewton
@@ -215,6 +216,7 @@ def _lasso_path(columns: Floats, unpenalized: int, days: Floats, relapse: Bools,
     with warnings.catch_warnings():
         # A fit that stops short of the tolerance is still a candidate: its held-out likelihood judges it.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # of a single column, which is in either order
         for step, penalty in enumerate(penalties):
             start = path[step].copy()
             path[step + 1] = solver.solve(

@@ -155,10 +155,11 @@ class _ScoreThreshold:
         return score_mask(case.reference.voxels, found, case.ct.grid.spacing_xyz)
 
 
-def segmentation_table(workspace: Workspace, scheme: Scheme, engine: Engine, threshold: bool) -> list[str]:
-    """Table 1: how well primaries and nodes are found."""
+def segmentation_table(
+    workspace: Workspace, scheme: Scheme, engine: Engine, ours: Mapping[str, Sequence[float]], threshold: bool
+) -> list[str]:
+    """Table 1: how well primaries and nodes are found; `ours` are the run's own masks, scored."""
     patients = [p for p in workspace.patients if workspace.store.labels(p.patient_id) is not None]
-    ours = score_masks(workspace, scheme, engine)
     methods = [Method("ODA", make_results(patients, ours), "0.816 / - / 0.821 / 0.839")]
     variant, dice_only = replace(workspace, variant=DICE_ONLY), "Dice-only"
     if begun := workspace.read_json("start"):  # with networks that another ensemble had trained with ODA
@@ -259,7 +260,8 @@ def main(run: Path, out: Path, threshold: bool = False, workers: int = 0, schedu
     for scheme in workspace.splits.schemes:
         members = [member for member in workspace.splits.members if member.scheme is scheme]
         lines += [f"## {len(members)} {SCHEME_TITLE[scheme]}", "", "### Segmentation (the paper's Table 1)", ""]
-        lines += [*segmentation_table(workspace, scheme, engine, threshold), ""]
+        masks = score_masks(workspace, scheme, engine)
+        lines += [*segmentation_table(workspace, scheme, engine, masks, threshold), ""]
         if not workspace.has_json("survival"):
             continue
         parts = {"Clinical-only": Baseline(workspace, False, True), "Radiomics-only": Baseline(workspace, True, False)}
@@ -283,7 +285,7 @@ def main(run: Path, out: Path, threshold: bool = False, workers: int = 0, schedu
                 out / "figures.png",
                 {m.name: m.results for m in methods},
                 {m.name: m.results for m in outcomes}["CoxPH integration"],
-                figures.volumes_and_dice(workspace, score_masks(workspace, scheme, engine)),
+                figures.volumes_and_dice(workspace, masks),
             )
             lines += ["![ROC, calibration, survival by risk third, Dice by volume](figures.png)", ""]
     (out / "RESULTS.md").write_text("\n".join(lines))
