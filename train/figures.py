@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from mmpl.labels import Label
@@ -123,4 +124,7 @@ def draw_dice(axes: Axes, volume_ml: NDArray, dice: NDArray, groups: int = 6) ->
     axes.semilogx(volume_ml, dice, ".", color=GRAY, ms=3)
     for chosen in np.array_split(np.argsort(volume_ml), min(groups, len(volume_ml))):
         axes.plot(np.median(volume_ml[chosen]), np.median(dice[chosen]), "o", color="C3")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(title="GTVp Dice by volume, medians in red", xlabel="volume, ml", ylabel="Dice", ylim=(-0.02, 1))
