@@ -1,4 +1,4 @@
-"""Compare two ways of doing the same: alternate them in one process for the time, one process each for the memory."""
+"""Compare two ways of doing the same: in turns for the time, in a process of its own each for the memory."""
 
 import ctypes
 import multiprocessing
