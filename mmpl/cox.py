@@ -94,8 +94,8 @@ def screen_clinical(
     return np.flatnonzero(matters)
 
 
-def select_radiomics(radiomics: Floats, scores: Floats, days: Floats, relapse: Bools, seed: int) -> NDArray[np.intp]:
-    """Choose the columns of (n, p), NaN allowed, that add to the (n, s) scores, by an L1-penalized Cox regression."""
+def select_radiomics(radiomics: Floats, days: Floats, relapse: Bools, seed: int) -> NDArray[np.intp]:
+    """Choose among the columns of (n, p), NaN allowed, by an L1-penalized Cox regression on them alone."""
     most = int(relapse.sum()) // EVENTS_PER_FEATURE
     if most == 0:
         log.warning("no radiomics enter the Cox model: %d relapses are too few", relapse.sum())
@@ -105,39 +105,31 @@ def select_radiomics(radiomics: Floats, scores: Floats, days: Floats, relapse: B
     columns = np.where(known, radiomics, np.nan)[:, present]
     columns = np.where(known[:, present], columns, np.nanmedian(columns, axis=0))
     kept = distinct(columns, DUPLICATE_CORRELATION)
-    scores = scores[:, distinct(scores, DUPLICATE_CORRELATION)]
-    candidates = np.clip(_standardize(columns[:, kept]), -RADIOMICS_LIMIT_SD, RADIOMICS_LIMIT_SD)
-    return present[kept[lasso_cox(_standardize(scores), candidates, days, relapse, most, seed)]]
+    columns = columns[:, kept]
+    columns = np.clip((columns - columns.mean(0)) / columns.std(0), -RADIOMICS_LIMIT_SD, RADIOMICS_LIMIT_SD)
+    return present[kept[lasso_cox(columns, days, relapse, most, seed)]]
 
 
-def _standardize(columns: Floats) -> Floats:
-    return (columns - columns.mean(0)) / columns.std(0)
-
-
-def lasso_cox(
-    always: Floats, candidates: Floats, days: Floats, relapse: Bools, most: int, seed: int
-) -> NDArray[np.intp]:
-    """Choose at most `most` candidates by an L1-penalized Cox regression.
+def lasso_cox(columns: Floats, days: Floats, relapse: Bools, most: int, seed: int) -> NDArray[np.intp]:
+    """Choose at most `most` columns by an L1-penalized Cox regression.
 
     The penalty is the one whose choice, refitted without a penalty as the final model is (the relaxed LASSO,
     Meinshausen 2007), has the highest cross-validated partial likelihood (Verweij and van Houwelingen 1993); nothing is
-    chosen where no candidate improves on the unpenalized columns. In simulation the refit chose half as many features
-    as the LASSO's own likelihood, at a C-index 0.006 higher.
+    chosen where no column improves on none. In simulation the refit chose half as many features as the LASSO's own
+    likelihood, at a C-index 0.006 higher.
 
     Args:
-        always: (n, a) standardized columns that enter unpenalized.
-        candidates: (n, q) standardized columns to choose from.
+        columns: (n, q), standardized.
         days: (n,) time to relapse or to the end of follow-up.
         relapse: (n,) whether the relapse was seen.
         most: Upper bound of the number chosen.
         seed: Deals patients to the cross-validation's folds.
     """
-    if candidates.shape[1] == 0:
+    if columns.shape[1] == 0:
         return np.array([], dtype=np.intp)
-    columns = np.hstack([always, candidates])
-    penalties = _penalties(columns, always.shape[1], days, relapse)
-    path = _lasso_path(columns, always.shape[1], days, relapse, penalties)
-    allowed = (path[:, always.shape[1] :] != 0).sum(1) <= most
+    penalties = _penalties(columns, days, relapse)
+    path = _lasso_path(columns, days, relapse, penalties)
+    allowed = (path != 0).sum(1) <= most
     count = len(penalties) if allowed.all() else int(np.argmin(allowed))
     if count < 1:
         return np.array([], dtype=np.intp)
@@ -145,11 +137,11 @@ def lasso_cox(
     gain = np.zeros(count)
     for held_out in range(INNER_FOLDS):
         rest = fold != held_out
-        within = _lasso_path(columns[rest], always.shape[1], days[rest], relapse[rest], penalties[:count])
-        within = _relax(within, columns[rest], always.shape[1], days[rest], relapse[rest])
+        within = _lasso_path(columns[rest], days[rest], relapse[rest], penalties[:count])
+        within = _relax(within, columns[rest], days[rest], relapse[rest])
         gain += log_partial_likelihood(columns @ within.T, days, relapse)
         gain -= log_partial_likelihood(columns[rest] @ within.T, days[rest], relapse[rest])
-    return np.flatnonzero(path[np.nanargmax(gain), always.shape[1] :])
+    return np.flatnonzero(path[np.nanargmax(gain)])
 
 
 def fit_ridge(columns: Floats, days: Floats, relapse: Bools) -> list[dict[str, Any]]:
@@ -188,28 +180,25 @@ def _deal(relapse: Bools, seed: int) -> NDArray[np.intp]:
     return fold
 
 
-def _penalties(columns: Floats, unpenalized: int, days: Floats, relapse: Bools) -> Floats:
-    """Descend from the penalty at which no candidate is chosen."""
+def _penalties(columns: Floats, days: Floats, relapse: Bools) -> Floats:
+    """Descend from the penalty at which no column is chosen."""
     from skglm.datafits import Cox
 
-    alone = _lasso_path(columns, unpenalized, days, relapse, np.array([1e3]))[0]
     datafit = Cox(use_efron=True)
     outcome = _outcome(days, relapse)
     datafit.initialize(columns, outcome)
-    gradient = columns.T @ datafit.raw_grad(outcome, columns @ alone)
-    largest = np.abs(gradient[unpenalized:]).max()
+    largest = np.abs(columns.T @ datafit.raw_grad(outcome, np.zeros(len(columns)))).max()
     return np.geomspace(largest, SMALLEST_PENALTY * largest, PENALTIES)
 
 
-def _lasso_path(columns: Floats, unpenalized: int, days: Floats, relapse: Bools, penalties: Floats) -> Floats:
+def _lasso_path(columns: Floats, days: Floats, relapse: Bools, penalties: Floats) -> Floats:
     """Fit at each of the falling penalties, from the one before; (penalties, columns) coefficients."""
     from numba.core.errors import NumbaPerformanceWarning
     from skglm.datafits import Cox
-    from skglm.penalties import WeightedL1
+    from skglm.penalties import L1
     from skglm.solvers import ProxNewton
     from sklearn.exceptions import ConvergenceWarning
 
-    weights = (np.arange(columns.shape[1]) >= unpenalized).astype(float)
     columns, outcome = np.asfortranarray(columns), _outcome(days, relapse)
     solver = ProxNewton(fit_intercept=False, tol=TOLERANCE, max_iter=50)
     path = np.zeros((len(penalties) + 1, columns.shape[1]))
@@ -219,19 +208,17 @@ def _lasso_path(columns: Floats, unpenalized: int, days: Floats, relapse: Bools,
         warnings.simplefilter("ignore", NumbaPerformanceWarning)  # of a single column, which is in either order
         for step, penalty in enumerate(penalties):
             start = path[step].copy()
-            path[step + 1] = solver.solve(
-                columns, outcome, Cox(use_efron=True), WeightedL1(penalty, weights), start, columns @ start
-            )[0]
+            path[step + 1] = solver.solve(columns, outcome, Cox(use_efron=True), L1(penalty), start, columns @ start)[0]
     return path[1:]
 
 
-def _relax(path: Floats, columns: Floats, unpenalized: int, days: Floats, relapse: Bools) -> Floats:
+def _relax(path: Floats, columns: Floats, days: Floats, relapse: Bools) -> Floats:
     """Fit each step's columns again without a penalty; (penalties, columns) coefficients."""
     relaxed = np.zeros_like(path)
     for coefficients, step in zip(relaxed, path, strict=True):
-        used = (step != 0) | (np.arange(len(step)) < unpenalized)
+        used = step != 0
         if used.any():
-            coefficients[used] = _lasso_path(columns[:, used], int(used.sum()), days, relapse, np.array([1.0]))[0]
+            coefficients[used] = _lasso_path(columns[:, used], days, relapse, np.array([0.0]))[0]
     return relaxed
 
 

@@ -236,9 +236,8 @@ class CoxModel:
         """Select covariates and fit, all on these patients alone.
 
         Expected time and HPV probability always enter; clinical columns with a univariate p below `screening_p`;
-        radiomics by an L1-penalized Cox regression in which the first two go unpenalized, so that a feature must add
-        to them. Of each one-hot (`Field=level`) the commonest level is the reference and left out; constant columns
-        and near duplicates are dropped.
+        radiomics that an L1-penalized Cox regression chooses among themselves. Of each one-hot (`Field=level`) the
+        commonest level is the reference and left out; constant columns and near duplicates are dropped.
 
         Args:
             rfs_days: (n,) days to relapse or to the end of follow-up.
@@ -256,10 +255,9 @@ class CoxModel:
             raise ValueError(f"{len(days)} outcomes for {len(evidence.hpv_probability)} patients")
         evidence.check_columns(len(radiomics_names), len(clinical_names))
         columns = [_column(block, block, 0, evidence) for block in ("expected_days_score", "hpv_probability")]
-        scores = np.column_stack([column.read(evidence) for column in columns])
         for index in screen_clinical(evidence.clinical, clinical_names, days, seen, screening_p):
             columns.append(_column(clinical_names[index], "clinical", index, evidence))
-        for index in select_radiomics(evidence.radiomics, scores, days, seen, seed):
+        for index in select_radiomics(evidence.radiomics, days, seen, seed):
             columns.append(_column(radiomics_names[index], "radiomics", index, evidence))
         values = np.column_stack([column.read(evidence) for column in columns])
         kept = distinct(values, DUPLICATE_CORRELATION)

