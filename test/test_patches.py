@@ -1,5 +1,6 @@
 """The cache of patches, the crops taken from it, and the loop that trains on them."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from mmpl.preprocess import PreparedCase
 from mmpl.profile import AugmentationSettings, OutcomeTraining, SegmentationTraining, load_profile
 from train import loop
 from train.augment import Warp, vary_intensities, warped_crop
-from train.loop import Job, average_decay, learning_rate, train
+from train.loop import Job, average_decay, draw_ahead, learning_rate, train
 from train.patches import Batch, DrawBatch, LesionCrops, PatchStore, SegmentationCrops
 
 SHAPE = (10, 12, 14)
@@ -86,6 +87,14 @@ class TestStore:
         store.save(make_case("A", None))
         assert store.labels("A") is None
         assert store.load("A").labels is None
+
+    def test_knows_where_each_class_lies(self, tmp_path: Path) -> None:
+        store = PatchStore(tmp_path)
+        for name, labels in (("A", two_lesions()), ("B", 0.4 * two_lesions())):
+            store.save(make_case(name, labels))
+            expected = [np.flatnonzero(channel > 0.5) for channel in labels]
+            for voxels, where in zip(store.lesion_voxels(name), expected, strict=True):
+                np.testing.assert_array_equal(voxels, where)
 
     def test_half_a_patient_does_not_count(self, store: PatchStore) -> None:
         (store.folder / "A.json").unlink()
@@ -465,6 +474,22 @@ class TestLoop:
         train(make_job(finished.folder, killed_at(0, drawn)))
         assert drawn == []
         assert (finished.finished.read_bytes(), finished.finished.stat().st_mtime_ns) == (content, time)
+
+
+def test_batches_are_drawn_one_ahead_of_their_step() -> None:
+    drawn: list[int] = []
+    begun = [threading.Event() for _ in range(4)]
+
+    def draw(step: int, device: torch.device) -> Batch:
+        drawn.append(step)
+        begun[step].set()
+        return noise_batch(step)
+
+    for step, batch in draw_ahead(draw, range(4), CPU):
+        assert torch.equal(batch.images, noise_batch(step).images)
+        assert begun[min(step + 1, 3)].wait(timeout=10)
+        assert drawn == list(range(min(step + 2, 4)))
+    assert list(draw_ahead(draw, [], CPU)) == []
 
 
 def test_the_average_forgets_its_start_and_then_slows_down() -> None:

@@ -3,7 +3,8 @@
 import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mmpl.network import StageNetwork
 from mmpl.profile import OutcomeTraining, SegmentationTraining, TrainingSettings
-from train.patches import DrawBatch
+from train.patches import Batch, DrawBatch
 
 LOG_EVERY = 20
 
@@ -113,10 +114,9 @@ def _train(fabric: Fabric, job: Job) -> None:
         first = saved["step"]
     log = _Log(job.folder, first) if fabric.is_global_zero else None
     network.train()
-    for step in range(first, job.stage.steps):
-        turn = step * fabric.world_size + fabric.global_rank
+    turns = [step * fabric.world_size + fabric.global_rank for step in range(first, job.stage.steps)]
+    for step, (turn, batch) in enumerate(draw_ahead(job.draw, turns, fabric.device), first):
         torch.manual_seed(job.seed * 1_000_003 + turn)  # dropout, the only randomness beside the batch
-        batch = job.draw(turn, fabric.device)
         rate = learning_rate(step, job.stage.steps, job.stage.learning_rate, job.shared.warmup_fraction)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -150,6 +150,18 @@ def _train(fabric: Fabric, job: Job) -> None:
         save_file({name: value.half().cpu().contiguous() for name, value in weights.items()}, partial)
         partial.replace(job.finished)
         job.checkpoint.unlink(missing_ok=True)
+
+
+def draw_ahead(draw: DrawBatch, turns: Iterable[int], device: torch.device) -> Iterator[tuple[int, Batch]]:
+    """Give each turn and its batch, while a thread draws the next, so that the network does not wait for the images."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = None
+        for turn in turns:
+            ready, coming = coming, (turn, thread.submit(draw, turn, device))
+            if ready is not None:
+                yield ready[0], ready[1].result()
+        if coming is not None:
+            yield coming[0], coming[1].result()
 
 
 def _follow(decay: float) -> Callable[..., None]:
