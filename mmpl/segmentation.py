@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 NO_LESION = "no lesion found"
 LOW_AGREEMENT = "low ensemble agreement"
 _LOW_AGREEMENT_BELOW = 0.5
+PRECISION = {"cpu": torch.float32, "cuda": torch.float16}
+"""What networks compute in, by the kind of device; the weights are stored in half precision, so none is lost."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def segment(
 
 
 class Windows:
-    """A sliding window over patches, which gives way where memory ends: smaller batches, then the CPU.
+    """A sliding window over patches, which gives way where memory or half precision end.
+
+    Out of memory, batches become smaller, then the CPU takes over; what overflows is done again in single precision.
 
     Attributes:
         overlap: Of neighboring windows; may be lowered between patches.
@@ -111,12 +115,17 @@ class Windows:
         self._settings = settings
         self._device = device
         self._batch = settings.window_batch
+        self._dtype = PRECISION[device.type]
 
     def predict(self, images: NDArray[np.float32], network: nn.Module) -> NDArray[np.float32]:
         """Run one network over a patch; probabilities (2, z, y, x), averaged over overlaps."""
         while True:
             try:
-                return self._run(images, network.to(self._device))
+                probability = self._run(images, network.to(self._device, self._dtype))
+                if self._dtype is torch.float32 or np.isfinite(probability).all():
+                    return probability
+                self._dtype = torch.float32
+                self._note("half precision overflowed: segmented in single precision")
             except torch.OutOfMemoryError:
                 if self._device.type == "cpu":
                     raise
@@ -125,7 +134,7 @@ class Windows:
                     self._batch //= 2
                     self._note(f"out of GPU memory: {self._batch} windows at a time")
                 else:
-                    self._device = torch.device("cpu")
+                    self._device, self._dtype = torch.device("cpu"), torch.float32
                     self._note("out of GPU memory: segmented on the CPU")
 
     def drop_overlap(self) -> None:
@@ -151,7 +160,7 @@ class Windows:
         )
 
         def probability(window: Tensor) -> Tensor:
-            return torch.sigmoid(network(window).float())
+            return torch.sigmoid(network(window.to(self._dtype)).float())
 
         with torch.inference_mode():
             return inferer(torch.from_numpy(images)[None].to(self._device), probability)[0].cpu().numpy()

@@ -20,6 +20,7 @@ from mmpl.profile import InferenceSettings, load_profile
 from mmpl.segmentation import (
     LOW_AGREEMENT,
     NO_LESION,
+    PRECISION,
     Budget,
     Segmentation,
     Thresholds,
@@ -400,6 +401,31 @@ class TestGivingWay:
         assert shorter.flags[0] == "time budget: windows without overlap"
         assert f"time budget: {shorter.models} of 4 models" in shorter.flags
         assert self.spend(prepared, clock, 1e-6).models == 1  # an answer there is always
+
+    def test_half_precision_finds_the_same(self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.manual_seed(0)
+        network = build_network(MICRO, Stage.SEGMENTATION).eval()
+        network.head.project.weight.data *= 30
+        single = predict_probability(prepared.images, network, self.SETTINGS, CPU)
+        monkeypatch.setitem(PRECISION, "cpu", torch.float16)
+        half = predict_probability(prepared.images, network, self.SETTINGS, CPU)
+        assert half.dtype == np.float32
+        assert np.ptp(single) > 0.2
+        assert 0 < np.abs(half - single).max() < 0.02
+
+    def test_what_overflows_in_half_precision_is_done_in_single(
+        self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        torch.manual_seed(0)
+        network = build_network(MICRO, Stage.SEGMENTATION).eval()
+        next(network.parameters()).data *= 3e5  # the norm behind it takes that back
+        network.half().float()  # as the weights of a file are
+        plain = segment(prepared, [network] * 2, HALVES, self.SETTINGS, CPU)
+        monkeypatch.setitem(PRECISION, "cpu", torch.float16)
+        found = segment(prepared, [network] * 2, HALVES, self.SETTINGS, CPU)
+        assert "half precision overflowed: segmented in single precision" in found.flags
+        assert found.agreement == plain.agreement
+        np.testing.assert_array_equal(found.mask.voxels, plain.mask.voxels)
 
     def test_out_of_gpu_memory_batches_shrink_then_the_cpu_takes_over(
         self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch

@@ -70,5 +70,7 @@ class AttentionGate(nn.Module):
 
     def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
         """Weigh a skip (batch, skip, 2z, 2y, 2x) by a deeper feature (batch, deeper, z, y, x)."""
-        joint = functional.relu(self.from_deeper(deeper) + functional.avg_pool3d(self.from_skip(skip), 2))
+        # "area" is the mean of each two voxels; unlike avg_pool3d it works in half precision on every device
+        smaller = functional.interpolate(self.from_skip(skip), scale_factor=0.5, mode="area")
+        joint = functional.relu(self.from_deeper(deeper) + smaller)
         return skip * functional.interpolate(torch.sigmoid(self.score(joint)), scale_factor=2)
