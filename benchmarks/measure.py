@@ -13,6 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmpl.memory import keep_freed_memory
 
 Made = TypeVar("Made")
@@ -54,6 +57,12 @@ def seconds_of(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def same_labels(found: NDArray, expected: NDArray) -> float:
+    """Compare labels of an untrained network, at a threshold that makes either as often: the median; share the same."""
+    threshold = np.median(expected)
+    return float(((found > threshold) == (expected > threshold)).mean())
 
 
 def peak_mib(make: Callable[[], Made], work: Callable[[Made], Any], keep: bool = True) -> float:

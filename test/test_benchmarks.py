@@ -1,8 +1,10 @@
 """The benchmarks run, say what they measured, and the fast ways are not slower than the plain ones."""
 
 import json
+import re
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +12,16 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as program
+from benchmarks import gpu
 from benchmarks.growth import GROWTH
 from benchmarks.measure import Apart, Comparison, alternate, machine, peak_mib
 from benchmarks.parts import PARTS, Row, our_network, plain_network, prepare_ours, prepare_plainly
 from benchmarks.scans import draw_lesions, draw_scan
+from mmpl.io.challenge import read_challenge_case
 from mmpl.labels import Label
+from mmpl.pipeline import Pipeline
+from mmpl.profile import load_profile
+from mmpl.weights import load_ensemble
 
 
 def test_a_ratio_is_of_turns_not_of_sums() -> None:
@@ -75,10 +82,46 @@ def count_calls(made: list[int]) -> int:
     return len(made)
 
 
+class TestGpuParts:
+    """Small, on the CPU: they work, and what they compare is the same. Their figures hold for no GPU."""
+
+    MICRO, CPU = load_profile("micro"), torch.device("cpu")
+
+    @pytest.fixture(autouse=True)
+    def multiply_small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpu, "measure_tflops", partial(gpu.measure_tflops, size=64))
+
+    def test_sliding_window(self) -> None:
+        assert "labels (at the median) the same on 100.000%" in gpu.sliding_window(self.MICRO, self.CPU, 1, models=2)
+
+    def test_a_training_step(self) -> None:
+        assert re.search(r"times .*: \d+ ms against \d+ ms", gpu.training_step(self.MICRO, self.CPU, 1, steps=2))
+
+    def test_loading_keeps_up_with_a_cpu(self) -> None:
+        """A wide margin: it was 13 times as fast here."""
+        ratio = re.match(r"([\d.]+) times", gpu.loading(self.MICRO, self.CPU, 1, patients=2, steps=3))
+        assert ratio is not None
+        assert float(ratio[1]) > 1.5
+
+    def test_a_case_is_answered_by_untrained_networks(self, tmp_path: Path) -> None:
+        gpu.write_untrained(tmp_path / "weights", load_profile("demo"), models=1)
+        ensemble = load_ensemble(tmp_path / "weights")
+        assert [member.name for member in ensemble.members] == ["patient-0"]
+        gpu.write_case(tmp_path / "input", 300.0)
+        answer = Pipeline(ensemble, self.CPU)(read_challenge_case(tmp_path / "input"))
+        assert "no lesion found" in answer.flags
+
+    def test_only_a_gpu_is_measured(self) -> None:
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU")
+        with pytest.raises(Exception, match="gpu step needs a GPU"):
+            program.main(["gpu step"])
+
+
 def test_what_was_measured_is_written_up(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(program, "FOLDER", tmp_path)
-    monkeypatch.setitem(program.ALL, "radiomics", lambda repeats: Row("one", f"{repeats} turns", "other", ">= 2"))
-    old = asdict(program.Measured(Row("case", "slow"), "an older one", "2026-01-01", 5))
+    monkeypatch.setitem(program.ALL, "radiomics", lambda repeats: Row("one", "other", ">= 2", f"{repeats} turns"))
+    old = asdict(program.Measured(Row("case", result="slow"), "an older one", "2026-01-01", 5))
     (tmp_path / "measured.json").write_text(json.dumps({"whole case": old}))
     program.main(["radiomics"], repeats=3)
     text = (tmp_path / "RESULTS.md").read_text()
