@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -163,7 +163,7 @@ def measure(
                 features |= extractor.computeShape(filtered, region, np.ravel([(0, i) for i in last]))
             if not _has_texture(kept):
                 break
-            features |= extractor.computeFeatures(filtered, core, name, binWidth=bin_width)
+            features |= extractor.computeFeatures(filtered, core, name, binWidth=bin_width, binned=[])
     values = {name: float(value) for name, value in features.items()}
     return {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
 
@@ -217,11 +217,32 @@ def _measured_names(settings: RadiomicsSettings, shape: bool) -> list[str]:
 def _extractor(settings: RadiomicsSettings) -> "RadiomicsFeatureExtractor":
     from radiomics.featureextractor import RadiomicsFeatureExtractor
 
+    _share_bins()
     extractor = RadiomicsFeatureExtractor()
     extractor.disableAllFeatures()
     for class_name in settings.feature_classes:
         extractor.enableFeatureClassByName(class_name)
     return extractor
+
+
+@cache
+def _share_bins() -> None:
+    """Let the feature classes that measure one image share its gray levels: each makes them anew, a sixth of the time.
+
+    They pass their settings on to pyradiomics' `binImage`, so the setting `binned`, a list, can hold what it made.
+    """
+    from radiomics import imageoperations
+
+    make_bins = imageoperations.binImage
+
+    def share(*region: Any, binned: list[Any] | None = None, **settings: Any) -> Any:
+        if binned is None:
+            return make_bins(*region, **settings)
+        if not binned:
+            binned.append(make_bins(*region, **settings))
+        return binned[0]
+
+    imageoperations.binImage = share
 
 
 @contextmanager
