@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from benchmarks.measure import alternate, same_labels, seconds_of
+from benchmarks.measure import alternate, product_tflops, same_labels, seconds_of, wait_for
 from benchmarks.parts import Row, run_program
 from benchmarks.plain import with_instance_norm
 from benchmarks.scans import draw_lesions, draw_scan
@@ -59,7 +59,7 @@ def sliding_window(profile: Profile, device: torch.device, repeats: int, models:
     apart, same = np.abs(found - expected).max(), same_labels(found, expected)
     turns = alternate(plainly, ours, repeats)
     tflop = models * windows.count(windows.overlap) * count_gflop(profile, Stage.SEGMENTATION) / 1000
-    rate, attainable = tflop / statistics.median(turns.fast_s), measure_tflops(device)
+    rate, attainable = tflop / statistics.median(turns.fast_s), product_tflops(torch.float16, device)
     return (
         f"{turns.describe()}; {_peak_gib(plainly, device):.1f} GiB against {_peak_gib(ours, device):.1f} GiB at "
         f"the peak; probabilities within {apart:.1e}, labels (at the median) the same on {same:.3%}; {rate:.1f} "
@@ -85,19 +85,6 @@ def _slide_plainly(
         )
     probability: NDArray[np.float32] = logits[0].cpu().numpy()
     return probability
-
-
-def measure_tflops(device: torch.device, size: int = 8192, products: int = 20) -> float:
-    """Measure what half precision reaches where nothing but multiplying is done, TFLOP/s."""
-    square = torch.randn(size, size, device=device).half()
-
-    def multiply() -> None:
-        for _ in range(products):
-            torch.mm(square, square)
-        _wait(device)
-
-    multiply()
-    return products * 2 * size**3 / seconds_of(multiply) / 1e12
 
 
 def whole_case(profile: Profile, device: torch.device, repeats: int, models: int = 10) -> str:
@@ -173,7 +160,7 @@ def loading(profile: Profile, device: torch.device, repeats: int, patients: int 
         def draw_all() -> None:
             for step in range(WARM_UP, WARM_UP + steps):
                 crops(step, device)
-            _wait(device)
+            wait_for(device)
 
         for step in range(WARM_UP):
             crops(step, device)
@@ -230,7 +217,7 @@ def _train_plainly(profile: Profile, batch: Batch, steps: int) -> float:
             oda_loss(network(batch.images), *batch.targets).backward()
             nn.utils.clip_grad_norm_(network.parameters(), profile.training.gradient_clip)
             optimizer.step()
-        _wait(device)
+        wait_for(device)
 
     step_often(WARM_UP)
     return seconds_of(partial(step_often, steps)) / steps
@@ -255,11 +242,6 @@ def _save_noise(store: PatchStore, profile: Profile, patients: int) -> Segmentat
         store.save(PreparedCase(name, images, labels, grid, grid, ()))
     training, spacing_mm = profile.training, profile.preprocess.spacing_mm
     return SegmentationCrops(store, names, training.segmentation, training.augmentation, spacing_mm, seed=0)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peak_gib(work: Callable[[], object], device: torch.device) -> float:

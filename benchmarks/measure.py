@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mmpl.memory import keep_freed_memory
@@ -57,6 +58,25 @@ def seconds_of(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def product_tflops(dtype: torch.dtype, device: torch.device, size: int = 8192, products: int = 10) -> float:
+    """Measure what a product of large square matrices reaches, TFLOP/s: nothing but multiplying is done."""
+    square = torch.ones(size, size, dtype=dtype, device=device)
+
+    def multiply() -> None:
+        for _ in range(products):
+            torch.mm(square, square)
+        wait_for(device)
+
+    multiply()
+    return products * 2 * size**3 / seconds_of(multiply) / 1e12
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def same_labels(found: NDArray, expected: NDArray) -> float:
@@ -150,8 +170,6 @@ def memory_kib(name: str) -> int:
 
 def machine() -> str:
     """Describe what the figures hold for."""
-    import torch
-
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     native = "with" if torch.cpu._is_avx512_bf16_supported() else "without"

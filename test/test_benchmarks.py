@@ -89,7 +89,7 @@ class TestGpuParts:
 
     @pytest.fixture(autouse=True)
     def multiply_small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gpu, "measure_tflops", partial(gpu.measure_tflops, size=64))
+        monkeypatch.setattr(gpu, "product_tflops", partial(gpu.product_tflops, size=64))
 
     def test_sliding_window(self) -> None:
         assert "labels (at the median) the same on 100.000%" in gpu.sliding_window(self.MICRO, self.CPU, 1, models=2)
