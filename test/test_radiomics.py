@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from radiomics.glcm import RadiomicsGLCM
 from real import REAL_DATA
 from scipy import ndimage
 
@@ -12,8 +14,17 @@ from mmpl.case import Grid, Image
 from mmpl.geometry import to_sitk
 from mmpl.io.images import read_image
 from mmpl.labels import Label
-from mmpl.radiomics import FilterSettings, extract, feature_names, measure, read_settings
+from mmpl.radiomics import (
+    FilterSettings,
+    _feature_classes,
+    _laplacian_of_gaussian,
+    extract,
+    feature_names,
+    measure,
+    read_settings,
+)
 
+ZEROS = (0.0, 0.0, 0.0)
 IBSI = REAL_DATA / "ibsi_digital_phantom"
 
 # pyradiomics' name -> the IBSI's code. Not shared: the three planar diameters, TotalEnergy and MCC.
@@ -168,6 +179,27 @@ def test_cropping_for_each_filter_changes_nothing(resegment: tuple[float, float]
         np.testing.assert_allclose(value, theirs[name], rtol=tolerance, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.parametrize("spacing_xyz", [(1.0, 1.0, 1.0), (0.8, 1.1, 1.7)])
+def test_log_is_that_of_itk(spacing_xyz: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(3)
+    image = to_sitk(Image(rng.normal(40, 300, (24, 27, 30)).astype(np.float32), Grid((30, 27, 24), spacing_xyz, ZEROS)))
+    itk = sitk.LaplacianRecursiveGaussian(image, 1.5, normalizeAcrossScale=True)
+    theirs = sitk.GetArrayFromImage(itk)[5:-5, 5:-5, 5:-5]
+    ours = sitk.GetArrayFromImage(_laplacian_of_gaussian(image, 1.5, 5))
+    np.testing.assert_allclose(ours, theirs, atol=2e-6 * np.ptp(theirs))
+
+
+@pytest.mark.parametrize("levels", [1, 2, 12])
+def test_mcc_is_that_of_pyradiomics(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    image = to_sitk(Image(rng.integers(1, levels + 1, (5, 6, 7)).astype(np.float32), Grid((7, 6, 5), (1, 1, 1), ZEROS)))
+    region = sitk.Cast(image > 0, sitk.sitkUInt8)
+    ours, theirs = (make(image, region, binWidth=1) for make in (_feature_classes()["glcm"], RadiomicsGLCM))
+    for features in (ours, theirs):
+        features.enableFeatureByName("MCC")
+    np.testing.assert_allclose(ours.execute()["MCC"], theirs.execute()["MCC"], rtol=1e-6)
+
+
 def test_measures_what_is_there(case: tuple[Image, Image, Image], features: dict[str, float]) -> None:
     ct, _, mask = case
     assert all(np.isfinite(value) for value in features.values())
@@ -262,8 +294,10 @@ def test_region_without_room_for_the_filters_is_refused(case: tuple[Image, Image
         measure(case[0], inside, 25.0, read_settings(), shape=True)
 
 
-def test_says_nothing(case: tuple[Image, Image, Image], capfd: pytest.CaptureFixture[str]) -> None:
+def test_says_nothing(
+    case: tuple[Image, Image, Image], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     ct, pet, mask = case
     extract(Image(np.full(ct.voxels.shape, 40, np.int16), ct.grid), pet, mask)
     captured = capfd.readouterr()
-    assert (captured.out, captured.err) == ("", "")
+    assert (captured.out, captured.err, caplog.text) == ("", "", "")
