@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpl.case import InvalidInputError
 from mmpl.profile import ForestSettings
+from mmpl.radiomics import image_kind
 from mmpl.selection import distinct
 
 if TYPE_CHECKING:
@@ -124,10 +125,10 @@ class HpvModel:
     ) -> Self:
         """Impute, standardize, select radiomics, balance with SMOTE and grow the forest, as one pipeline.
 
-        How many radiomics are kept, and the size of the forest, are those of the highest balanced accuracy in a
-        repeated inner cross-validation of these patients. The deep score, the clinical columns and the indicators of
-        absent lesions always pass the selection. With a single patient in the minority class there is nothing to
-        interpolate, and SMOTE is left out.
+        Radiomics of the settings' images are candidates. How many are kept, and the size of the forest, are those of
+        the highest balanced accuracy in a repeated inner cross-validation of these patients. The deep score, the
+        clinical columns and the indicators of absent lesions always pass the selection. With a single patient in the
+        minority class there is nothing to interpolate, and SMOTE is left out.
 
         Args:
             positive: (n,) HPV status.
@@ -152,9 +153,11 @@ class HpvModel:
         if minority == 0:
             raise ValueError(f"all {len(status)} patients have the same HPV status; a forest needs both")
         names = (DEEP_SCORE, *radiomics_names, *clinical_names)
-        selectable = np.zeros(len(names), dtype=bool)
-        selectable[1 : 1 + len(radiomics_names)] = [not name.endswith("_absent") for name in radiomics_names]
-        always, most = int((~selectable).sum()), int(selectable.sum())
+        kinds = [image_kind(name) for name in radiomics_names]
+        passing = np.array([True, *(kind is None for kind in kinds), *(True for _ in clinical_names)])
+        candidate = np.zeros(len(names), dtype=bool)
+        candidate[1 : 1 + len(kinds)] = [kind in settings.radiomics_images for kind in kinds]
+        always, most = int(passing.sum()), int(candidate.sum())
         candidates = {
             "select__k": sorted({always + min(kept, most) for kept in settings.radiomics_kept}),
             "forest__n_estimators": list(settings.trees),
@@ -170,7 +173,7 @@ class HpvModel:
             [
                 ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
                 ("scale", StandardScaler()),
-                ("select", SelectKBest(_Relevance(selectable, max(settings.radiomics_kept)))),
+                ("select", SelectKBest(_Relevance(passing, candidate, max(settings.radiomics_kept)))),
                 ("balance", _smote(inner_minority if choosing else minority, seed)),
                 ("forest", RandomForestClassifier(max_features=COLUMNS_TRIED, random_state=seed)),
             ]
@@ -258,20 +261,22 @@ def _reproducible(content: bytes) -> bytes:
 
 
 class _Relevance:
-    """Score z-scored columns for SelectKBest: F-value where there is a choice, else infinity, -1 for a constant.
+    """Score z-scored columns for SelectKBest: infinity for those that pass, a candidate's F-value, else -1.
 
-    A column that repeats a more relevant one scores -1, too: the best ten of thousands are often one finding ten times.
+    A constant scores -1, too, and so does a column that repeats a more relevant one: the best ten of thousands are
+    often one finding ten times.
     """
 
-    def __init__(self, selectable: Bools, most: int) -> None:
-        self.selectable = selectable
+    def __init__(self, passing: Bools, candidate: Bools, most: int) -> None:
+        self.passing = passing
+        self.candidate = candidate
         self.most = most
 
     def __call__(self, columns: Floats, status: Bools) -> Floats:
         from sklearn.feature_selection import f_classif
 
-        scores = np.where(self.selectable, -1.0, np.inf)
-        candidates = np.flatnonzero(self.selectable & (columns.std(0) > 0.5))
+        scores = np.where(self.passing, np.inf, -1.0)
+        candidates = np.flatnonzero(self.candidate & (columns.std(0) > 0.5))
         if len(candidates):
             relevance = f_classif(columns[:, candidates], status)[0]
             ranked = candidates[np.argsort(-relevance, kind="stable")]

@@ -152,6 +152,7 @@ class ForestSettings(Settings):
     """The random forest of stage 2: what its inner cross-validation chooses from; see `mmpl.hpv`.
 
     Attributes:
+        radiomics_images: Whose radiomics may be kept: of the original images, of those a LoG or a wavelet made.
         radiomics_kept: Numbers of radiomics features to keep, as the others are candidates.
         inner_folds: Of the inner cross-validation, which is repeated `inner_repeats` times.
     """
@@ -159,6 +160,7 @@ class ForestSettings(Settings):
     trees: tuple[Count, ...]
     depth: tuple[Count, ...]
     minimum_leaf: tuple[Count, ...]
+    radiomics_images: tuple[Literal["original", "log", "wavelet"], ...]
     radiomics_kept: tuple[Count, ...]
     inner_folds: Annotated[int, Field(ge=2)]
     inner_repeats: Count

@@ -95,6 +95,12 @@ def feature_names() -> tuple[str, ...]:
     return tuple(names)
 
 
+def image_kind(feature_name: str) -> str | None:
+    """Tell what a feature of `feature_names()` is measured on: "original", "log" or "wavelet"; None of an absence."""
+    parts = feature_name.split("_")
+    return parts[2].split("-")[0] if len(parts) > 2 else None
+
+
 def extract(ct: Image, pet: Image | None, mask: Image) -> NDArray[np.float64]:
     """Measure both lesion classes.
 

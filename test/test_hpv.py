@@ -10,9 +10,16 @@ import pytest
 from mmpl.case import InvalidInputError
 from mmpl.hpv import DEEP_SCORE, TRUSTED_TYPES, Evidence, HpvModel, choose_threshold, ensemble
 from mmpl.profile import ForestSettings
+from mmpl.radiomics import image_kind
 
 SETTINGS = ForestSettings(
-    trees=(60,), depth=(5,), minimum_leaf=(10,), radiomics_kept=(8,), inner_folds=5, inner_repeats=1
+    trees=(60,),
+    depth=(5,),
+    minimum_leaf=(10,),
+    radiomics_images=("original",),
+    radiomics_kept=(8,),
+    inner_folds=5,
+    inner_repeats=1,
 )
 RADIOMICS = (*(f"ct_gtvp_original_{index}" for index in range(298)), "gtvp_absent", "gtvn_absent")
 CLINICAL = ("Tobacco Consumption=0", "Tobacco Consumption=1", "Tobacco Consumption=missing", "Age")
@@ -86,6 +93,20 @@ def test_only_selectable_radiomics_are_selected(model: HpvModel) -> None:
     assert set(model.names) - set(radiomics) == {DEEP_SCORE, "gtvp_absent", "gtvn_absent", *CLINICAL}
 
 
+@pytest.mark.parametrize(("images", "strong"), [(("original",), True), (("log",), False), (("log", "wavelet"), False)])
+def test_radiomics_of_the_named_images_alone_are_candidates(images: tuple[str, ...], strong: bool) -> None:
+    names = list(RADIOMICS)
+    names[100:200] = [f"pet_gtvn_log-sigma-3-0-mm-3D_{index}" for index in range(100)]
+    names[200:298] = [f"ct_gtvp_wavelet-LLH_{index}" for index in range(98)]
+    settings = SETTINGS.model_copy(update={"radiomics_images": images})
+    model = HpvModel.fit(*simulate(0, 280, 0.8), names, CLINICAL, settings, 0)
+    kinds = [kind for name in model.names if name in names and (kind := image_kind(name))]
+    assert set(kinds) == set(images)
+    assert len(kinds) == settings.radiomics_kept[0]
+    assert (RADIOMICS[STRONG] in model.names) == strong
+    assert {"gtvp_absent", "gtvn_absent"} <= set(model.names)
+
+
 def test_of_findings_that_repeat_each_other_one_is_kept() -> None:
     evidence, positive = simulate(12, 280, 0.8)
     radiomics = evidence.radiomics.copy()
@@ -98,8 +119,15 @@ def test_of_findings_that_repeat_each_other_one_is_kept() -> None:
 def test_the_inner_cross_validation_chooses() -> None:
     """Many columns of noise and deep trees on them cost accuracy; what is chosen is written down."""
     evidence, positive = simulate(0, 280, 0.8)
-    settings = ForestSettings(
-        trees=(20, 40), depth=(1, 6), minimum_leaf=(5,), radiomics_kept=(1, 60), inner_folds=4, inner_repeats=2
+    settings = SETTINGS.model_copy(
+        update={
+            "trees": (20, 40),
+            "depth": (1, 6),
+            "minimum_leaf": (5,),
+            "radiomics_kept": (1, 60),
+            "inner_folds": 4,
+            "inner_repeats": 2,
+        }
     )
     model = HpvModel.fit(evidence, positive, RADIOMICS, CLINICAL, settings, 0)
     assert set(model.choice) == {"trees", "depth", "minimum_leaf", "radiomics_kept", "inner_balanced_accuracy"}

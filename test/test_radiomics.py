@@ -1,5 +1,6 @@
 import json
 import logging
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from mmpl.radiomics import (
     _laplacian_of_gaussian,
     extract,
     feature_names,
+    image_kind,
     measure,
     read_settings,
 )
@@ -144,6 +146,7 @@ def test_names_are_those_that_pyradiomics_returns(case: tuple[Image, Image, Imag
     assert {"gtvp_absent", "gtvn_absent", "ct_gtvp_original_shape_MeshVolume"} <= set(names)
     assert {"pet_gtvn_log-sigma-3-0-mm-3D_glcm_Idm", "ct_gtvn_wavelet-HLH_glszm_ZoneEntropy"} <= set(names)
     assert not any(name.startswith("pet_") and "_shape_" in name for name in names)
+    assert Counter(map(image_kind, names)) == {None: 2, "original": 2 * (14 + 2 * 74), "log": 592, "wavelet": 2368}
 
     image = case[0]
     inside = np.zeros(image.voxels.shape, bool)
