@@ -78,7 +78,8 @@ def write_up(kept: Mapping[str, Measured]) -> str:
             if name in kept:
                 measured = kept[name]
                 row, number = measured.row, machines.index(measured.machine) + 1
-                when = f"{number}, {measured.date}, {measured.repeats} turns"
+                turns = "1 turn" if measured.repeats == 1 else f"{measured.repeats} turns"
+                when = f"{number}, {measured.date}, {turns}"
             elif name in GPU_PARTS:
                 row, when = GPU_PARTS[name].row, "no GPU yet"
             else:
