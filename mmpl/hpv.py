@@ -295,28 +295,23 @@ def _smote(minority: int, seed: int) -> object:
     return SMOTE(k_neighbors=min(NEIGHBORS, minority - 1), random_state=seed)
 
 
-def choose_threshold(probability: ArrayLike, positive: ArrayLike) -> float:
-    """Find the threshold, at or above which a patient is called positive, of the highest balanced accuracy.
+def choose_threshold(score: ArrayLike, positive: ArrayLike) -> float:
+    """Take the middle between the two classes' mean scores, at or above which a patient is called positive.
 
-    Any threshold between two neighboring probabilities decides alike. Of the best such gaps the widest is taken, and
-    its middle. The gaps end at 0 and 1.
+    The threshold of the best balanced accuracy follows single patients: with fifty negatives its SD, over folds, is
+    eight times as large, and its balanced accuracy on the patients left out lower by 0.01 (`train/LOG.md`).
 
     Args:
-        probability: (n,) in 0 to 1.
+        score: (n,) higher means more likely positive, on any scale.
         positive: (n,) HPV status.
 
     Raises:
         ValueError: If only one status is present.
     """
-    probability, status = np.asarray(probability, dtype=float), np.asarray(positive, dtype=bool)
+    score, status = np.asarray(score, dtype=float), np.asarray(positive, dtype=bool)
     if status.all() or not status.any():
         raise ValueError(f"all {len(status)} patients have the same HPV status; a threshold needs both")
-    edges = np.unique(np.concatenate([[0.0, 1.0], probability]))
-    called = probability[:, None] >= edges[None, 1:]
-    accuracy = (called[status].mean(0) + 1 - called[~status].mean(0)) / 2
-    best = accuracy >= accuracy.max() - 1e-12
-    widest = np.argmax(np.where(best, np.diff(edges), -1))
-    return float((edges[widest] + edges[widest + 1]) / 2)
+    return float((score[status].mean() + score[~status].mean()) / 2)
 
 
 def ensemble(member_probabilities: Sequence[float], threshold: float) -> HpvResult:

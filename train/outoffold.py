@@ -84,7 +84,7 @@ def make_results(
 
 
 def decide(workspace: Workspace, scheme: Scheme, score: Values) -> dict[str, float]:
-    """Call each patient HPV-positive or not by the threshold of best balanced accuracy on the other folds' patients.
+    """Call each patient HPV-positive or not by the threshold that the other folds' patients give.
 
     Args:
         workspace: Of the run.
@@ -96,9 +96,8 @@ def decide(workspace: Workspace, scheme: Scheme, score: Values) -> dict[str, flo
     decisions: dict[str, float] = {}
     for fold in sorted(set(fold_of.values())):
         others = [p for p in known if fold_of[p.patient_id] != fold]
-        values = np.array([score[p.patient_id] for p in others])
-        low, span = values.min(), float(np.ptp(values)) or 1.0
-        threshold = low + span * choose_threshold((values - low) / span, [bool(p.outcome.hpv_positive) for p in others])
+        values = [score[p.patient_id] for p in others]
+        threshold = choose_threshold(values, [bool(p.outcome.hpv_positive) for p in others])
         inside = [name for name, where in fold_of.items() if where == fold and name in score]
         decisions |= {name: float(score[name] >= threshold) for name in inside}
     return decisions

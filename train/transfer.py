@@ -3,8 +3,8 @@
 Several ways to decide, all fixed without a label of the new centers, are compared on predictions for their patients, by
 balanced accuracy and paired with a plain threshold of one half:
 
-- `patient-level`, `center-out`, `both`: the threshold of best balanced accuracy on the training patients' out-of-fold
-  probabilities, under one scheme or on the mean of the two (what the weights ship), for the mean of all models.
+- `patient-level`, `center-out`, `both`: the threshold that the training patients' out-of-fold probabilities give, under
+  one scheme or on the mean of the two (what the weights ship), for the mean of all models.
 - `center-out models`: the center-out models alone, with the center-out threshold.
 - `half`: one half, where a forest balanced by SMOTE puts even odds.
 - `shrunk`: half way between `both` and one half.
