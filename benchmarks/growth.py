@@ -1,5 +1,6 @@
 """Cost as work grows: time and memory against the length of the scan, the lesions, the models and the cohort."""
 
+import csv
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,14 +14,17 @@ from benchmarks.measure import MIB, Apart, memory_kib, peak_mib, seconds_of
 from benchmarks.parts import SAMPLE, Row
 from benchmarks.scans import draw_lesions, draw_scan
 from mmpl.case import Case, Image
+from mmpl.clinical import fields
 from mmpl.io.challenge import read_challenge_case
 from mmpl.io.images import write_image
+from mmpl.labels import Column
 from mmpl.pipeline import Pipeline
 from mmpl.predict import predict
 from mmpl.radiomics import extract
 from mmpl.weights import load_ensemble
 
 CPU = torch.device("cpu")
+COHORTS = (1, 10, 100, 1000)
 
 
 def answer(case: Case) -> None:
@@ -91,13 +95,14 @@ def cohort(repeats: int) -> Row:
         sources = {"CT": Path(work) / "ct.nii.gz", "PT": Path(work) / "pet.nii.gz"}
         for source, image in zip(sources.values(), (case.ct, case.pet), strict=True):
             write_image(source, image)
-        for count in (1, 10, 100, 1000):
+        for count in COHORTS:
             folder = Path(work) / str(count)
             names = [f"P-{number:04d}" for number in range(count)]
             folder.mkdir()
-            header = "PatientID,Age,Gender,Tobacco Consumption,Alcohol Consumption,Performance Status,Treatment,M-stage"
-            rows = "\n".join(f"{name},61,1,,,1,1,M0" for name in names)
-            (folder / "cohort.csv").write_text(f"{header}\n{rows}\n")
+            with (folder / "cohort.csv").open("w", newline="") as file:
+                table = csv.DictWriter(file, [*Column, *fields()])
+                table.writeheader()
+                table.writerows({Column.PATIENT_ID: name} for name in names)
             for kind, source in sources.items():
                 for name in names:
                     (folder / f"{name}__{kind}.nii.gz").symlink_to(source)

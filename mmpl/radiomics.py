@@ -183,6 +183,7 @@ def _filtered_images(image: Image, box: Box, settings: RadiomicsSettings) -> Ite
     Each filter sees no more around the box than can change its response inside: half the time of filtering the whole
     grid for all.
     """
+    import SimpleITK as sitk
     from radiomics import imageoperations
 
     yield "original", to_sitk(_crop(image, box, 0))
@@ -193,7 +194,7 @@ def _filtered_images(image: Image, box: Box, settings: RadiomicsSettings) -> Ite
         room = _wavelet_margin(settings.filters.wavelet)
         source = to_sitk(_crop(image, box, room))
         for filtered, name, _ in imageoperations.getWaveletImage(source, None, wavelet=settings.filters.wavelet):
-            yield name, filtered[room:-room, room:-room, room:-room]
+            yield name, sitk.Crop(filtered, [room] * 3, [room] * 3)
 
 
 def _laplacian_of_gaussian(image: "sitk.Image", sigma_mm: float, room: int) -> "sitk.Image":
@@ -205,8 +206,9 @@ def _laplacian_of_gaussian(image: "sitk.Image", sigma_mm: float, room: int) -> "
     import SimpleITK as sitk
 
     def along(axis: int, order: int, source: "sitk.Image") -> "sitk.Image":
-        filtered = sitk.RecursiveGaussian(source, sigma_mm, True, order, axis) / source.GetSpacing()[axis] ** order
-        return filtered[tuple(slice(room, -room) if i == axis else slice(None) for i in range(3))]
+        border = [room if i == axis else 0 for i in range(3)]
+        filtered = sitk.Crop(sitk.RecursiveGaussian(source, sigma_mm, True, order, axis), border, border)
+        return sitk.ShiftScale(filtered, 0.0, source.GetSpacing()[axis] ** -order)
 
     smooth, curved = along(0, 0, image), along(0, 2, image)
     smooth, curved = along(1, 0, smooth), along(1, 2, smooth) + along(1, 0, curved)
@@ -243,7 +245,7 @@ def _measure_classes(
 ) -> dict[str, float]:
     """Measure feature classes of one image, which share its gray levels."""
     binned: list[Any] = []
-    values = {}
+    values: dict[str, float] = {}
     for class_name in class_names:
         features = _feature_classes()[class_name](image, region, binned=binned, **how).execute()
         values |= {f"{image_name}_{class_name}_{name}": float(value) for name, value in features.items()}

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as program
-from benchmarks import gpu
-from benchmarks.growth import GROWTH
+from benchmarks import gpu, growth
 from benchmarks.measure import Apart, Comparison, alternate, machine, peak_mib
 from benchmarks.parts import PARTS, Row, our_network, plain_network, prepare_ours, prepare_plainly
 from benchmarks.scans import draw_lesions, draw_scan
@@ -118,6 +117,11 @@ class TestGpuParts:
             program.main(["gpu step"])
 
 
+def test_a_cohort_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "COHORTS", (1, 2))
+    assert re.fullmatch(r"1: .* MiB in all; 2: \d+ s \(\d+\.\d\d s each\), \d+ MiB in all", growth.cohort(1).result)
+
+
 def test_what_was_measured_is_written_up(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(program, "FOLDER", tmp_path)
     monkeypatch.setitem(program.ALL, "radiomics", lambda repeats: Row("one", "other", ">= 2", f"{repeats} turns"))
@@ -132,4 +136,4 @@ def test_what_was_measured_is_written_up(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "radiomics: 3 turns" in capsys.readouterr().out
     with pytest.raises(Exception, match="no part other"):
         program.main(["other"])
-    assert not set(PARTS) & set(GROWTH)
+    assert not set(PARTS) & set(growth.GROWTH)
