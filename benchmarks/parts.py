@@ -118,9 +118,9 @@ def radiomics(repeats: int) -> Row:
 
 
 def spread(name: str, features: Mapping[str, float]) -> str:
-    """Say why a median differs by more than a share of itself: it lies next to zero."""
+    """Say what a median lies among: next to zero, a share of itself is little."""
     quartiles = features.get(name.removesuffix("Median") + "InterquartileRange")
-    return f" (next to zero, of values whose quartiles are {quartiles:.3g} apart)" if quartiles else ""
+    return f" (of values whose quartiles are {quartiles:.3g} apart)" if quartiles else ""
 
 
 def window(repeats: int) -> Row:

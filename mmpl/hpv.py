@@ -23,6 +23,7 @@ from mmpl.selection import distinct
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
+    from sklearn.feature_selection import SelectKBest
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -132,7 +133,7 @@ class HpvModel:
 
         Args:
             positive: (n,) HPV status.
-            radiomics_names: p names; those that end in "_absent" are indicators.
+            radiomics_names: p names, as `mmpl.radiomics.image_kind` reads them.
             clinical_names: q names.
 
         Raises:
@@ -140,7 +141,6 @@ class HpvModel:
         """
         from imblearn.pipeline import Pipeline
         from sklearn.ensemble import RandomForestClassifier
-        from sklearn.feature_selection import SelectKBest
         from sklearn.impute import SimpleImputer
         from sklearn.model_selection import GridSearchCV, RepeatedStratifiedKFold
         from sklearn.preprocessing import StandardScaler
@@ -173,7 +173,7 @@ class HpvModel:
             [
                 ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
                 ("scale", StandardScaler()),
-                ("select", SelectKBest(_Relevance(passing, candidate, max(settings.radiomics_kept)))),
+                ("select", _selection(_Relevance(passing, candidate, max(settings.radiomics_kept)))),
                 ("balance", _smote(inner_minority if choosing else minority, seed)),
                 ("forest", RandomForestClassifier(max_features=COLUMNS_TRIED, random_state=seed)),
             ]
@@ -283,6 +283,17 @@ class _Relevance:
             kept = ranked[distinct(columns[:, ranked], REPEATED_CORRELATION, self.most)]
             scores[kept] = relevance[np.searchsorted(candidates, kept)]
         return scores
+
+
+def _selection(relevance: _Relevance) -> "SelectKBest":
+    """Return a selection of the k best columns, or of fewer, where the others score below zero."""
+    from sklearn.feature_selection import SelectKBest
+
+    class Selection(SelectKBest):
+        def _get_support_mask(self) -> Bools:
+            return super()._get_support_mask() & (self.scores_ >= 0)
+
+    return Selection(relevance)
 
 
 def _smote(minority: int, seed: int) -> object:

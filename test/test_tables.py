@@ -34,7 +34,7 @@ class Run:
 
 
 def test_a_decision_never_sees_its_own_fold() -> None:
-    """In fold 1 the scores lie elsewhere: its own best threshold would be 10.5, the other fold's is between 0 and 1."""
+    """In fold 1 the scores lie elsewhere: its own threshold would be 10.5, the other fold's is 0.5."""
     patients = make_patients([False, False, True, True, False, False, True, True])
     score = dict(zip((p.patient_id for p in patients), (0, 0, 1, 1, 10, 10, 11, 11), strict=True))
     folds = {p.patient_id: i // 4 for i, p in enumerate(patients)}
