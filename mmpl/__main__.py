@@ -64,11 +64,15 @@ def evaluate(
     """Score the predictions in OUT against COHORT by the official metrics, with 95% bootstrap intervals."""
     from mmpl.evaluate import evaluate as evaluate_predictions
     from mmpl.evaluate import print_table
+    from mmpl.files import refuse_inside, write_whole
 
+    if json:
+        refuse_inside(json, cohort)
     evaluation = evaluate_predictions(out, cohort, against)
     print_table(evaluation)
     if json:
-        json.write_text(evaluation.to_json())
+        with write_whole(json) as partial:
+            partial.write_text(evaluation.to_json())
 
 
 @app.command()

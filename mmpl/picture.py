@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mmpl.case import Case, Grid, Image
+from mmpl.files import write_whole
 from mmpl.geometry import Interpolation, extent_mm, index_to_mm, resample
 from mmpl.labels import LESIONS, Label
 
@@ -108,12 +109,8 @@ def draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float |
     figure.text(0.04, 1 - 0.3 / height, f"Patient {result.patient_id}", fontsize=14, weight="bold", color=_INK)
     figure.text(0.04, 0.16 / height, SMALL_PRINT, fontsize=8, color=_GREY)
 
-    partial = path.with_name(f".partial.{path.name}")
-    try:
+    with write_whole(path) as partial:
         figure.savefig(partial, format="png")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def lesion_centers_mm(mask: Image) -> dict[Label, NDArray[np.float64]]:

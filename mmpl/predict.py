@@ -2,7 +2,8 @@
 
 import csv
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,13 +11,14 @@ from rich.progress import Progress
 
 from mmpl.case import InvalidInputError
 from mmpl.evaluate import PREDICTIONS_FILE
+from mmpl.files import refuse_inside, write_whole
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
 from mmpl.labels import Column
 from mmpl.memory import keep_freed_memory
 from mmpl.picture import draw
-from mmpl.pipeline import PatientResult, Pipeline
-from mmpl.report import write_report
+from mmpl.pipeline import Pipeline
+from mmpl.report import ReportedAnswer, read_report, write_report
 from mmpl.weights import load_ensemble
 
 COLUMNS = (
@@ -29,40 +31,46 @@ COLUMNS = (
     "flags",
 )
 
-log = logging.getLogger(__name__)
+TABLE_SHARE = 0.05
+"""The most of the time that writing the table may take while patients are answered; at the end it is always whole."""
 
-Row = dict[str, str]
+log = logging.getLogger(__name__)
 
 
 def predict(cohort: Path, out: Path, pictures: bool = True, models: Sequence[str] = ()) -> dict[str, str]:
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
-    Each patient's mask `<PatientID>.nii.gz`, picture `<PatientID>.png` and report `<PatientID>.json` are written before
-    the row in `predictions.csv`, so a patient with a row is finished. The released outcomes are never looked at.
+    Of each patient the mask `<PatientID>.nii.gz` comes first, then the report `<PatientID>.json`, with which the
+    patient is finished, then the picture `<PatientID>.png`. `predictions.csv` is made of all reports in the folder, so
+    that several of these programs may answer parts of a cohort into one. The released outcomes are never looked at.
 
     Args:
         cohort: A folder in the released layout.
-        out: Takes the answers.
+        out: Takes the answers; not in the cohort's folder, whose masks have the same names.
         pictures: Whether to draw them.
         models: Which models of the ensemble answer, by name; by default all.
 
     Returns:
         What went wrong, by patient; such a patient has no row.
+
+    Raises:
+        OverwriteError: `out` lies in the cohort's folder.
     """
     keep_freed_memory()
+    refuse_inside(out, cohort)
     patients = read_cohort(cohort)
     ensemble = load_ensemble().only(models)
     for member in ensemble.members:
         member.keep()
     pipeline = Pipeline(ensemble, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     out.mkdir(parents=True, exist_ok=True)
-    table = out / PREDICTIONS_FILE
-    rows = _read_rows(table)
+    table = _Table(out)
     failures: dict[str, str] = {}
     with Progress() as progress:
         for patient in progress.track(patients.patients, description="predicting"):
             name = patient.patient_id
-            if name in rows and (out / f"{name}.nii.gz").is_file():
+            mask, report = out / f"{name}.nii.gz", out / f"{name}.json"
+            if mask.is_file() and read_report(report):
                 continue
             try:
                 case = patients.read_case(name)
@@ -74,40 +82,65 @@ def predict(cohort: Path, out: Path, pictures: bool = True, models: Sequence[str
                 log.debug("unforeseen", exc_info=True)
                 failures[name] = f"{type(error).__name__}: {error}"
                 continue
-            write_image(out / f"{name}.nii.gz", result.segmentation.mask)
+            write_image(mask, result.segmentation.mask)
+            write_report(report, result, ensemble)
+            table.write_now_and_then()
             if pictures:
-                draw(case, result, out / f"{name}.png", ensemble.hpv_threshold)
-            write_report(out / f"{name}.json", result, ensemble)
-            rows[name] = _row(result)
-            _write_rows(table, rows.values())
+                try:
+                    draw(case, result, out / f"{name}.png", ensemble.hpv_threshold)
+                except Exception as error:  # a picture is worth no answer
+                    log.warning("%s: no picture (%s: %s)", name, type(error).__name__, error)
+    table.write()
     return failures
 
 
-def _row(result: PatientResult) -> Row:
-    hpv, survival = result.complete
-    values = (
-        result.patient_id,
-        f"{survival.risk_score:.6f}",
-        f"{hpv.probability:.6f}",
-        str(int(hpv.positive)),
-        f"{result.gtvp_ml:.3f}",
-        f"{result.gtvn_ml:.3f}",
-        "; ".join(result.flags),
+class _Table:
+    """`predictions.csv`: the answers of every report in its folder, whoever wrote it, sorted by patient."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, tuple[int, ReportedAnswer | None]] = {}
+        self._written = 0.0  # seconds of the clock
+        self._took_s = 0.0
+
+    def write_now_and_then(self) -> None:
+        """Write the table if that has not taken more than its share of the time of late."""
+        if time.monotonic() - self._written >= self._took_s / TABLE_SHARE:
+            self.write()
+
+    def write(self) -> None:
+        """Write the table, once more where another program finished a patient meanwhile, so that no row is lost."""
+        started = time.monotonic()
+        answers = self._answers()
+        while True:
+            with write_whole(self._folder / PREDICTIONS_FILE) as partial, partial.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(COLUMNS)
+                writer.writerows(map(_row, answers))
+            written, answers = answers, self._answers()
+            if answers == written:
+                break
+        self._written = time.monotonic()
+        self._took_s = self._written - started
+
+    def _answers(self) -> list[ReportedAnswer]:
+        """Read the reports that are new."""
+        for path in self._folder.glob("[!.]*.json"):
+            changed = path.stat().st_mtime_ns
+            if self._read.get(path, (None,))[0] != changed:
+                self._read[path] = changed, read_report(path)
+        found = [(path.stem, answer) for path, (_, answer) in sorted(self._read.items())]
+        return [answer for stem, answer in found if answer and answer.patient_id == stem]
+
+
+def _row(answer: ReportedAnswer) -> tuple[str, ...]:
+    """Write a patient's answers as a row of COLUMNS."""
+    return (
+        answer.patient_id,
+        f"{answer.risk_score:.6f}",
+        f"{answer.hpv_probability:.6f}",
+        str(int(answer.hpv_positive)),
+        f"{answer.gtvp_ml:.3f}",
+        f"{answer.gtvn_ml:.3f}",
+        "; ".join(answer.flags),
     )
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-def _read_rows(table: Path) -> dict[str, Row]:
-    if not table.is_file():
-        return {}
-    with table.open(newline="") as file:
-        return {row[Column.PATIENT_ID.value]: row for row in csv.DictReader(file)}
-
-
-def _write_rows(table: Path, rows: Iterable[Row]) -> None:
-    partial = table.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(table)

@@ -1,10 +1,12 @@
 """What is kept of one patient beside the answers, as JSON: each model's own, flags and notes."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmpl import __version__
+from mmpl.files import write_whole
 from mmpl.pipeline import PatientResult
 from mmpl.weights import Ensemble
 
@@ -36,9 +38,41 @@ def describe(result: PatientResult, ensemble: Ensemble) -> dict[str, Any]:
 
 def write_report(path: Path, result: PatientResult, ensemble: Ensemble) -> None:
     """Write a report, whole or not at all."""
-    partial = path.with_name(f".partial.{path.name}")
-    try:
+    with write_whole(path) as partial:
         partial.write_text(json.dumps(describe(result, ensemble), indent=1) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class ReportedAnswer:
+    """The ensemble's answers as a report holds them, for a table of many patients.
+
+    Attributes:
+        risk_score: Recurrence risk, higher is worse.
+        hpv_probability, hpv_positive: Mean of the models' probabilities, and the decision.
+        gtvp_ml, gtvn_ml: Volumes, ml.
+    """
+
+    patient_id: str
+    risk_score: float
+    hpv_probability: float
+    hpv_positive: bool
+    gtvp_ml: float
+    gtvn_ml: float
+    flags: tuple[str, ...]
+
+
+def read_report(path: Path) -> ReportedAnswer | None:
+    """Read the answers back from a report; None where the file is not a whole report of all tasks."""
+    try:
+        content = json.loads(path.read_text())
+        return ReportedAnswer(
+            patient_id=str(content["patient"]),
+            risk_score=float(content["risk"]["score"]),
+            hpv_probability=float(content["hpv"]["probability"]),
+            hpv_positive=bool(content["hpv"]["positive"]),
+            gtvp_ml=float(content["gtvp_ml"]),
+            gtvn_ml=float(content["gtvn_ml"]),
+            flags=tuple(map(str, content["flags"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from mmpl.case import Image, InvalidInputError
 from mmpl.clinical import fields
+from mmpl.files import PARTIAL
 from mmpl.hpv import HpvResult
 from mmpl.io import challenge
 from mmpl.io.challenge import (
@@ -24,7 +25,7 @@ from mmpl.io.challenge import (
     read_clinical_file,
     write_challenge_result,
 )
-from mmpl.io.images import PARTIAL, read_image
+from mmpl.io.images import read_image
 from mmpl.labels import Task
 from mmpl.pipeline import PatientResult
 from mmpl.segmentation import Segmentation

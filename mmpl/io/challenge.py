@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict
 
 from mmpl.case import Case, ClinicalRecord, InvalidInputError
 from mmpl.clinical import read_record
+from mmpl.files import PARTIAL, write_whole
 from mmpl.geometry import common_grid
-from mmpl.io.images import IMAGE_SUFFIXES, PARTIAL, read_image, write_image
+from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
 from mmpl.labels import Task
 from mmpl.mend import mend
 from mmpl.pipeline import PatientResult
@@ -225,11 +226,5 @@ def _finite(risk_score: float) -> float:
 
 
 def _write_json(path: Path, content: float | bool, partial_folder: Path) -> None:
-    partial = partial_folder / f"{PARTIAL}{path.name}"
-    try:
+    with write_whole(path, partial_folder) as partial:
         partial.write_text(json.dumps(content) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)

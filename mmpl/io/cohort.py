@@ -68,7 +68,11 @@ class Cohort:
         return self._by_id[patient_id]
 
     def mask_path(self, patient_id: str) -> Path | None:
-        """Find a patient's reference mask; None where there is none."""
+        """Find a patient's reference mask; None where there is none.
+
+        Raises:
+            InvalidInputError: There is one in the patient's folder and another in the cohort's.
+        """
         path = _find(self.folder, patient_id, f"{patient_id}.nii.gz")
         return path if path.is_file() else None
 
@@ -296,18 +300,33 @@ def _parse_days(text: str) -> float:
 
 
 def _find(folder: Path, patient_id: str, name: str) -> Path:
-    """Give the path of a patient's file, in the patient's folder or, where it lies there, in the cohort's."""
-    flat = folder / name
-    return flat if flat.is_file() else folder / patient_id / name
+    """Give the path of a patient's file, in the patient's folder or, where it lies there, in the cohort's.
+
+    Raises:
+        InvalidInputError: It lies in both.
+    """
+    flat, nested = folder / name, folder / patient_id / name
+    if flat.is_file() and nested.is_file():
+        raise InvalidInputError(f"{flat} and {nested}: one of the two is too many")
+    return flat if flat.is_file() else nested
 
 
 def _check_images(folder: Path, patient_id: str) -> list[str]:
-    names = {image: f"{patient_id}__{image}.nii.gz" for image in ("CT", "PT")}
-    return [
-        f"patient {patient_id}: no {image} image, neither {folder / patient_id / name} nor {folder / name}"
-        for image, name in names.items()
-        if not _find(folder, patient_id, name).is_file()
-    ]
+    """List the images that a patient lacks, and the images and masks that are there twice."""
+    wrong = []
+    for name, needed in (
+        (f"{patient_id}__CT.nii.gz", "CT image"),
+        (f"{patient_id}__PT.nii.gz", "PT image"),
+        (f"{patient_id}.nii.gz", None),
+    ):
+        try:
+            found = _find(folder, patient_id, name).is_file()
+        except InvalidInputError as error:
+            wrong.append(f"patient {patient_id}: {error}")
+            continue
+        if needed and not found:
+            wrong.append(f"patient {patient_id}: no {needed}, neither {folder / patient_id / name} nor {folder / name}")
+    return wrong
 
 
 def _read_mask(path: Path, ct: Grid) -> Image:

@@ -6,11 +6,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from mmpl.case import Grid, Image, InvalidInputError
+from mmpl.files import write_whole
 from mmpl.geometry import to_sitk
 from mmpl.io.damage import caught_stderr, check_header, check_stored, check_written
 
-PARTIAL = ".partial."
-"""How the name of a file begins that is not whole yet."""
 IMAGE_SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff")
 
 
@@ -84,14 +83,11 @@ def write_image(path: Path, image: Image, partial_folder: Path | None = None) ->
     Raises:
         OSError: It cannot be written, as where the disk is full.
     """
-    partial = (partial_folder or path.parent) / f"{PARTIAL}{path.name}"
     voxels, complaints = to_sitk(Image(np.ascontiguousarray(image.voxels), image.grid)), list[str]()
-    try:
-        with caught_stderr(complaints):
-            sitk.WriteImage(voxels, str(partial), True, 1)
+    with write_whole(path, partial_folder) as partial:
+        try:
+            with caught_stderr(complaints):
+                sitk.WriteImage(voxels, str(partial), True, 1)
+        except RuntimeError as error:
+            raise OSError(str(error).strip().splitlines()[-1].strip()) from error
         check_written(partial)
-        partial.replace(path)
-    except (RuntimeError, OSError) as error:
-        raise OSError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1].strip()})") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import NAMESPACE_OID, uuid5
 
 from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient
+from mmpl.files import write_whole
 from mmpl.labels import Column
 from mmpl.phantom.centers import CenterGroup
 from mmpl.phantom.latent import CLINICAL_COLUMNS, LatentPatient, center_of, draw_patients
@@ -68,7 +69,7 @@ def write_cohort(
     The table comes last, so a folder that has it is complete.
 
     Raises:
-        InvalidInputError: The folder holds patients of another seed or other settings.
+        InvalidInputError: The folder holds patients of another seed or other settings, or other files.
     """
     from joblib import Parallel, delayed
     from rich.progress import track
@@ -183,8 +184,10 @@ def _is_written(out: Path, patient: LatentPatient) -> bool:
 
 
 def _write_truth(path: Path, patients: tuple[LatentPatient, ...]) -> None:
-    """Write the latent variables, unless those there belong to other patients."""
+    """Write the latent variables, unless those there, or other files, belong to other patients."""
     text = _csv(truth_row(patient) for patient in patients)
+    if not path.is_file() and any(not there.name.startswith(".") for there in path.parent.iterdir()):
+        raise InvalidInputError(f"{path.parent}: holds other files than a synthetic cohort's; name an empty folder")
     if path.is_file():
         there, wanted = path.read_text().splitlines(), text.splitlines()
         common = min(len(there), len(wanted))
@@ -204,7 +207,5 @@ def _csv(rows: Iterable[Mapping[str, object]]) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write a whole file or none."""
-    partial = path.with_name(f".partial.{path.name}")
-    partial.write_text(text)
-    partial.replace(path)
+    with write_whole(path) as partial:
+        partial.write_text(text)
