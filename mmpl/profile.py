@@ -103,20 +103,31 @@ class AugmentationSettings(Settings):
 
 
 class SegmentationTraining(Settings):
-    """Stage 1's optimization."""
+    """Stage 1's optimization.
+
+    Attributes:
+        micro_batch: How many crops are in memory at once; the gradients of a batch's pieces add up to that of the
+            whole. By default the whole batch.
+    """
 
     steps: Count
     batch: Count
+    micro_batch: Count | None = None
     learning_rate: Positive
     crop_xyz: Size
     lesion_fraction: Annotated[float, Field(ge=0, le=1)]
 
 
 class OutcomeTraining(Settings):
-    """Stage 2's or stage 3's optimization."""
+    """Stage 2's or stage 3's optimization.
+
+    Attributes:
+        micro_batch: As of stage 1.
+    """
 
     steps: Count
     batch: Count
+    micro_batch: Count | None = None
     learning_rate: Positive
     crop_xyz: Size
     jitter_mm: Annotated[float, Field(ge=0)]

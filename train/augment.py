@@ -66,7 +66,7 @@ def warped_crop(
     box = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
 
     def read(source: NDArray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(source[box])).to(device).float()
+        return upload(np.ascontiguousarray(source[box]), device).float()
 
     steps = torch.meshgrid(*(torch.arange(n, device=device) - (n - 1) / 2 for n in size), indexing="ij")
     matrix, first, shift = (
@@ -77,6 +77,12 @@ def warped_crop(
     ct_and_pet = read(images)
     crop = torch.cat([_interpolate(ct_and_pet[:1], places), _interpolate(ct_and_pet[1:], places + shift)])
     return crop, crop[:0] if labels is None else _interpolate(read(labels) / 255, places).clamp(0, 1)
+
+
+def upload(values: NDArray, device: torch.device) -> Tensor:
+    """Copy an array to a device: to a GPU from pinned memory, so that the copy runs beside the step under way."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def vary_intensities(crop: Tensor, settings: AugmentationSettings, rng: np.random.Generator) -> Tensor:

@@ -3,25 +3,31 @@
 import csv
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
 
+from mmpl.files import write_whole
 from mmpl.network import StageNetwork
 from mmpl.profile import OutcomeTraining, SegmentationTraining, TrainingSettings
 from train.patches import Batch, DrawBatch
 
+PrecisionName = Literal["bf16-mixed", "16-mixed", "32-true"]
+
 LOG_EVERY = 20
+MOST_SKIPPED = 100
+"""Steps in a row without a finite gradient that end a training; a loss scale finds its place within twenty."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Job:
         return self.folder / "checkpoint.pt"
 
 
-def choose_precision() -> Literal["bf16-mixed", "16-mixed", "32-true"]:
+def choose_precision() -> PrecisionName:
     """Mix in the 16-bit format that the hardware multiplies: bfloat16, else on a GPU float16 with scaled losses."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
@@ -86,6 +92,9 @@ def train(job: Job, devices: int = 1, accelerator: str = "auto") -> None:
         job: What to train.
         devices: With more than one, each is a process that draws batches of its own (DDP): the batch grows with them.
         accelerator: As Fabric names it.
+
+    Raises:
+        ArithmeticError: The gradient is never finite.
     """
     if job.finished.is_file():
         return
@@ -95,93 +104,157 @@ def train(job: Job, devices: int = 1, accelerator: str = "auto") -> None:
     fabric.launch(partial(_train, job=job))
 
 
+class Optimization:
+    """A network on its device, its optimizer and its moving average, and the step that all three stages take.
+
+    A gradient that is not finite changes no weight; where losses are scaled (float16) the scale is halved, too, as it
+    is meant to be. Nothing in a step waits for the device.
+
+    Attributes:
+        network: Under training.
+        average: The moving average of its weights by name, which is what is kept.
+        steps: Taken so far, those without effect counted in.
+    """
+
+    def __init__(self, fabric: Fabric, job: Job) -> None:
+        self._fabric, self._job = fabric, job
+        self._micro_batch = job.stage.micro_batch or job.stage.batch
+        self.network = job.network
+        if (
+            fabric.device.type == "cpu"
+        ):  # a sixth faster there; CUDA's group norm would make its inputs contiguous again
+            self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        optimizer = AdamW(
+            self.network.parameters(), lr=job.stage.learning_rate, weight_decay=job.shared.weight_decay, fused=True
+        )
+        self._wrapped, self._optimizer = fabric.setup(self.network, optimizer)
+        self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
+        self.steps = 0
+
+    def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+        """Take a step at a learning rate, the batch in pieces whose gradients add up to that of the whole.
+
+        Returns:
+            The loss, and whether the gradient was finite; both stay on the device.
+        """
+        parts = batch.split(self._micro_batch)
+        losses = []
+        for number, part in enumerate(parts, 1):
+            with self._fabric.no_backward_sync(self._wrapped, enabled=number < len(parts)):
+                share = len(part.images) / len(batch.images)
+                loss = self._job.loss(self._wrapped(part.images), *part.targets) * share
+                self._fabric.backward(loss)
+            losses.append(loss.detach())
+        optimizer, scaler = self._optimizer.optimizer, getattr(self._fabric.strategy.precision, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        norm = clip_grad_norm_(self.network.parameters(), self._job.shared.gradient_clip)
+        finite = norm.isfinite()
+        if scaler is None:
+            optimizer.found_inf = (~finite).float()  # the fused step then leaves everything as it is
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        weight = 1 - average_decay(self.steps, self._job.shared.average_decay) if self.steps else 1.0
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), list(self.network.parameters()), weight)
+        self.steps += 1
+        return torch.stack(losses).sum(), finite
+
+    def state(self) -> dict[str, Any]:
+        """Collect all that the next step depends on."""
+        return {
+            "steps": self.steps,
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimizer": self._optimizer.state_dict(),
+            "precision": self._fabric.strategy.precision.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state that was collected."""
+        self.steps = state["steps"]
+        self.network.load_state_dict(state["network"])
+        self.average = state["average"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._fabric.strategy.precision.load_state_dict(state["precision"])
+
+
 def _train(fabric: Fabric, job: Job) -> None:
-    torch.backends.cudnn.deterministic = True
-    optimizer = torch.optim.AdamW(
-        job.network.parameters(), lr=job.stage.learning_rate, weight_decay=job.shared.weight_decay
-    )
-    job.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # a sixth faster on a CPU
-    network, optimizer = fabric.setup(job.network, optimizer)
-    averaged = AveragedModel(job.network, multi_avg_fn=_follow(job.shared.average_decay))
-    scaler = fabric.strategy.precision
+    # the CPU resumes to the last byte; some of CUDA's backward passes cannot, so that nothing is lost by the fastest
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    optimization = Optimization(fabric, job)
     first = job.first
     if job.checkpoint.is_file():
         saved = torch.load(job.checkpoint, map_location=fabric.device, weights_only=True)
-        job.network.load_state_dict(saved["network"])
-        averaged.load_state_dict(saved["averaged"])
-        optimizer.load_state_dict(saved["optimizer"])
-        scaler.load_state_dict(saved["scaler"])
-        first = saved["step"]
+        optimization.restore(saved)
+        first = job.first + optimization.steps
     log = _Log(job.folder, first) if fabric.is_global_zero else None
-    network.train()
+    optimization.network.train()
     turns = [step * fabric.world_size + fabric.global_rank for step in range(first, job.stage.steps)]
     for step, (turn, batch) in enumerate(draw_ahead(job.draw, turns, fabric.device), first):
         torch.manual_seed(job.seed * 1_000_003 + turn)  # dropout, the only randomness beside the batch
         rate = learning_rate(step, job.stage.steps, job.stage.learning_rate, job.shared.warmup_fraction)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = job.loss(network(batch.images), *batch.targets)
-        fabric.backward(loss)
-        fabric.clip_gradients(network, optimizer, max_norm=job.shared.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        averaged.update_parameters(job.network)
+        loss, finite = optimization.step(batch, rate)
         if log is None:
             continue
         done = step + 1
-        log.add(loss.detach())
+        log.add(loss, finite)
         if done % LOG_EVERY == 0 or done == job.stage.steps:
             log.write(done, rate)
         if done % job.shared.checkpoint_every == 0:
-            state = {
-                "step": done,
-                "network": job.network.state_dict(),
-                "averaged": averaged.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(),
-            }
-            partial = job.checkpoint.with_suffix(".partial")
-            torch.save(state, partial)
-            partial.replace(job.checkpoint)
+            with write_whole(job.checkpoint) as partial:
+                torch.save(optimization.state(), partial)
     if log is not None:
         log.close()
-        partial = job.finished.with_suffix(".partial")
-        weights = averaged.module.state_dict()
-        save_file({name: value.half().cpu().contiguous() for name, value in weights.items()}, partial)
-        partial.replace(job.finished)
+        weights = {name: value.half().cpu().contiguous() for name, value in optimization.average.items()}
+        with write_whole(job.finished) as partial:
+            save_file(weights, partial)
         job.checkpoint.unlink(missing_ok=True)
 
 
 def draw_ahead(draw: DrawBatch, turns: Iterable[int], device: torch.device) -> Iterator[tuple[int, Batch]]:
-    """Give each turn and its batch, while a thread draws the next, so that the network does not wait for the images."""
+    """Give each turn and its batch, while a thread draws the next, so that the network does not wait for the images.
+
+    On a GPU the thread works on a stream of its own, beside the step that runs.
+    """
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def draw_apart(turn: int) -> Batch:
+        with torch.cuda.stream(stream):  # without a stream it does nothing
+            return draw(turn, device)
+
+    def hand_over(coming: Future[Batch]) -> Batch:
+        batch = coming.result()
+        if stream is not None:
+            current = torch.cuda.current_stream(device)
+            current.wait_stream(stream)
+            for tensor in (batch.images, *batch.targets):
+                tensor.record_stream(current)  # its memory is not used again before this stream is done with it
+        return batch
+
     with ThreadPoolExecutor(1) as thread:
         coming = None
         for turn in turns:
-            ready, coming = coming, (turn, thread.submit(draw, turn, device))
+            ready, coming = coming, (turn, thread.submit(draw_apart, turn))
             if ready is not None:
-                yield ready[0], ready[1].result()
+                yield ready[0], hand_over(ready[1])
         if coming is not None:
-            yield coming[0], coming[1].result()
-
-
-def _follow(decay: float) -> Callable[..., None]:
-    @torch.no_grad()
-    def follow(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
-        torch._foreach_lerp_(averages, weights, 1 - average_decay(int(updates), decay))
-
-    return follow
+            yield coming[0], hand_over(coming[1])
 
 
 class _Log:
     """The losses of a training, as CSV and for TensorBoard; rows that a resumed training makes again are dropped."""
 
-    _HEADER = ("step", "loss", "learning_rate", "seconds")
+    _HEADER = ("step", "loss", "learning_rate", "seconds", "skipped")
 
     def __init__(self, folder: Path, first: int) -> None:
         self._path = folder / "log.csv"
         self._board = TensorBoardLogger(folder, name="", version="tensorboard")
         self._started = time.monotonic()
-        self._losses: list[Tensor] = []
+        self._steps: list[tuple[Tensor, Tensor]] = []
+        self._skipped_in_a_row = 0
         rows = []
         if self._path.is_file():
             with self._path.open(newline="") as file:
@@ -189,17 +262,27 @@ class _Log:
         with self._path.open("w", newline="") as file:
             csv.writer(file).writerows([self._HEADER, *rows])
 
-    def add(self, loss: Tensor) -> None:
-        """Take the loss of a step; it stays on the device."""
-        self._losses.append(loss)
+    def add(self, loss: Tensor, finite: Tensor) -> None:
+        """Take the loss of a step, and whether its gradient was finite; they stay on the device."""
+        self._steps.append((loss, finite))
 
     def write(self, step: int, rate: float) -> None:
-        """Write the mean of the losses since the last row."""
-        mean = float(torch.stack(self._losses).mean())
-        self._losses.clear()
+        """Write the mean loss of the steps since the last row that had an effect, and how many had none.
+
+        Raises:
+            ArithmeticError: No gradient was finite for a long time.
+        """
+        losses, finite = (torch.stack(column).cpu() for column in zip(*self._steps, strict=True))
+        skipped = int((~finite).sum())
+        mean = float(losses[finite].mean())
+        self._skipped_in_a_row = self._skipped_in_a_row + skipped if skipped == len(self._steps) else 0
+        self._steps.clear()
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise ArithmeticError(f"{self._path.parent}: no gradient of the last {MOST_SKIPPED} steps was finite")
         with self._path.open("a", newline="") as file:
-            csv.writer(file).writerow([step, f"{mean:.5f}", f"{rate:.3e}", f"{time.monotonic() - self._started:.1f}"])
-        self._board.log_metrics({"loss": mean, "learning_rate": rate}, step)
+            seconds = time.monotonic() - self._started
+            csv.writer(file).writerow([step, f"{mean:.5f}", f"{rate:.3e}", f"{seconds:.1f}", skipped])
+        self._board.log_metrics({"loss": mean, "learning_rate": rate, "skipped": skipped}, step)
 
     def close(self) -> None:
         """Flush what TensorBoard holds back."""

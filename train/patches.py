@@ -14,7 +14,7 @@ from mmpl.case import Grid
 from mmpl.geometry import place_box
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import AugmentationSettings, OutcomeTraining, SegmentationTraining
-from train.augment import Warp, vary_intensities, warped_crop
+from train.augment import Warp, upload, vary_intensities, warped_crop
 
 HALF = 127
 """A label byte above this is more lesion than not."""
@@ -90,6 +90,11 @@ class Batch:
 
     images: Tensor
     targets: tuple[Tensor, ...]
+
+    def split(self, size: int) -> list["Batch"]:
+        """Cut it into batches of at most this size."""
+        pieces = zip(self.images.split(size), *(target.split(size) for target in self.targets), strict=True)
+        return [Batch(images, tuple(targets)) for images, *targets in pieces]
 
 
 DrawBatch = Callable[[int, torch.device], Batch]
@@ -175,7 +180,7 @@ class LesionCrops:
             chosen += map(str, rng.choice(group, count, replace=len(group) < count))
         images = torch.stack([self._draw(patient_id, rng, device) for patient_id in chosen])
         columns = zip(*(self.targets[patient_id] for patient_id in chosen), strict=True)
-        stacked = (torch.from_numpy(np.stack(column).astype(np.float32)).to(device) for column in columns)
+        stacked = (upload(np.stack(column).astype(np.float32), device) for column in columns)
         return Batch(images, tuple(stacked))
 
     def _draw(self, patient_id: str, rng: np.random.Generator, device: torch.device) -> Tensor:

@@ -59,7 +59,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images (batch, 2 = CT and PET, z, y, x) to decoder features, the last at full resolution."""
-        ct, pet, mixed = images[:, :1], images[:, 1:], images
+        (ct, pet), mixed = images.split(1, dim=1), images
         skips = []
         for level, encode in enumerate(self.encoder):
             if level:

@@ -7,11 +7,23 @@ from torch.nn import functional
 from mmpl.profile import NetworkSettings
 
 
-def make_norm(channels: int, settings: NetworkSettings) -> nn.GroupNorm:
-    """Normalize each sample by itself: batch statistics mean little at the batch sizes that fit."""
+class Norm(nn.GroupNorm):
+    """A group norm whose result has the dtype of its input, also under autocast.
+
+    Autocast on CUDA makes a group norm float32: the features around it stay 16 bits, the two cannot be mixed, and what
+    training keeps for the backward pass more than doubles. Sums inside are float32 in any case.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize (batch, channels, z, y, x), each sample by itself."""
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def make_norm(channels: int, settings: NetworkSettings) -> Norm:
+    """Make the norm of a profile: of each sample by itself, as batch statistics mean little at the sizes that fit."""
     # an instance norm is a group norm of single channels, which PyTorch computes four times faster on a CPU
-    groups = channels if settings.norm == "instance" else max(1, channels // 8)
-    return nn.GroupNorm(groups, channels)
+    return Norm(channels if settings.norm == "instance" else max(1, channels // 8), channels)
 
 
 def conv_norm_act(inputs: int, outputs: int, kernel: int, settings: NetworkSettings) -> nn.Sequential:
