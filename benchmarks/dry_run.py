@@ -25,8 +25,11 @@ from lightning.fabric import Fabric
 from lightning.fabric.accelerators import CPUAccelerator
 from lightning.fabric.plugins.precision import MixedPrecision, Precision
 from lightning.fabric.strategies import SingleDeviceStrategy
-from torch import Tensor
+from torch import Tensor, distributed, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed import GradBucket
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -134,27 +137,54 @@ def make_batch(profile: Profile, stage: Stage) -> Batch:
 
 
 class _FakeFabric(Fabric):
-    """What the training program has on one GPU, for networks that lie there and cannot be moved."""
+    """What the training program has on one GPU, or on the first of two, for networks that cannot be moved there."""
 
-    def __init__(self, precision: PrecisionName) -> None:
+    def __init__(self, precision: PrecisionName, devices: int) -> None:
         plugin = Precision() if precision == "32-true" else MixedPrecision(precision, "cuda")
-        super().__init__(strategy=SingleDeviceStrategy(CUDA, accelerator=CPUAccelerator(), precision=plugin))
+        strategy = SingleDeviceStrategy if devices == 1 else _FirstOfTwo
+        super().__init__(strategy=strategy(CUDA, accelerator=CPUAccelerator(), precision=plugin))
 
     def setup(self, module: Any, *optimizers: Any, **options: Any) -> Any:
         """Wrap network and optimizer."""
         return super().setup(module, *optimizers, **options | {"move_to_device": False})
 
 
-def take_steps(profile: Profile, stage: Stage, precision: PrecisionName, steps: int = 2) -> StepMemory:
-    """Take steps of a stage's training on fake CUDA tensors, by the training program's own code."""
+class _FirstOfTwo(SingleDeviceStrategy):
+    """The first process of two that train one network; nothing is sent to the other."""
+
+    def setup_module(self, module: nn.Module) -> nn.Module:
+        """Wrap it as DDP does, its gradients handed back as they are."""
+        if not distributed.is_initialized():
+            distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+        wrapped = DistributedDataParallel(module, init_sync=False)  # fake weights cannot be compared or sent
+        wrapped.register_comm_hook(None, _hand_back)
+        return wrapped
+
+
+def _hand_back(_: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    future: torch.futures.Future[Tensor] = torch.futures.Future()
+    future.set_result(bucket.buffer())
+    return future
+
+
+def take_steps(profile: Profile, stage: Stage, precision: PrecisionName, devices: int = 1) -> StepMemory:
+    """Take steps of a stage's training on fake CUDA tensors, by the training program's own code.
+
+    Args:
+        profile: Whose network and batch.
+        stage: Which.
+        precision: What is multiplied in.
+        devices: 2 for a network that is trained on two (DDP).
+    """
     settings = getattr(profile.training, stage)
     with torch.device("meta"):
         network = build_network(profile, stage)
     with fake_cuda() as memory:
         network.to_empty(device=CUDA)
         job = Job(network, _draw_nothing, LOSSES[stage], settings, profile.training, seed=0, folder=Path())
-        optimization = Optimization(_FakeFabric(precision), job)
-        for _ in range(steps):
+        optimization = Optimization(_FakeFabric(precision, devices), job)
+        # two, as the first makes the optimizer's moments; DDP's own log wants a real device for the second
+        for _ in range(2 if devices == 1 else 1):
             optimization.step(make_batch(profile, stage), settings.learning_rate)
         micro = settings.micro_batch or settings.batch
         return StepMemory(stage, precision, settings.batch, micro, memory.peak / 2**30, memory.bytes / 2**30)
@@ -168,6 +198,7 @@ def main(
     profile: str = "paper",
     stage: Annotated[list[Stage] | None, typer.Option(help="By default all three.")] = None,
     precision: Annotated[list[str] | None, typer.Option(help="By default all three.")] = None,
+    devices: Annotated[int, typer.Option(min=1, max=2, help="GPUs that train a network together.")] = 1,
 ) -> None:
     """Take a step of each stage in each precision; a line of JSON each."""
     if "LD_PRELOAD" not in os.environ:
@@ -176,7 +207,7 @@ def main(
     for each in stage or list(Stage):
         for name in TRAINING_PRECISIONS:
             if name in (precision or TRAINING_PRECISIONS):
-                print(json.dumps(asdict(take_steps(chosen, each, name))), flush=True)
+                print(json.dumps(asdict(take_steps(chosen, each, name, devices))), flush=True)
 
 
 if __name__ == "__main__":

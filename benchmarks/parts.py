@@ -1,5 +1,6 @@
 """The comparisons, one function a row of the table: each says what was compared, the goal, and what came out."""
 
+import json
 import os
 import statistics
 import subprocess
@@ -195,10 +196,29 @@ def run_program(case: Path, weights: Path) -> tuple[float, float]:
         return time.perf_counter() - started, begun
 
 
+def step_memory(repeats: int) -> Row:
+    """Tensors of a training step of the published networks, on fake CUDA tensors; nothing is timed."""
+    del repeats
+    command = [sys.executable, "-m", "benchmarks.dry_run", "--profile", "paper"]
+    lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    rows = [json.loads(line) for line in lines]
+    return Row(
+        part="memory of a training step, `paper` profile, fake CUDA tensors: weights, gradients, optimizer, average, "
+        "activations, without cuDNN's workspace",
+        goal="stage 1, batch 2, at most 10 GiB; stages 2 and 3, batch 4, at most 12 GiB",
+        result="; ".join(
+            f"{row['stage']}, batch {row['batch']}, {row['micro_batch']} at a time, {row['precision']}: "
+            f"{row['peak_gib']:.1f} GiB"
+            for row in rows
+        ),
+    )
+
+
 PARTS: dict[str, Callable[[int], Row]] = {
     "preprocessing": preprocessing,
     "long scan": long_scan,
     "radiomics": radiomics,
     "window": window,
     "whole case": whole_case,
+    "step memory": step_memory,
 }

@@ -27,8 +27,9 @@ def dry_run(root: Path, *arguments: str) -> list[dict]:
 
 @needs_compiler
 @needs_no_gpu
-def test_every_stage_takes_a_step_on_cuda_in_every_precision(root: Path) -> None:
-    found = dry_run(root, "--profile", "micro")
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_every_stage_takes_a_step_on_cuda_in_every_precision(root: Path, devices: str) -> None:
+    found = dry_run(root, "--profile", "micro", "--devices", devices)
     assert [(row["stage"], row["precision"]) for row in found] == [
         (stage, precision) for stage in Stage for precision in TRAINING_PRECISIONS
     ]
