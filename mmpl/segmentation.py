@@ -227,8 +227,12 @@ def restore(
 
 
 def clean(mask: NDArray[np.uint8], minimum_component_voxels: int) -> NDArray[np.uint8]:
-    """Fill each class's holes, where the other class is not, then drop components under a number of voxels."""
-    import cc3d
+    """Fill each class's holes, drop components under a number of voxels, and fill the holes that those leave."""
+    return _fill(_drop_small(_fill(mask), minimum_component_voxels))
+
+
+def _fill(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Give each class the background that it encloses, the tumor first."""
     from scipy import ndimage
 
     result = mask.copy()
@@ -236,8 +240,17 @@ def clean(mask: NDArray[np.uint8], minimum_component_voxels: int) -> NDArray[np.
         for box in ndimage.find_objects((mask == label).astype(np.uint8)):
             filled = ndimage.binary_fill_holes(mask[box] == label)
             result[box][filled & (result[box] == Label.BACKGROUND)] = label
-        kept = cc3d.dust(result == label, threshold=minimum_component_voxels, connectivity=26)
-        result[(result == label) & ~kept.astype(bool)] = Label.BACKGROUND
+    return result
+
+
+def _drop_small(mask: NDArray[np.uint8], minimum_component_voxels: int) -> NDArray[np.uint8]:
+    """Turn what has fewer voxels, its corners counted as joined, into background."""
+    import cc3d
+
+    result = mask.copy()
+    for label in LESIONS:
+        kept = cc3d.dust(mask == label, threshold=minimum_component_voxels, connectivity=26)
+        result[(mask == label) & ~kept.astype(bool)] = Label.BACKGROUND
     return result
 
 

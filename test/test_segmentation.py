@@ -121,6 +121,25 @@ class TestClean:
         assert (filled == inner).sum() == 64
         assert (filled == outer).sum() == 1000 - 64
 
+    @pytest.mark.parametrize(("outer", "inner"), [(Label.GTVP, Label.GTVN), (Label.GTVN, Label.GTVP)])
+    def test_what_is_too_small_inside_the_other_class_becomes_that_class(self, outer: Label, inner: Label) -> None:
+        mask = np.zeros((12, 12, 12), np.uint8)
+        mask[1:11, 1:11, 1:11] = outer
+        mask[4:7, 4:7, 4:7] = inner  # 27 voxels
+        mask[7, 4:7, 4:7] = Label.BACKGROUND
+        cleaned = clean(mask, 50)
+        assert (cleaned == outer).sum() == 1000
+        assert not (cleaned == inner).any()
+
+    def test_what_is_too_small_beside_the_other_class_is_not_kept_by_it(self) -> None:
+        mask = np.zeros((12, 12, 12), np.uint8)
+        mask[1:6, 1:6, 1:6] = Label.GTVP
+        mask[6:8, 1:6, 1:6] = Label.GTVN  # 50 voxels, less the next
+        mask[7, 5, 5] = Label.BACKGROUND
+        cleaned = clean(mask, 50)
+        assert (cleaned == Label.GTVP).sum() == 125
+        assert not (cleaned == Label.GTVN).any()
+
     def test_leaves_its_input_alone(self) -> None:
         mask = np.zeros((9, 9, 9), np.uint8)
         mask[2:4, 2:4, 2:4] = Label.GTVP
