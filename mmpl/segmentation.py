@@ -1,10 +1,10 @@
 """Stage 1 at inference: sliding window, ensemble probability, and the way back to the CT's own grid."""
 
-import logging
 import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,15 +25,13 @@ from mmpl.geometry import (
 )
 from mmpl.labels import LESIONS, Label
 from mmpl.preprocess import PreparedCase
+from mmpl.processor import Processor
 from mmpl.profile import InferenceSettings
-
-log = logging.getLogger(__name__)
 
 NO_LESION = "no lesion found"
 LOW_AGREEMENT = "low ensemble agreement"
+NO_OVERLAP = "time budget: windows without overlap"
 _LOW_AGREEMENT_BELOW = 0.5
-PRECISION = {"cpu": torch.float32, "cuda": torch.float16}
-"""What networks compute in, by the kind of device; the weights are stored in half precision, so none is lost."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def segment(
     networks: Iterable[nn.Module],
     thresholds: Thresholds,
     settings: InferenceSettings,
-    device: torch.device,
+    processor: Processor,
     budget: "Budget | None" = None,
 ) -> Segmentation:
     """Average the probabilities of the models, held one at a time, and bring the labels to the CT's grid.
@@ -82,7 +80,7 @@ def segment(
     """
     total: NDArray[np.float32] = np.zeros_like(prepared.images)
     foregrounds: list[NDArray[np.bool_]] = []
-    windows = Windows(settings, device)
+    windows = Windows(settings, processor)
     networks = iter(networks)
     while (budget is None or budget.allows(len(foregrounds), windows)) and (network := next(networks, None)):
         probability = windows.predict(prepared.images, network)
@@ -91,56 +89,50 @@ def segment(
     mean: NDArray[np.float32] = total / np.float32(len(foregrounds))
     agreement = _mean_dice(foregrounds, compose(mean, thresholds) > 0)
     mask = restore(mean, prepared.roi, prepared.ct_grid, thresholds, settings.minimum_component_voxels)
-    flags = (*windows.notes, *((NO_LESION,) if not mask.voxels.any() else ()))
+    flags: tuple[str, ...] = () if mask.voxels.any() else (NO_LESION,)
     if agreement < _LOW_AGREEMENT_BELOW:
         flags = (*flags, LOW_AGREEMENT)
+    if windows.overlap < settings.overlap:
+        flags = (*flags, NO_OVERLAP)
     if budget and len(foregrounds) < budget.models:
         flags = (*flags, f"time budget: {len(foregrounds)} of {budget.models} models")
     return Segmentation(mask, agreement, len(foregrounds), flags)
 
 
 class Windows:
-    """A sliding window over patches, which gives way where memory or half precision end.
+    """A sliding window over patches, which gives way where memory or half precision ends.
 
-    Out of memory, batches become smaller, then the CPU takes over; what overflows is done again in single precision.
+    Out of GPU memory, fewer windows run at once, then the CPU takes over; what overflows is done again in single
+    precision.
 
     Attributes:
         overlap: Of neighboring windows; may be lowered between patches.
-        notes: What was given up, for the reader of the answers.
     """
 
-    def __init__(self, settings: InferenceSettings, device: torch.device) -> None:
+    def __init__(self, settings: InferenceSettings, processor: Processor) -> None:
         self.overlap = settings.overlap
-        self.notes: tuple[str, ...] = ()
         self._settings = settings
-        self._device = device
+        self._processor = processor
         self._batch = settings.window_batch
-        self._dtype = PRECISION[device.type]
 
     def predict(self, images: NDArray[np.float32], network: nn.Module) -> NDArray[np.float32]:
         """Run one network over a patch; probabilities (2, z, y, x), averaged over overlaps."""
+        processor = self._processor
         while True:
-            try:
-                probability = self._run(images, network.to(self._device, self._dtype))
-                if self._dtype is torch.float32 or np.isfinite(probability).all():
-                    return probability
-                self._dtype = torch.float32
-                self._note("half precision overflowed: segmented in single precision")
-            except torch.OutOfMemoryError:
-                if self._device.type == "cpu":
-                    raise
-                torch.cuda.empty_cache()
-                if self._batch > 1:
-                    self._batch //= 2
-                    self._note(f"out of GPU memory: {self._batch} windows at a time")
-                else:
-                    self._device, self._dtype = torch.device("cpu"), torch.float32
-                    self._note("out of GPU memory: segmented on the CPU")
+            probability = processor.attempt(partial(self._run, images, network))
+            if probability is None and self._batch > 1:
+                self._batch //= 2
+                processor.note(f"out of GPU memory: {self._batch} windows at a time")
+            elif probability is None:
+                processor.leave_gpu()
+            elif processor.dtype is torch.float32 or np.isfinite(probability).all():
+                return probability
+            else:
+                processor.leave_half_precision()
 
     def drop_overlap(self) -> None:
         """Let windows lie side by side from now on."""
         self.overlap = 0.0
-        self._note("time budget: windows without overlap")
 
     def count(self, overlap: float) -> int:
         """Count the windows that cover a patch of the profile's size, about."""
@@ -151,6 +143,8 @@ class Windows:
         from monai.inferers import SlidingWindowInferer
 
         self._patch_zyx = images.shape[1:]
+        device, dtype = self._processor.device, self._processor.dtype
+        network.to(device, dtype)
         inferer = SlidingWindowInferer(
             roi_size=self._settings.window_xyz[::-1],
             sw_batch_size=self._batch,
@@ -160,14 +154,10 @@ class Windows:
         )
 
         def probability(window: Tensor) -> Tensor:
-            return torch.sigmoid(network(window.to(self._dtype)).float())
+            return torch.sigmoid(network(window.to(dtype)).float())
 
         with torch.inference_mode():
-            return inferer(torch.from_numpy(images)[None].to(self._device), probability)[0].cpu().numpy()
-
-    def _note(self, note: str) -> None:
-        log.warning(note)
-        self.notes = (*self.notes, note)
+            return inferer(torch.from_numpy(images)[None].to(device), probability)[0].cpu().numpy()
 
 
 @dataclass
@@ -195,10 +185,10 @@ class Budget:
 
 
 def predict_probability(
-    images: NDArray[np.float32], network: nn.Module, settings: InferenceSettings, device: torch.device
+    images: NDArray[np.float32], network: nn.Module, settings: InferenceSettings, processor: Processor
 ) -> NDArray[np.float32]:
     """Run one network over the patch in overlapping windows; probabilities (2, z, y, x), averaged over overlaps."""
-    return Windows(settings, device).predict(images, network)
+    return Windows(settings, processor).predict(images, network)
 
 
 def compose(probability: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.uint8]:
@@ -270,10 +260,21 @@ def crop_around(images: NDArray, center_xyz: NDArray[np.floating], size_xyz: Ind
     return images[(slice(None), *box_slices(place_box(center_xyz, (x, y, z), size_xyz), size_xyz))]
 
 
-def predict_logits(crop: NDArray[np.float32], network: nn.Module, device: torch.device) -> NDArray[np.float64]:
-    """Run a stage 2 or 3 network on one crop (2, z, y, x): its logits."""
-    with torch.inference_mode():
-        return network(torch.from_numpy(np.ascontiguousarray(crop))[None].to(device))[0].double().cpu().numpy()
+def predict_logits(crop: NDArray[np.float32], network: nn.Module, processor: Processor) -> NDArray[np.float64]:
+    """Run a stage 2 or 3 network on one crop (2, z, y, x): its logits.
+
+    Out of GPU memory, the CPU takes over at once: the networks' norms and their last pooling go over the whole crop, so
+    pieces of it would have other logits.
+    """
+
+    def logits() -> NDArray[np.float64]:
+        images = torch.from_numpy(np.ascontiguousarray(crop))[None]
+        with torch.inference_mode():
+            return network.to(processor.device)(images.to(processor.device))[0].double().cpu().numpy()
+
+    while (found := processor.attempt(logits)) is None:
+        processor.leave_gpu()
+    return found
 
 
 def _mean_dice(masks: list[NDArray[np.bool_]], reference: NDArray[np.bool_]) -> float:
