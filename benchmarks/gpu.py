@@ -59,7 +59,7 @@ def sliding_window(profile: Profile, device: torch.device, repeats: int, models:
     expected, found = plainly(), ours()
     apart, same = np.abs(found - expected).max(), same_labels(found, expected)
     turns = alternate(plainly, ours, repeats)
-    tflop = models * windows.count(windows.overlap) * count_gflop(profile, Stage.SEGMENTATION) / 1000
+    tflop = models * windows.count((z, y, x)) * count_gflop(profile, Stage.SEGMENTATION) / 1000
     rate, attainable = tflop / statistics.median(turns.fast_s), product_tflops(torch.float16, device)
     return (
         f"{turns.describe()}; {_peak_gib(plainly, device):.1f} GiB against {_peak_gib(ours, device):.1f} GiB at "

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -81,8 +81,7 @@ def segment(
     total: NDArray[np.float32] = np.zeros_like(prepared.images)
     foregrounds: list[NDArray[np.bool_]] = []
     windows = Windows(settings, processor)
-    networks = iter(networks)
-    while (budget is None or budget.allows(len(foregrounds), windows)) and (network := next(networks, None)):
+    for network in networks if budget is None else _while_time(networks, windows, total.shape[1:], budget):
         probability = windows.predict(prepared.images, network)
         total += probability
         foregrounds.append(compose(probability, thresholds) > 0)
@@ -130,19 +129,15 @@ class Windows:
             else:
                 processor.leave_half_precision()
 
-    def drop_overlap(self) -> None:
-        """Let windows lie side by side from now on."""
-        self.overlap = 0.0
-
-    def count(self, overlap: float) -> int:
-        """Count the windows that cover a patch of the profile's size, about."""
-        sides = zip(self._patch_zyx, self._settings.window_xyz[::-1], strict=True)
-        return math.prod(max(1, math.ceil((n - w) / max(1, int(w * (1 - overlap)))) + 1) for n, w in sides)
+    def count(self, patch_zyx: tuple[int, ...], overlap: float | None = None) -> int:
+        """Count the windows that cover a patch, with their overlap as it is or with another."""
+        apart = 1 - (self.overlap if overlap is None else overlap)
+        sides = zip(patch_zyx, self._settings.window_xyz[::-1], strict=True)
+        return math.prod(max(1, math.ceil((n - w) / max(1, int(w * apart))) + 1) for n, w in sides)
 
     def _run(self, images: NDArray[np.float32], network: nn.Module) -> NDArray[np.float32]:
         from monai.inferers import SlidingWindowInferer
 
-        self._patch_zyx = images.shape[1:]
         device, dtype = self._processor.device, self._processor.dtype
         network.to(device, dtype)
         inferer = SlidingWindowInferer(
@@ -162,26 +157,60 @@ class Windows:
 
 @dataclass
 class Budget:
-    """Time for stage 1, and how many models there are to spend it on.
+    """Time for stage 1, and what its passes took: one network over the whole patch each.
 
     Attributes:
         seconds: From `started`.
+        models: How many there are to spend them on.
+        passes: Seconds of those that were made, by how many windows they had: with overlap and without.
     """
 
     seconds: float
     models: int
     started: float = field(default_factory=time.monotonic)
+    passes: dict[int, list[float]] = field(default_factory=dict)
 
-    def allows(self, done: int, windows: Windows) -> bool:
-        """Say whether one more model fits, after giving up the overlap where that helps; the first always does."""
-        if done == 0:
-            return True
+    def record(self, windows: int, seconds: float) -> None:
+        """Take down what a pass of so many windows took."""
+        self.passes.setdefault(windows, []).append(seconds)
+
+    def estimate(self, windows: int) -> float:
+        """Say how many seconds a pass takes: the mean of those with as many windows, or else by the window.
+
+        Raises:
+            ValueError: No pass was made yet.
+        """
+        if not self.passes:
+            raise ValueError("how long a pass takes is not known before the first")
+        alike = self.passes.get(windows)
+        if alike:
+            return sum(alike) / len(alike)
+        made = sum(count * len(seconds) for count, seconds in self.passes.items())
+        return windows * sum(map(sum, self.passes.values())) / made
+
+    def allows(self, passes: int, windows: int) -> bool:
+        """Say whether so many more passes, of so many windows each, fit into what is left."""
+        return passes * self.estimate(windows) <= self.started + self.seconds - time.monotonic()
+
+
+def _while_time(
+    networks: Iterable[nn.Module], windows: Windows, patch_zyx: tuple[int, ...], budget: Budget
+) -> Iterator[nn.Module]:
+    """Give networks while there is time for one more, the first always; where not for all, windows lose their overlap.
+
+    A pass is timed from one network to the next, so that reading it counts.
+    """
+    began = time.monotonic()
+    for done, network in enumerate(networks, 1):
+        yield network
         now = time.monotonic()
-        each, left = (now - self.started) / done, self.started + self.seconds - now
-        if each * (self.models - done) > left and windows.overlap > 0:
-            each *= windows.count(0.0) / windows.count(windows.overlap)
-            windows.drop_overlap()
-        return each <= left
+        count, fewest, rest = windows.count(patch_zyx), windows.count(patch_zyx, 0.0), budget.models - done
+        budget.record(count, now - began)
+        began = now
+        if rest == 0 or not budget.allows(1, fewest):
+            return
+        if fewest < count and not budget.allows(rest, count):
+            windows.overlap = 0.0
 
 
 def predict_probability(

@@ -27,6 +27,7 @@ from mmpl.segmentation import (
     Budget,
     Segmentation,
     Thresholds,
+    Windows,
     clean,
     compose,
     crop_around,
@@ -406,17 +407,58 @@ class TestGivingWay:
         assert (found.models, found.flags) == (4, plain.flags)
         np.testing.assert_array_equal(found.mask.voxels, plain.mask.voxels)
 
-    def test_first_the_overlap_goes_then_models(self, prepared: PreparedCase, clock: Clock) -> None:
-        segment(prepared, [Slow(clock)], HALVES, self.SETTINGS, Processor(CPU))
-        one = clock.now
-        short = self.spend(prepared, clock, 2.7 * one)
-        assert NO_OVERLAP in short.flags
-        assert short.models == 4
-        shorter = self.spend(prepared, clock, 1.4 * one)
-        assert 1 < shorter.models < 4
-        assert NO_OVERLAP in shorter.flags
-        assert f"time budget: {shorter.models} of 4 models" in shorter.flags
-        assert self.spend(prepared, clock, 1e-6).models == 1  # an answer there is always
+    @pytest.mark.parametrize(
+        ("seconds", "models", "overlap"),
+        [
+            (400, 4, True),
+            (399, 4, False),
+            (181, 4, False),
+            (180, 3, False),
+            (127, 2, False),
+            (126, 1, True),
+            (1, 1, True),
+        ],
+    )
+    def test_first_the_overlap_goes_then_models(
+        self, prepared: PreparedCase, clock: Clock, seconds: float, models: int, overlap: bool
+    ) -> None:
+        """A pass is 4 x 5 x 5 windows with overlap, and 3 x 3 x 3 without; the first is always made."""
+        found = self.spend(prepared, clock, seconds)
+        assert found.models == models
+        assert (NO_OVERLAP not in found.flags) == overlap
+        assert (f"time budget: {models} of 4 models" in found.flags) == (models < 4)
+        assert clock.now <= max(seconds, 100)
+
+    def test_what_a_pass_takes_beside_its_windows_counts(self, prepared: PreparedCase, clock: Clock) -> None:
+        def read() -> Iterator[Slow]:
+            for _ in range(4):
+                clock.now += 20
+                yield Slow(clock)
+
+        for seconds, models in ((260, 3), (261, 4)):  # 120 s with overlap, and 47 s without
+            clock.now = 0.0
+            found = segment(prepared, read(), HALVES, self.SETTINGS, Processor(CPU), Budget(seconds, 4, clock.now))
+            assert found.models == models
+            assert clock.now <= seconds
+
+    def test_one_window_has_no_overlap_to_give_up(self, prepared: PreparedCase, clock: Clock) -> None:
+        whole = self.SETTINGS.model_copy(update={"window_xyz": PATCH.size_xyz})
+        networks = [Slow(clock) for _ in range(4)]
+        found = segment(prepared, networks, HALVES, whole, Processor(CPU), Budget(2.0, 4, clock.now))
+        assert found.models == 2
+        assert NO_OVERLAP not in found.flags
+
+    def test_nothing_is_known_before_the_first_pass(self) -> None:
+        with pytest.raises(ValueError, match="before the first"):
+            Budget(100.0, 4).allows(1, 27)
+
+    def test_windows_are_counted_before_they_run(self, prepared: PreparedCase, clock: Clock) -> None:
+        for overlap in (0.5, 0.3, 0.0):
+            began = clock.now
+            settings = self.SETTINGS.model_copy(update={"overlap": overlap})
+            count = Windows(settings, Processor(CPU)).count(prepared.images.shape[1:])
+            predict_probability(prepared.images, Slow(clock), settings, Processor(CPU))
+            assert count == clock.now - began
 
     def test_half_precision_finds_the_same(self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.manual_seed(0)
