@@ -1,5 +1,6 @@
 """The whole system on one screen: segment, then diagnose, then prognose (the paper's Figure 1)."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from mmpl.survival import SurvivalEvidence, SurvivalResult, combine, expected_da
 from mmpl.weights import Ensemble, Member
 
 SEGMENTATION_SHARE = 0.6
-"""Of a time budget; the rest is for preparing, radiomics, and the networks of the later stages."""
+"""Of a time budget, to be over by then; the rest is for radiomics, and the networks of the later stages."""
 CLINICAL_ASSUMED = "clinical fields assumed"
 
 
@@ -82,25 +83,31 @@ class Pipeline:
 
     Attributes:
         tasks: What to answer; the mask is always made, as the others rest on it.
-        budget_s: Seconds that a case should take; where that is short, less is done, and said (`mmpl.segmentation`).
         progress: Called with a short sentence before each stage.
     """
 
     ensemble: Ensemble
     device: torch.device
     tasks: frozenset[Task] = frozenset(Task)
-    budget_s: float | None = None
     progress: Callable[[str], None] = lambda _: None
 
-    def __call__(self, case: Case, known_hpv: bool | None = None) -> PatientResult:
-        """Answer one case; a known HPV status replaces the predicted one in the survival model.
+    def __call__(self, case: Case, known_hpv: bool | None = None, budget_s: float | None = None) -> PatientResult:
+        """Answer one case.
+
+        Args:
+            case: CT, PET and clinical record.
+            known_hpv: Replaces the predicted HPV status in the survival model.
+            budget_s: Seconds that are left for it; where they are few, less is done, and flagged (`mmpl.segmentation`).
 
         Raises:
             InvalidInputError: CT and PET do not overlap.
         """
+        budget = None
+        if budget_s is not None:
+            budget = Budget(time.monotonic() + budget_s * SEGMENTATION_SHARE, len(self.ensemble.members))
         processor = Processor(self.device)
         prepared = prepare(case, self.ensemble.profile.preprocess)
-        segmentation = self.segment(prepared, processor)
+        segmentation = self.segment(prepared, processor, budget)
         members = self.ensemble.members[: segmentation.models]
         hpv, survival = None, None
         if self.tasks - {Task.SEGMENTATION}:
@@ -112,12 +119,11 @@ class Pipeline:
         flags = (*prepared.flags, *processor.notes, *segmentation.flags, *((CLINICAL_ASSUMED,) if notes else ()))
         return PatientResult(case.patient_id, segmentation, hpv, survival, flags, notes)
 
-    def segment(self, prepared: PreparedCase, processor: Processor) -> Segmentation:
+    def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""
         ensemble, settings = self.ensemble, self.ensemble.profile.inference
         self.progress("segmenting")
         networks = (member.network(Stage.SEGMENTATION) for member in ensemble.members)
-        budget = Budget(self.budget_s * SEGMENTATION_SHARE, len(ensemble.members)) if self.budget_s else None
         return segment(prepared, networks, ensemble.thresholds, settings, processor, budget)
 
     def examine(self, case: Case, prepared: PreparedCase, segmentation: Segmentation) -> Findings:

@@ -160,14 +160,13 @@ class Budget:
     """Time for stage 1, and what its passes took: one network over the whole patch each.
 
     Attributes:
-        seconds: From `started`.
-        models: How many there are to spend them on.
+        deadline: When stage 1 must be over, as `time.monotonic` has it.
+        models: How many there are to spend the time on.
         passes: Seconds of those that were made, by how many windows they had: with overlap and without.
     """
 
-    seconds: float
+    deadline: float
     models: int
-    started: float = field(default_factory=time.monotonic)
     passes: dict[int, list[float]] = field(default_factory=dict)
 
     def record(self, windows: int, seconds: float) -> None:
@@ -190,7 +189,7 @@ class Budget:
 
     def allows(self, passes: int, windows: int) -> bool:
         """Say whether so many more passes, of so many windows each, fit into what is left."""
-        return passes * self.estimate(windows) <= self.started + self.seconds - time.monotonic()
+        return passes * self.estimate(windows) <= self.deadline - time.monotonic()
 
 
 def _while_time(

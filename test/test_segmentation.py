@@ -398,7 +398,7 @@ class TestGivingWay:
         return clock
 
     def spend(self, prepared: PreparedCase, clock: Clock, seconds: float) -> Segmentation:
-        budget = Budget(seconds, 4, clock.now)
+        budget = Budget(clock.now + seconds, 4)
         return segment(prepared, [Slow(clock) for _ in range(4)], HALVES, self.SETTINGS, Processor(CPU), budget)
 
     def test_with_time_enough_nothing_is_given_up(self, prepared: PreparedCase, clock: Clock) -> None:
@@ -437,20 +437,20 @@ class TestGivingWay:
 
         for seconds, models in ((260, 3), (261, 4)):  # 120 s with overlap, and 47 s without
             clock.now = 0.0
-            found = segment(prepared, read(), HALVES, self.SETTINGS, Processor(CPU), Budget(seconds, 4, clock.now))
+            found = segment(prepared, read(), HALVES, self.SETTINGS, Processor(CPU), Budget(clock.now + seconds, 4))
             assert found.models == models
             assert clock.now <= seconds
 
     def test_one_window_has_no_overlap_to_give_up(self, prepared: PreparedCase, clock: Clock) -> None:
         whole = self.SETTINGS.model_copy(update={"window_xyz": PATCH.size_xyz})
         networks = [Slow(clock) for _ in range(4)]
-        found = segment(prepared, networks, HALVES, whole, Processor(CPU), Budget(2.0, 4, clock.now))
+        found = segment(prepared, networks, HALVES, whole, Processor(CPU), Budget(clock.now + 2, 4))
         assert found.models == 2
         assert NO_OVERLAP not in found.flags
 
-    def test_nothing_is_known_before_the_first_pass(self) -> None:
+    def test_nothing_is_known_before_the_first_pass(self, clock: Clock) -> None:
         with pytest.raises(ValueError, match="before the first"):
-            Budget(100.0, 4).allows(1, 27)
+            Budget(clock.now + 100, 4).allows(1, 27)
 
     def test_windows_are_counted_before_they_run(self, prepared: PreparedCase, clock: Clock) -> None:
         for overlap in (0.5, 0.3, 0.0):
