@@ -2,13 +2,16 @@
 
 Exits 0, or 1 with one line on stderr that says what is wrong. `MMPL_INPUT` and `MMPL_OUTPUT` name other folders for
 local use, `MMPL_WEIGHTS` other weights, `MMPL_TASKS` some of the tasks; `MMPL_PICTURE` and `MMPL_REPORT` are paths for
-a picture and a report of the case. Nothing but the challenge's own files ever lands in the output folder.
+a picture and a report of the case. Without a GPU a case keeps to the platform's limit of time, by doing less where it
+must; `MMPL_TIME_BUDGET_S` is another limit, in seconds, or 0 for none. Nothing but the challenge's own files ever lands
+in the output folder.
 """
 
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,7 @@ EXTRAS = ("MMPL_PICTURE", "MMPL_REPORT")
 
 def main(arguments: list[str]) -> int:
     """Answer the case, or serve; returns the exit code."""
+    began = time.monotonic()  # nothing large is imported yet: Python itself and the lines above took 0.1 s
     if arguments not in ([], ["invoke"]):
         print("usage: inference.py [invoke]", file=sys.stderr)
         return 2
@@ -30,22 +34,27 @@ def main(arguments: list[str]) -> int:
         if arguments:
             serve(partial(load, keep_networks=True))
         else:
-            load()()
+            load(began=began)()
     except Exception as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 
 
-def load(keep_networks: bool = False) -> Callable[[], None]:
-    """Open the weights; what is returned answers the case that lies in the input folder when it is called."""
+def load(keep_networks: bool = False, began: float | None = None) -> Callable[[], None]:
+    """Open the weights; what is returned answers the case that lies in the input folder when it is called.
+
+    Args:
+        keep_networks: Read all networks now.
+        began: When the case's time began, as `time.monotonic` has it; by default when what is returned is called.
+    """
     from mmpl.algorithm import Algorithm
     from mmpl.io.challenge import clear_challenge_result
 
     source, target = (Path(os.environ.get(name) or path) for name, path in FOLDERS)
     picture, report = (Path(value) if (value := os.environ.get(name)) else None for name in EXTRAS)
     clear_challenge_result(target)  # weights that cannot be loaded leave no answer of an earlier case, either
-    return partial(Algorithm.load(keep_networks).answer, source, target, picture, report)
+    return partial(Algorithm.load(keep_networks).answer, source, target, picture, report, began)
 
 
 def set_up_logging() -> None:

@@ -12,4 +12,5 @@ make_venv requirements.txt
 
 export MMPL_INPUT=${1:-test/input} MMPL_OUTPUT=${2:-output}
 export MMPL_PICTURE=$MMPL_OUTPUT/picture.png MMPL_REPORT=$MMPL_OUTPUT/report.json
+export MMPL_TIME_BUDGET_S=${MMPL_TIME_BUDGET_S:-0} # the platform's limit of time does not hold here
 exec .venv/bin/python inference.py

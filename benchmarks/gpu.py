@@ -27,6 +27,7 @@ from mmpl.io.images import write_image
 from mmpl.labels import Stage
 from mmpl.network import StageNetwork, build_network, count_gflop
 from mmpl.preprocess import PreparedCase
+from mmpl.processor import Processor
 from mmpl.profile import Profile, load_profile
 from mmpl.radiomics import extract
 from mmpl.segmentation import Windows
@@ -45,7 +46,7 @@ def sliding_window(profile: Profile, device: torch.device, repeats: int, models:
     networks = [build_network(profile, Stage.SEGMENTATION).half().float().eval() for _ in range(models)]
     x, y, z = profile.preprocess.roi_size_xyz
     images = np.random.default_rng(0).standard_normal((2, z, y, x), np.float32)
-    windows = Windows(profile.inference, device)
+    windows = Windows(profile.inference, Processor(device))
 
     def average(predict: Callable[[StageNetwork], NDArray[np.float32]]) -> NDArray[np.float32]:
         total = np.zeros_like(images)
@@ -58,7 +59,7 @@ def sliding_window(profile: Profile, device: torch.device, repeats: int, models:
     expected, found = plainly(), ours()
     apart, same = np.abs(found - expected).max(), same_labels(found, expected)
     turns = alternate(plainly, ours, repeats)
-    tflop = models * windows.count(windows.overlap) * count_gflop(profile, Stage.SEGMENTATION) / 1000
+    tflop = models * windows.count((z, y, x)) * count_gflop(profile, Stage.SEGMENTATION) / 1000
     rate, attainable = tflop / statistics.median(turns.fast_s), product_tflops(torch.float16, device)
     return (
         f"{turns.describe()}; {_peak_gib(plainly, device):.1f} GiB against {_peak_gib(ours, device):.1f} GiB at "

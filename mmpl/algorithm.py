@@ -1,13 +1,16 @@
 """The challenge's algorithm: the loaded ensemble, and one case after the other from and to the platform's folders."""
 
 import logging
+import math
 import os
+import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from mmpl.io.challenge import clear_challenge_result, read_challenge_case, write_challenge_result
+from mmpl.io.challenge import clear_challenge_result, read_challenge_case, read_edition, write_challenge_result
 from mmpl.labels import Task
 from mmpl.memory import keep_freed_memory
 from mmpl.pipeline import PatientResult, Pipeline
@@ -31,27 +34,36 @@ def chosen_tasks() -> frozenset[Task]:
     return frozenset(map(Task, names)) or frozenset(Task)
 
 
-def chosen_budget_s() -> float | None:
-    """Read how many seconds a case should take from `MMPL_TIME_BUDGET_S`; by default as many as it needs.
+def chosen_budget_s(tasks: Collection[Task], gpu: bool) -> float | None:
+    """Read how many seconds a case may take from `MMPL_TIME_BUDGET_S`; 0 there, and None here, is no limit.
+
+    By default it is the edition's budget without a GPU, and None with one.
 
     Raises:
-        ValueError: It is not a number above 0.
+        ValueError: It is not a number of seconds.
     """
     text = os.environ.get(BUDGET_VARIABLE, "").strip()
+    if not text:
+        return None if gpu else read_edition().budget_s(tasks)
     try:
-        seconds = float(text) if text else None
+        seconds = float(text)
     except ValueError:
-        seconds = 0.0
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise ValueError(f"{BUDGET_VARIABLE} is {text!r}, not a number of seconds above 0")
-    return seconds
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{BUDGET_VARIABLE} is {text!r}, not a number of seconds, or 0 for no limit")
+    return seconds or None
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An ensemble on a device, ready for cases."""
+    """An ensemble on a device, ready for cases.
+
+    Attributes:
+        budget_s: Seconds that a case may take; None for as many as it needs.
+    """
 
     pipeline: Pipeline
+    budget_s: float | None
 
     @classmethod
     def load(cls, keep_networks: bool = False) -> "Algorithm":
@@ -68,11 +80,19 @@ class Algorithm:
         gpu = torch.cuda.is_available()
         device = torch.device("cuda" if gpu else "cpu")
         where = torch.cuda.get_device_name() if gpu else "the CPU, as no GPU can be used"
-        count, profile = len(ensemble.members), ensemble.profile.name
-        log.info("%d models, profile %s, from %s, on %s", count, profile, ensemble.folder, where)
-        return cls(Pipeline(ensemble, device, tasks, chosen_budget_s(), progress=log.info))
+        budget_s, count, profile = chosen_budget_s(tasks, gpu), len(ensemble.members), ensemble.profile.name
+        limit = f", time budget {budget_s:g} s a case" if budget_s else ""
+        log.info("%d models, profile %s, from %s, on %s%s", count, profile, ensemble.folder, where, limit)
+        return cls(Pipeline(ensemble, device, tasks, progress=log.info), budget_s)
 
-    def answer(self, source: Path, target: Path, picture: Path | None = None, report: Path | None = None) -> None:
+    def answer(
+        self,
+        source: Path,
+        target: Path,
+        picture: Path | None = None,
+        report: Path | None = None,
+        began: float | None = None,
+    ) -> None:
         """Answer the case in one folder into another; answers of an earlier case are removed first.
 
         Args:
@@ -80,16 +100,19 @@ class Algorithm:
             target: Takes the challenge's own files alone.
             picture: Where to draw the case, if all tasks are answered.
             report: Where to write each model's answers, flags and notes.
+            began: When the case's time began, as `time.monotonic` has it; by default now.
 
         Raises:
             InvalidInputError: The case cannot be answered; nothing is left in the target.
         """
+        began = time.monotonic() if began is None else began
         target.mkdir(parents=True, exist_ok=True)
         clear_challenge_result(target)
         for extra in filter(None, (picture, report)):
             extra.unlink(missing_ok=True)
         case = read_challenge_case(source)
-        result = self.pipeline(case)
+        left_s = None if self.budget_s is None else began + self.budget_s - time.monotonic()
+        result = self.pipeline(case, budget_s=left_s)
         for note in result.notes:
             log.info("clinical record: %s", note)
         for flag in result.flags:

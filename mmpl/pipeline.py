@@ -1,8 +1,8 @@
 """The whole system on one screen: segment, then diagnose, then prognose (the paper's Figure 1)."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from mmpl.hpv import Evidence, HpvResult
 from mmpl.hpv import ensemble as ensemble_hpv
 from mmpl.labels import Label, Stage, Task
 from mmpl.preprocess import PreparedCase, prepare
+from mmpl.processor import Processor
 from mmpl.radiomics import extract
 from mmpl.segmentation import Budget, Segmentation, crop_around, lesion_center, predict_logits, segment
 from mmpl.survival import SurvivalEvidence, SurvivalResult, combine, expected_days, member_curves, survival_curve
 from mmpl.weights import Ensemble, Member
 
 SEGMENTATION_SHARE = 0.6
-"""Of a time budget; the rest is for preparing, radiomics, and the networks of the later stages."""
+"""Of a time budget, to be over by then; the rest is for radiomics, and the networks of the later stages."""
 CLINICAL_ASSUMED = "clinical fields assumed"
 
 
@@ -82,42 +83,48 @@ class Pipeline:
 
     Attributes:
         tasks: What to answer; the mask is always made, as the others rest on it.
-        budget_s: Seconds that a case should take; where that is short, less is done, and said (`mmpl.segmentation`).
         progress: Called with a short sentence before each stage.
     """
 
     ensemble: Ensemble
     device: torch.device
     tasks: frozenset[Task] = frozenset(Task)
-    budget_s: float | None = None
     progress: Callable[[str], None] = lambda _: None
 
-    def __call__(self, case: Case, known_hpv: bool | None = None) -> PatientResult:
-        """Answer one case; a known HPV status replaces the predicted one in the survival model.
+    def __call__(self, case: Case, known_hpv: bool | None = None, budget_s: float | None = None) -> PatientResult:
+        """Answer one case.
+
+        Args:
+            case: CT, PET and clinical record.
+            known_hpv: Replaces the predicted HPV status in the survival model.
+            budget_s: Seconds that are left for it; where they are few, less is done, and flagged (`mmpl.segmentation`).
 
         Raises:
             InvalidInputError: CT and PET do not overlap.
         """
+        budget = None
+        if budget_s is not None:
+            budget = Budget(time.monotonic() + budget_s * SEGMENTATION_SHARE, len(self.ensemble.members))
+        processor = Processor(self.device)
         prepared = prepare(case, self.ensemble.profile.preprocess)
-        segmentation = self.segment(prepared)
+        segmentation = self.segment(prepared, processor, budget)
         members = self.ensemble.members[: segmentation.models]
         hpv, survival = None, None
         if self.tasks - {Task.SEGMENTATION}:
             findings = self.examine(case, prepared, segmentation)
-            hpv = self.diagnose(case, findings, members)
+            hpv = self.diagnose(case, findings, members, processor)
             if Task.SURVIVAL in self.tasks:
-                survival = self.prognose(case, findings, hpv, members, known_hpv)
+                survival = self.prognose(case, findings, hpv, members, processor, known_hpv)
         notes = tuple(dict.fromkeys((*case.clinical.assumed, *self._encoding_notes(case))))
-        flags = (*prepared.flags, *segmentation.flags, *((CLINICAL_ASSUMED,) if notes else ()))
+        flags = (*prepared.flags, *processor.notes, *segmentation.flags, *((CLINICAL_ASSUMED,) if notes else ()))
         return PatientResult(case.patient_id, segmentation, hpv, survival, flags, notes)
 
-    def segment(self, prepared: PreparedCase) -> Segmentation:
+    def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""
         ensemble, settings = self.ensemble, self.ensemble.profile.inference
         self.progress("segmenting")
-        networks = ensemble.networks(Stage.SEGMENTATION, self.device)
-        budget = Budget(self.budget_s * SEGMENTATION_SHARE, len(ensemble.members)) if self.budget_s else None
-        return segment(prepared, networks, ensemble.thresholds, settings, self.device, budget)
+        networks = (member.network(Stage.SEGMENTATION) for member in ensemble.members)
+        return segment(prepared, networks, ensemble.thresholds, settings, processor, budget)
 
     def examine(self, case: Case, prepared: PreparedCase, segmentation: Segmentation) -> Findings:
         """Cut the crop around the lesions, and measure radiomics on the mask."""
@@ -126,14 +133,14 @@ class Pipeline:
         crop = crop_around(prepared.images, center, self.ensemble.profile.inference.lesion_crop_xyz)
         return Findings(crop, extract(case.ct, case.pet if case.pet_is_suv else None, segmentation.mask))
 
-    def diagnose(self, case: Case, findings: Findings, members: Sequence[Member]) -> HpvResult:
+    def diagnose(self, case: Case, findings: Findings, members: Sequence[Member], processor: Processor) -> HpvResult:
         """Stage 2: each model's logit, then its forest on logit, radiomics and clinical record; the mean of all."""
         self.progress("predicting HPV status")
-        score = partial(self._deep_logits, stage=Stage.HPV, findings=findings)
         probabilities = []
         for member in members:
+            logits = predict_logits(findings.crop, member.network(Stage.HPV), processor)
             evidence = Evidence(
-                deep_score=np.array([member.tables.hpv_scale.standardize(float(score(member)[0]))]),
+                deep_score=np.array([member.tables.hpv_scale.standardize(float(logits[0]))]),
                 radiomics=findings.radiomics[None],
                 clinical=member.tables.encoder.encode([case.clinical]),
             )
@@ -146,15 +153,15 @@ class Pipeline:
         findings: Findings,
         hpv: HpvResult,
         members: Sequence[Member],
+        processor: Processor,
         known_hpv: bool | None = None,
     ) -> SurvivalResult:
         """Stage 3: each model's survival curve, then its Cox model on the expected time and all that came before."""
         self.progress("predicting recurrence")
-        score = partial(self._deep_logits, stage=Stage.SURVIVAL, findings=findings)
         curves, hazards = [], []
         for member, probability in zip(members, hpv.member_probabilities, strict=True):
             tables = member.tables
-            curve = survival_curve(score(member))
+            curve = survival_curve(predict_logits(findings.crop, member.network(Stage.SURVIVAL), processor))
             days = tables.days_scale.standardize(float(expected_days(curve, tables.intervals)))
             evidence = SurvivalEvidence(
                 expected_days_score=np.array([days]),
@@ -167,9 +174,6 @@ class Pipeline:
         fitted = [member.tables for member in members]
         curve_days, on_common_days = member_curves(curves, [tables.intervals for tables in fitted])
         return combine(hazards, [tables.risk_scale for tables in fitted], curve_days, on_common_days)
-
-    def _deep_logits(self, member: Member, stage: Stage, findings: Findings) -> np.ndarray:
-        return predict_logits(findings.crop, member.network(stage).to(self.device), self.device)
 
     def _encoding_notes(self, case: Case) -> list[str]:
         return [note for member in self.ensemble.members for note in member.tables.encoder.notes(case.clinical)]

@@ -1,10 +1,10 @@
 """Stage 1 at inference: sliding window, ensemble probability, and the way back to the CT's own grid."""
 
-import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,15 +25,13 @@ from mmpl.geometry import (
 )
 from mmpl.labels import LESIONS, Label
 from mmpl.preprocess import PreparedCase
+from mmpl.processor import Processor
 from mmpl.profile import InferenceSettings
-
-log = logging.getLogger(__name__)
 
 NO_LESION = "no lesion found"
 LOW_AGREEMENT = "low ensemble agreement"
+NO_OVERLAP = "time budget: windows without overlap"
 _LOW_AGREEMENT_BELOW = 0.5
-PRECISION = {"cpu": torch.float32, "cuda": torch.float16}
-"""What networks compute in, by the kind of device; the weights are stored in half precision, so none is lost."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def segment(
     networks: Iterable[nn.Module],
     thresholds: Thresholds,
     settings: InferenceSettings,
-    device: torch.device,
+    processor: Processor,
     budget: "Budget | None" = None,
 ) -> Segmentation:
     """Average the probabilities of the models, held one at a time, and bring the labels to the CT's grid.
@@ -82,75 +80,66 @@ def segment(
     """
     total: NDArray[np.float32] = np.zeros_like(prepared.images)
     foregrounds: list[NDArray[np.bool_]] = []
-    windows = Windows(settings, device)
-    networks = iter(networks)
-    while (budget is None or budget.allows(len(foregrounds), windows)) and (network := next(networks, None)):
+    windows = Windows(settings, processor)
+    for network in networks if budget is None else _while_time(networks, windows, total.shape[1:], budget):
         probability = windows.predict(prepared.images, network)
         total += probability
         foregrounds.append(compose(probability, thresholds) > 0)
     mean: NDArray[np.float32] = total / np.float32(len(foregrounds))
     agreement = _mean_dice(foregrounds, compose(mean, thresholds) > 0)
     mask = restore(mean, prepared.roi, prepared.ct_grid, thresholds, settings.minimum_component_voxels)
-    flags = (*windows.notes, *((NO_LESION,) if not mask.voxels.any() else ()))
+    flags: tuple[str, ...] = () if mask.voxels.any() else (NO_LESION,)
     if agreement < _LOW_AGREEMENT_BELOW:
         flags = (*flags, LOW_AGREEMENT)
+    if windows.overlap < settings.overlap:
+        flags = (*flags, NO_OVERLAP)
     if budget and len(foregrounds) < budget.models:
         flags = (*flags, f"time budget: {len(foregrounds)} of {budget.models} models")
     return Segmentation(mask, agreement, len(foregrounds), flags)
 
 
 class Windows:
-    """A sliding window over patches, which gives way where memory or half precision end.
+    """A sliding window over patches, which gives way where memory or half precision ends.
 
-    Out of memory, batches become smaller, then the CPU takes over; what overflows is done again in single precision.
+    Out of GPU memory, fewer windows run at once, then the CPU takes over; what overflows is done again in single
+    precision.
 
     Attributes:
         overlap: Of neighboring windows; may be lowered between patches.
-        notes: What was given up, for the reader of the answers.
     """
 
-    def __init__(self, settings: InferenceSettings, device: torch.device) -> None:
+    def __init__(self, settings: InferenceSettings, processor: Processor) -> None:
         self.overlap = settings.overlap
-        self.notes: tuple[str, ...] = ()
         self._settings = settings
-        self._device = device
+        self._processor = processor
         self._batch = settings.window_batch
-        self._dtype = PRECISION[device.type]
 
     def predict(self, images: NDArray[np.float32], network: nn.Module) -> NDArray[np.float32]:
         """Run one network over a patch; probabilities (2, z, y, x), averaged over overlaps."""
+        processor = self._processor
         while True:
-            try:
-                probability = self._run(images, network.to(self._device, self._dtype))
-                if self._dtype is torch.float32 or np.isfinite(probability).all():
-                    return probability
-                self._dtype = torch.float32
-                self._note("half precision overflowed: segmented in single precision")
-            except torch.OutOfMemoryError:
-                if self._device.type == "cpu":
-                    raise
-                torch.cuda.empty_cache()
-                if self._batch > 1:
-                    self._batch //= 2
-                    self._note(f"out of GPU memory: {self._batch} windows at a time")
-                else:
-                    self._device, self._dtype = torch.device("cpu"), torch.float32
-                    self._note("out of GPU memory: segmented on the CPU")
+            probability = processor.attempt(partial(self._run, images, network))
+            if probability is None and self._batch > 1:
+                self._batch //= 2
+                processor.note(f"out of GPU memory: {self._batch} windows at a time")
+            elif probability is None:
+                processor.leave_gpu()
+            elif processor.dtype is torch.float32 or np.isfinite(probability).all():
+                return probability
+            else:
+                processor.leave_half_precision()
 
-    def drop_overlap(self) -> None:
-        """Let windows lie side by side from now on."""
-        self.overlap = 0.0
-        self._note("time budget: windows without overlap")
-
-    def count(self, overlap: float) -> int:
-        """Count the windows that cover a patch of the profile's size, about."""
-        sides = zip(self._patch_zyx, self._settings.window_xyz[::-1], strict=True)
-        return math.prod(max(1, math.ceil((n - w) / max(1, int(w * (1 - overlap)))) + 1) for n, w in sides)
+    def count(self, patch_zyx: tuple[int, ...], overlap: float | None = None) -> int:
+        """Count the windows that cover a patch, with their overlap as it is or with another."""
+        apart = 1 - (self.overlap if overlap is None else overlap)
+        sides = zip(patch_zyx, self._settings.window_xyz[::-1], strict=True)
+        return math.prod(max(1, math.ceil((n - w) / max(1, int(w * apart))) + 1) for n, w in sides)
 
     def _run(self, images: NDArray[np.float32], network: nn.Module) -> NDArray[np.float32]:
         from monai.inferers import SlidingWindowInferer
 
-        self._patch_zyx = images.shape[1:]
+        device, dtype = self._processor.device, self._processor.dtype
+        network.to(device, dtype)
         inferer = SlidingWindowInferer(
             roi_size=self._settings.window_xyz[::-1],
             sw_batch_size=self._batch,
@@ -160,45 +149,74 @@ class Windows:
         )
 
         def probability(window: Tensor) -> Tensor:
-            return torch.sigmoid(network(window.to(self._dtype)).float())
+            return torch.sigmoid(network(window.to(dtype)).float())
 
         with torch.inference_mode():
-            return inferer(torch.from_numpy(images)[None].to(self._device), probability)[0].cpu().numpy()
-
-    def _note(self, note: str) -> None:
-        log.warning(note)
-        self.notes = (*self.notes, note)
+            return inferer(torch.from_numpy(images)[None].to(device), probability)[0].cpu().numpy()
 
 
 @dataclass
 class Budget:
-    """Time for stage 1, and how many models there are to spend it on.
+    """Time for stage 1, and what its passes took: one network over the whole patch each.
 
     Attributes:
-        seconds: From `started`.
+        deadline: When stage 1 must be over, as `time.monotonic` has it.
+        models: How many there are to spend the time on.
+        passes: Seconds of those that were made, by how many windows they had: with overlap and without.
     """
 
-    seconds: float
+    deadline: float
     models: int
-    started: float = field(default_factory=time.monotonic)
+    passes: dict[int, list[float]] = field(default_factory=dict)
 
-    def allows(self, done: int, windows: Windows) -> bool:
-        """Say whether one more model fits, after giving up the overlap where that helps; the first always does."""
-        if done == 0:
-            return True
+    def record(self, windows: int, seconds: float) -> None:
+        """Take down what a pass of so many windows took."""
+        self.passes.setdefault(windows, []).append(seconds)
+
+    def estimate(self, windows: int) -> float:
+        """Say how many seconds a pass takes: the mean of those with as many windows, or else by the window.
+
+        Raises:
+            ValueError: No pass was made yet.
+        """
+        if not self.passes:
+            raise ValueError("how long a pass takes is not known before the first")
+        alike = self.passes.get(windows)
+        if alike:
+            return sum(alike) / len(alike)
+        made = sum(count * len(seconds) for count, seconds in self.passes.items())
+        return windows * sum(map(sum, self.passes.values())) / made
+
+    def allows(self, passes: int, windows: int) -> bool:
+        """Say whether so many more passes, of so many windows each, fit into what is left."""
+        return passes * self.estimate(windows) <= self.deadline - time.monotonic()
+
+
+def _while_time(
+    networks: Iterable[nn.Module], windows: Windows, patch_zyx: tuple[int, ...], budget: Budget
+) -> Iterator[nn.Module]:
+    """Give networks while there is time for one more, the first always; where not for all, windows lose their overlap.
+
+    A pass is timed from one network to the next, so that reading it counts.
+    """
+    began = time.monotonic()
+    for done, network in enumerate(networks, 1):
+        yield network
         now = time.monotonic()
-        each, left = (now - self.started) / done, self.started + self.seconds - now
-        if each * (self.models - done) > left and windows.overlap > 0:
-            each *= windows.count(0.0) / windows.count(windows.overlap)
-            windows.drop_overlap()
-        return each <= left
+        count, fewest, rest = windows.count(patch_zyx), windows.count(patch_zyx, 0.0), budget.models - done
+        budget.record(count, now - began)
+        began = now
+        if rest == 0 or not budget.allows(1, fewest):
+            return
+        if fewest < count and not budget.allows(rest, count):
+            windows.overlap = 0.0
 
 
 def predict_probability(
-    images: NDArray[np.float32], network: nn.Module, settings: InferenceSettings, device: torch.device
+    images: NDArray[np.float32], network: nn.Module, settings: InferenceSettings, processor: Processor
 ) -> NDArray[np.float32]:
     """Run one network over the patch in overlapping windows; probabilities (2, z, y, x), averaged over overlaps."""
-    return Windows(settings, device).predict(images, network)
+    return Windows(settings, processor).predict(images, network)
 
 
 def compose(probability: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.uint8]:
@@ -227,8 +245,12 @@ def restore(
 
 
 def clean(mask: NDArray[np.uint8], minimum_component_voxels: int) -> NDArray[np.uint8]:
-    """Fill each class's holes, where the other class is not, then drop components under a number of voxels."""
-    import cc3d
+    """Fill each class's holes, drop components under a number of voxels, and fill the holes that those leave."""
+    return _fill(_drop_small(_fill(mask), minimum_component_voxels))
+
+
+def _fill(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Give each class the background that it encloses, the tumor first."""
     from scipy import ndimage
 
     result = mask.copy()
@@ -236,8 +258,17 @@ def clean(mask: NDArray[np.uint8], minimum_component_voxels: int) -> NDArray[np.
         for box in ndimage.find_objects((mask == label).astype(np.uint8)):
             filled = ndimage.binary_fill_holes(mask[box] == label)
             result[box][filled & (result[box] == Label.BACKGROUND)] = label
-        kept = cc3d.dust(result == label, threshold=minimum_component_voxels, connectivity=26)
-        result[(result == label) & ~kept.astype(bool)] = Label.BACKGROUND
+    return result
+
+
+def _drop_small(mask: NDArray[np.uint8], minimum_component_voxels: int) -> NDArray[np.uint8]:
+    """Turn what has fewer voxels, its corners counted as joined, into background."""
+    import cc3d
+
+    result = mask.copy()
+    for label in LESIONS:
+        kept = cc3d.dust(mask == label, threshold=minimum_component_voxels, connectivity=26)
+        result[(mask == label) & ~kept.astype(bool)] = Label.BACKGROUND
     return result
 
 
@@ -257,10 +288,21 @@ def crop_around(images: NDArray, center_xyz: NDArray[np.floating], size_xyz: Ind
     return images[(slice(None), *box_slices(place_box(center_xyz, (x, y, z), size_xyz), size_xyz))]
 
 
-def predict_logits(crop: NDArray[np.float32], network: nn.Module, device: torch.device) -> NDArray[np.float64]:
-    """Run a stage 2 or 3 network on one crop (2, z, y, x): its logits."""
-    with torch.inference_mode():
-        return network(torch.from_numpy(np.ascontiguousarray(crop))[None].to(device))[0].double().cpu().numpy()
+def predict_logits(crop: NDArray[np.float32], network: nn.Module, processor: Processor) -> NDArray[np.float64]:
+    """Run a stage 2 or 3 network on one crop (2, z, y, x): its logits.
+
+    Out of GPU memory, the CPU takes over at once: the networks' norms and their last pooling go over the whole crop, so
+    pieces of it would have other logits.
+    """
+
+    def logits() -> NDArray[np.float64]:
+        images = torch.from_numpy(np.ascontiguousarray(crop))[None]
+        with torch.inference_mode():
+            return network.to(processor.device)(images.to(processor.device))[0].double().cpu().numpy()
+
+    while (found := processor.attempt(logits)) is None:
+        processor.leave_gpu()
+    return found
 
 
 def _mean_dice(masks: list[NDArray[np.bool_]], reference: NDArray[np.bool_]) -> float:

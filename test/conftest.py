@@ -17,6 +17,7 @@ from mmpl.io.images import write_image
 from mmpl.labels import Label, Stage
 from mmpl.network import StageNetwork, build_network
 from mmpl.preprocess import PreparedCase, prepare
+from mmpl.processor import Processor
 from mmpl.profile import Profile, load_profile
 from mmpl.radiomics import feature_names
 from mmpl.segmentation import Thresholds, predict_probability
@@ -127,7 +128,7 @@ def tiny_ensemble(tmp_path_factory: pytest.TempPathFactory, head: Case) -> Path:
             network = build_network(profile, stage).eval().requires_grad_(False)
             if stage is Stage.SEGMENTATION:
                 _fit_head(network, prepared)
-                probabilities.append(predict_probability(prepared.images, network, profile.inference, _CPU))
+                probabilities.append(predict_probability(prepared.images, network, profile.inference, Processor(_CPU)))
             save_file(
                 {key: value.half().contiguous() for key, value in network.state_dict().items()},
                 folder / name / NETWORK_FILE[stage],

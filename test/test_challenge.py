@@ -330,3 +330,28 @@ def test_the_contract_of_the_edition_on_a_known_patient(result, tmp_path):
     worse = json.loads((tmp_path / "rfs.json").read_text())
     write_challenge_result(replace(result, survival=replace(result.survival, risk_score=-1.5)), tmp_path, Task)
     assert worse > json.loads((tmp_path / "rfs.json").read_text())
+
+
+def test_the_editions_limits():
+    """As the organizers publish them, of which some is left to the platform."""
+    edition = challenge.read_edition()
+    assert edition.limit_s == {Task.SEGMENTATION: 600, Task.SURVIVAL: 900, Task.HPV: 600}
+    assert 0 < edition.reserve_s <= 90
+    for tasks, limit in ((Task, 600), ({Task.SURVIVAL}, 900), ({Task.HPV, Task.SURVIVAL}, 600)):
+        assert edition.budget_s(tasks) == limit - edition.reserve_s
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limit_s": {"segmentation": 600, "hpv": 600}}, "limit_s lacks survival"),
+        ({"limit_s": {"segmentation": 600, "hpv": 600, "survival": 60}}, "reserve_s is 60, not below every limit_s"),
+        ({"limit_s": {"segmentation": 600, "hpv": 0, "survival": 60}}, "greater than 0"),
+        ({"limit_s": {"segmentation": 600, "hpv": 600, "survival": 900, "staging": 600}}, "'segmentation', 'survival'"),
+        ({"reserve_s": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_an_edition_whose_limits_cannot_be_kept(change, message):
+    content = challenge.read_edition().model_dump(mode="json") | {"reserve_s": 60} | change
+    with pytest.raises(ValueError, match=message):
+        challenge.Edition.model_validate(content)

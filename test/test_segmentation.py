@@ -1,5 +1,6 @@
 """Stage 1's inference: windows, the ensemble's mean, labels, and the way back to the CT's own grid."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit
+from small_gpu import CUDA, FakeGpu, Memory, OnGpu
 from torch import Tensor, nn
 
 from mmpl import segmentation
@@ -16,11 +18,12 @@ from mmpl.geometry import index_to_mm
 from mmpl.labels import Label, Stage
 from mmpl.network import build_network
 from mmpl.preprocess import PreparedCase, prepare_labels
+from mmpl.processor import ON_CPU, PRECISION, Processor
 from mmpl.profile import InferenceSettings, load_profile
 from mmpl.segmentation import (
     LOW_AGREEMENT,
     NO_LESION,
-    PRECISION,
+    NO_OVERLAP,
     Budget,
     Segmentation,
     Thresholds,
@@ -120,6 +123,25 @@ class TestClean:
         assert (filled[4:8, 4:8, 4:8] == inner).all()
         assert (filled == inner).sum() == 64
         assert (filled == outer).sum() == 1000 - 64
+
+    @pytest.mark.parametrize(("outer", "inner"), [(Label.GTVP, Label.GTVN), (Label.GTVN, Label.GTVP)])
+    def test_what_is_too_small_inside_the_other_class_becomes_that_class(self, outer: Label, inner: Label) -> None:
+        mask = np.zeros((12, 12, 12), np.uint8)
+        mask[1:11, 1:11, 1:11] = outer
+        mask[4:7, 4:7, 4:7] = inner  # 27 voxels
+        mask[7, 4:7, 4:7] = Label.BACKGROUND
+        cleaned = clean(mask, 50)
+        assert (cleaned == outer).sum() == 1000
+        assert not (cleaned == inner).any()
+
+    def test_what_is_too_small_beside_the_other_class_is_not_kept_by_it(self) -> None:
+        mask = np.zeros((12, 12, 12), np.uint8)
+        mask[1:6, 1:6, 1:6] = Label.GTVP
+        mask[6:8, 1:6, 1:6] = Label.GTVN  # 50 voxels, less the next
+        mask[7, 5, 5] = Label.BACKGROUND
+        cleaned = clean(mask, 50)
+        assert (cleaned == Label.GTVP).sum() == 125
+        assert not (cleaned == Label.GTVN).any()
 
     def test_leaves_its_input_alone(self) -> None:
         mask = np.zeros((9, 9, 9), np.uint8)
@@ -262,7 +284,7 @@ class TestSlidingWindow:
         torch.manual_seed(0)
         network = build_network(MICRO, Stage.SEGMENTATION).eval()
         images = np.random.default_rng(0).normal(size=(2, 8, 12, 16)).astype(np.float32)
-        probability = predict_probability(images, network, windows((16, 12, 8)), CPU)
+        probability = predict_probability(images, network, windows((16, 12, 8)), Processor(CPU))
         with torch.no_grad():
             expected = torch.sigmoid(network(torch.from_numpy(images)[None]))[0].numpy()
         np.testing.assert_allclose(probability, expected, atol=1e-6)
@@ -270,19 +292,19 @@ class TestSlidingWindow:
 
     def test_probabilities_are_averaged_over_the_overlap(self) -> None:
         images = np.zeros((2, 8, 8, 12), np.float32)
-        probability = predict_probability(images, Constant(-1.0, 2.0), windows((8, 8, 8)), CPU)
+        probability = predict_probability(images, Constant(-1.0, 2.0), windows((8, 8, 8)), Processor(CPU))
         one, two = expit(-1.0), expit(2.0)
         expected = np.repeat([one, (one + two) / 2, two], 4)
         np.testing.assert_allclose(probability, np.broadcast_to(expected, probability.shape), atol=1e-6)
 
     def test_many_windows_agree_with_one_where_the_network_is_local(self) -> None:
         images = np.random.default_rng(0).normal(size=(2, 11, 13, 17)).astype(np.float32)
-        probability = predict_probability(images, Steep(0.3), windows((8, 8, 8), overlap=0.25), CPU)
+        probability = predict_probability(images, Steep(0.3), windows((8, 8, 8), overlap=0.25), Processor(CPU))
         np.testing.assert_allclose(probability, expit(40 * (images - 0.3)), atol=1e-5)
 
     def test_a_patch_smaller_than_the_window_keeps_its_size(self) -> None:
         images = np.random.default_rng(0).normal(size=(2, 6, 9, 16)).astype(np.float32)
-        probability = predict_probability(images, Steep(0.0), windows((16, 16, 16)), CPU)
+        probability = predict_probability(images, Steep(0.0), windows((16, 16, 16)), Processor(CPU))
         np.testing.assert_allclose(probability, expit(40 * images), atol=1e-5)
 
 
@@ -303,11 +325,11 @@ class TestSegment:
         mean = np.mean([expit(logit) for logit in logits])
         for threshold, found in ((mean - 1e-4, True), (mean + 1e-4, False)):
             networks = (Constant(logit) for logit in logits)
-            result = segment(prepared, networks, Thresholds(threshold, 1.1), self.SETTINGS, CPU)
+            result = segment(prepared, networks, Thresholds(threshold, 1.1), self.SETTINGS, Processor(CPU))
             assert result.mask.voxels.any() == found
 
     def test_finds_the_balls_on_the_cts_grid(self, prepared: PreparedCase) -> None:
-        result = segment(prepared, [Steep(0.5), Steep(0.5)], HALVES, self.SETTINGS, CPU)
+        result = segment(prepared, [Steep(0.5), Steep(0.5)], HALVES, self.SETTINGS, Processor(CPU))
         assert result.mask.grid == CT_GRID
         truth = balls(positions_of(CT_GRID)) >= 0.5
         for label, where in zip(LESIONS_MM, truth, strict=True):
@@ -321,19 +343,21 @@ class TestSegment:
         masks = [(prepared.images >= level).any(axis=0) for level in levels]
         mean = np.mean([expit(40 * (prepared.images - level)) for level in levels], axis=0)
         expected = np.mean([dice(mask, (mean >= 0.5).any(axis=0)) for mask in masks])
-        result = segment(prepared, map(Steep, levels), HALVES, self.SETTINGS, CPU)
+        result = segment(prepared, map(Steep, levels), HALVES, self.SETTINGS, Processor(CPU))
         assert result.agreement == pytest.approx(expected, abs=2e-3)
         assert 0.5 < result.agreement < 0.9
         assert result.flags == ()
 
     def test_low_agreement_is_flagged(self, prepared: PreparedCase) -> None:
         low = Thresholds(0.2, 0.2)
-        result = segment(prepared, [Steep(0.5), *(Constant(-9.0) for _ in range(3))], low, self.SETTINGS, CPU)
+        result = segment(
+            prepared, [Steep(0.5), *(Constant(-9.0) for _ in range(3))], low, self.SETTINGS, Processor(CPU)
+        )
         assert result.flags == (LOW_AGREEMENT,)
         assert result.agreement == pytest.approx(0.25, abs=0.02)
 
     def test_no_lesion_is_flagged_and_agreed_on(self, prepared: PreparedCase) -> None:
-        result = segment(prepared, [Constant(-9.0), Constant(-9.0)], HALVES, self.SETTINGS, CPU)
+        result = segment(prepared, [Constant(-9.0), Constant(-9.0)], HALVES, self.SETTINGS, Processor(CPU))
         assert result.flags == (NO_LESION,)
         assert result.agreement == 1.0
         assert result.mask.grid == CT_GRID
@@ -362,13 +386,6 @@ class Slow(Steep):
         return super().forward(x)
 
 
-class Elsewhere(Steep):
-    """A network on another device, as far as it can be told."""
-
-    def to(self, *_: object) -> "Elsewhere":
-        return self
-
-
 class TestGivingWay:
     """Where time or memory ends, less is done in a declared order, and said."""
 
@@ -381,34 +398,75 @@ class TestGivingWay:
         return clock
 
     def spend(self, prepared: PreparedCase, clock: Clock, seconds: float) -> Segmentation:
-        budget = Budget(seconds, 4, clock.now)
-        return segment(prepared, [Slow(clock) for _ in range(4)], HALVES, self.SETTINGS, CPU, budget)
+        budget = Budget(clock.now + seconds, 4)
+        return segment(prepared, [Slow(clock) for _ in range(4)], HALVES, self.SETTINGS, Processor(CPU), budget)
 
     def test_with_time_enough_nothing_is_given_up(self, prepared: PreparedCase, clock: Clock) -> None:
-        plain = segment(prepared, [Slow(clock) for _ in range(4)], HALVES, self.SETTINGS, CPU)
+        plain = segment(prepared, [Slow(clock) for _ in range(4)], HALVES, self.SETTINGS, Processor(CPU))
         found = self.spend(prepared, clock, clock.now)
         assert (found.models, found.flags) == (4, plain.flags)
         np.testing.assert_array_equal(found.mask.voxels, plain.mask.voxels)
 
-    def test_first_the_overlap_goes_then_models(self, prepared: PreparedCase, clock: Clock) -> None:
-        segment(prepared, [Slow(clock)], HALVES, self.SETTINGS, CPU)
-        one = clock.now
-        short = self.spend(prepared, clock, 2.7 * one)
-        assert "time budget: windows without overlap" in short.flags
-        assert short.models == 4
-        shorter = self.spend(prepared, clock, 1.4 * one)
-        assert 1 < shorter.models < 4
-        assert shorter.flags[0] == "time budget: windows without overlap"
-        assert f"time budget: {shorter.models} of 4 models" in shorter.flags
-        assert self.spend(prepared, clock, 1e-6).models == 1  # an answer there is always
+    @pytest.mark.parametrize(
+        ("seconds", "models", "overlap"),
+        [
+            (400, 4, True),
+            (399, 4, False),
+            (181, 4, False),
+            (180, 3, False),
+            (127, 2, False),
+            (126, 1, True),
+            (1, 1, True),
+        ],
+    )
+    def test_first_the_overlap_goes_then_models(
+        self, prepared: PreparedCase, clock: Clock, seconds: float, models: int, overlap: bool
+    ) -> None:
+        """A pass is 4 x 5 x 5 windows with overlap, and 3 x 3 x 3 without; the first is always made."""
+        found = self.spend(prepared, clock, seconds)
+        assert found.models == models
+        assert (NO_OVERLAP not in found.flags) == overlap
+        assert (f"time budget: {models} of 4 models" in found.flags) == (models < 4)
+        assert clock.now <= max(seconds, 100)
+
+    def test_what_a_pass_takes_beside_its_windows_counts(self, prepared: PreparedCase, clock: Clock) -> None:
+        def read() -> Iterator[Slow]:
+            for _ in range(4):
+                clock.now += 20
+                yield Slow(clock)
+
+        for seconds, models in ((260, 3), (261, 4)):  # 120 s with overlap, and 47 s without
+            clock.now = 0.0
+            found = segment(prepared, read(), HALVES, self.SETTINGS, Processor(CPU), Budget(clock.now + seconds, 4))
+            assert found.models == models
+            assert clock.now <= seconds
+
+    def test_one_window_has_no_overlap_to_give_up(self, prepared: PreparedCase, clock: Clock) -> None:
+        whole = self.SETTINGS.model_copy(update={"window_xyz": PATCH.size_xyz})
+        networks = [Slow(clock) for _ in range(4)]
+        found = segment(prepared, networks, HALVES, whole, Processor(CPU), Budget(clock.now + 2, 4))
+        assert found.models == 2
+        assert NO_OVERLAP not in found.flags
+
+    def test_nothing_is_known_before_the_first_pass(self, clock: Clock) -> None:
+        with pytest.raises(ValueError, match="before the first"):
+            Budget(clock.now + 100, 4).allows(1, 27)
+
+    def test_windows_are_counted_before_they_run(self, prepared: PreparedCase, clock: Clock) -> None:
+        for overlap in (0.5, 0.3, 0.0):
+            began = clock.now
+            settings = self.SETTINGS.model_copy(update={"overlap": overlap})
+            count = Windows(settings, Processor(CPU)).count(prepared.images.shape[1:])
+            predict_probability(prepared.images, Slow(clock), settings, Processor(CPU))
+            assert count == clock.now - began
 
     def test_half_precision_finds_the_same(self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.manual_seed(0)
         network = build_network(MICRO, Stage.SEGMENTATION).eval()
         network.head.project.weight.data *= 30
-        single = predict_probability(prepared.images, network, self.SETTINGS, CPU)
+        single = predict_probability(prepared.images, network, self.SETTINGS, Processor(CPU))
         monkeypatch.setitem(PRECISION, "cpu", torch.float16)
-        half = predict_probability(prepared.images, network, self.SETTINGS, CPU)
+        half = predict_probability(prepared.images, network, self.SETTINGS, Processor(CPU))
         assert half.dtype == np.float32
         assert np.ptp(single) > 0.2
         assert 0 < np.abs(half - single).max() < 0.02
@@ -420,35 +478,89 @@ class TestGivingWay:
         network = build_network(MICRO, Stage.SEGMENTATION).eval()
         next(network.parameters()).data *= 3e5  # the norm behind it takes that back
         network.half().float()  # as the weights of a file are
-        plain = segment(prepared, [network] * 2, HALVES, self.SETTINGS, CPU)
+        plain = segment(prepared, [network] * 2, HALVES, self.SETTINGS, Processor(CPU))
         monkeypatch.setitem(PRECISION, "cpu", torch.float16)
-        found = segment(prepared, [network] * 2, HALVES, self.SETTINGS, CPU)
-        assert "half precision overflowed: segmented in single precision" in found.flags
+        processor = Processor(CPU)
+        found = segment(prepared, [network] * 2, HALVES, self.SETTINGS, processor)
+        assert processor.notes == ("half precision overflowed: segmented in single precision",)
         assert found.agreement == plain.agreement
         np.testing.assert_array_equal(found.mask.voxels, plain.mask.voxels)
 
-    def test_out_of_gpu_memory_batches_shrink_then_the_cpu_takes_over(
+
+class TestOutOfGpuMemory:
+    """Less is done at once, then the CPU takes over and stays; each is said, and the answer is the same."""
+
+    SETTINGS = TestGivingWay.SETTINGS
+    HALF, ONE = (f"out of GPU memory: {n} windows at a time" for n in (2, 1))
+
+    @pytest.fixture(autouse=True)
+    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setitem(PRECISION, "cuda", torch.float32)
+        with FakeGpu():
+            yield
+
+    def memory(self, monkeypatch: pytest.MonkeyPatch, windows: int) -> Memory:
+        memory = Memory(windows)
+        monkeypatch.setattr(torch.cuda, "empty_cache", memory.free)
+        return memory
+
+    @pytest.mark.parametrize(
+        ("fits", "failing", "notes"), [(4, [], ()), (2, [4], (HALF,)), (0, [4, 2, 1], (HALF, ONE, ON_CPU))]
+    )
+    def test_windows_become_fewer_then_the_cpu_takes_over(
+        self,
+        prepared: PreparedCase,
+        monkeypatch: pytest.MonkeyPatch,
+        fits: int,
+        failing: list[int],
+        notes: tuple[str, ...],
+    ) -> None:
+        memory, processor = self.memory(monkeypatch, fits), Processor(CUDA)
+        found = segment(prepared, [OnGpu(Steep(0.5), memory) for _ in "12"], HALVES, self.SETTINGS, processor)
+        assert [count for where, count in memory.tried if where == "cuda" and count > fits] == failing
+        assert processor.notes == notes
+        assert processor.device == (CUDA if fits else CPU)
+        expected = segment(prepared, [Steep(0.5)] * 2, HALVES, self.SETTINGS, Processor(CPU))
+        np.testing.assert_array_equal(found.mask.voxels, expected.mask.voxels)
+
+    def test_a_crop_is_done_on_the_cpu_and_all_that_follows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.manual_seed(0)
+        network = build_network(MICRO, Stage.SURVIVAL).eval()
+        crop = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32)
+        memory, processor = self.memory(monkeypatch, 0), Processor(CUDA)
+        logits = [predict_logits(crop, OnGpu(network, memory), processor) for _ in range(2)]
+        assert memory.tried == [("cuda", 1), ("cpu", 1), ("cpu", 1)]
+        assert processor.notes == (ON_CPU,)
+        expected = predict_logits(crop, network, Processor(CPU))
+        np.testing.assert_array_equal(logits, [expected, expected])
+
+    def test_what_stage_1_gave_up_stays_given_up(self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch) -> None:
+        memory, processor = self.memory(monkeypatch, 0), Processor(CUDA)
+        segment(prepared, [OnGpu(Steep(0.5), memory)], HALVES, self.SETTINGS, processor)
+        memory.tried.clear()
+        predict_logits(prepared.images, OnGpu(Constant(1.0), memory), processor)
+        assert memory.tried == [("cpu", 1)]
+
+    def test_memory_is_freed_once_nothing_holds_it(
         self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        run, tried = Windows._run, []
+        memory, processor = self.memory(monkeypatch, 0), Processor(CUDA)
+        segment(prepared, [OnGpu(Steep(0.5), memory)], HALVES, self.SETTINGS, processor)
+        predict_logits(prepared.images, OnGpu(Constant(1.0), memory), Processor(CUDA))
+        assert memory.alive_when_freed == [False] * 4
 
-        def small_gpu(self: Windows, images: NDArray, network: nn.Module) -> NDArray:
-            tried.append((self._device.type, self._batch))
-            if self._device.type == "cuda":
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return run(self, images, network)
+    def test_without_a_gpu_there_is_nothing_to_give_up(
+        self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        memory = self.memory(monkeypatch, 0)
 
-        monkeypatch.setattr(Windows, "_run", small_gpu)
-        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-        found = segment(prepared, [Elsewhere(0.5)] * 2, HALVES, self.SETTINGS, torch.device("cuda"))
-        assert tried == [("cuda", 4), ("cuda", 2), ("cuda", 1), ("cpu", 1), ("cpu", 1)]
-        assert found.flags[:3] == (
-            "out of GPU memory: 2 windows at a time",
-            "out of GPU memory: 1 windows at a time",
-            "out of GPU memory: segmented on the CPU",
-        )
-        expected = segment(prepared, [Steep(0.5)] * 2, HALVES, self.SETTINGS, CPU)
-        np.testing.assert_array_equal(found.mask.voxels, expected.mask.voxels)
+        def fail(where: str, images: Tensor) -> None:
+            raise torch.OutOfMemoryError("out of memory")
+
+        monkeypatch.setattr(memory, "take", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            predict_logits(prepared.images, OnGpu(Constant(1.0), memory), Processor(CPU))
+        assert not memory.alive_when_freed
 
 
 class TestLesionCrop:
@@ -478,7 +590,7 @@ class TestLesionCrop:
         torch.manual_seed(0)
         network = build_network(MICRO, Stage.SURVIVAL).eval()
         crop = np.random.default_rng(0).normal(size=(2, 16, 16, 32)).astype(np.float32)[..., ::2]
-        logits = predict_logits(crop, network, CPU)
+        logits = predict_logits(crop, network, Processor(CPU))
         assert logits.dtype == np.float64
         with torch.no_grad():
             expected = network(torch.from_numpy(crop.copy())[None])[0].numpy()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmpl.labels import Stage
 from mmpl.network import build_network, transfer_backbone
+from mmpl.processor import Processor
 from mmpl.profile import OutcomeTraining
 from mmpl.segmentation import crop_around, predict_logits
 from mmpl.weights import Scale, read_network, read_state
@@ -95,7 +96,7 @@ def predict_fold(workspace: Workspace, member: Member, stage: Stage) -> Scores:
         images = workspace.store.images(patient.patient_id)
         center = workspace.lesion_centers[patient.patient_id]
         crop = crop_around(images, center, workspace.profile.inference.lesion_crop_xyz).astype(np.float32)
-        scores[patient.patient_id] = predict_logits(crop, network, device).tolist()
+        scores[patient.patient_id] = predict_logits(crop, network, Processor(device)).tolist()
     return scores
 
 

@@ -20,6 +20,7 @@ from mmpl.case import Image
 from mmpl.labels import Stage
 from mmpl.metrics import dice
 from mmpl.network import build_network
+from mmpl.processor import Processor
 from mmpl.segmentation import lesion_center, predict_probability, restore
 from mmpl.weights import NETWORK_FILE, load_ensemble, read_network, read_state
 from train.command import run_program
@@ -127,7 +128,7 @@ def predict_fold(workspace: Workspace, member: Member) -> None:
         if path.is_file():
             continue
         images = workspace.store.images(patient.patient_id).astype(np.float32)
-        probability = predict_probability(images, network, workspace.profile.inference, device)
+        probability = predict_probability(images, network, workspace.profile.inference, Processor(device))
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:

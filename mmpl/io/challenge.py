@@ -6,11 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmpl.case import Case, ClinicalRecord, InvalidInputError
 from mmpl.clinical import read_record
@@ -20,7 +20,7 @@ from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
 from mmpl.labels import Task
 from mmpl.mend import mend
 from mmpl.pipeline import PatientResult
-from mmpl.profile import RESOURCES
+from mmpl.profile import RESOURCES, Positive
 
 EDITIONS = RESOURCES / "editions"
 EDITION_VARIABLE, DEFAULT_EDITION = "MMPL_EDITION", "hecktor-2025"
@@ -40,7 +40,12 @@ class Socket(BaseModel):
 
 
 class Edition(BaseModel):
-    """One edition of the challenge: where things lie, and which way its risk points."""
+    """One edition of the challenge: where things lie, which way its risk points, and how long a case may take.
+
+    Attributes:
+        limit_s: Seconds that the platform gives a case, for each task.
+        reserve_s: Seconds of them that are not this program's to spend.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +57,21 @@ class Edition(BaseModel):
     risk: Socket
     risk_sign: Literal[1, -1]
     hpv: Socket
+    limit_s: dict[Task, Positive]
+    reserve_s: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _limits_are_whole(self) -> Self:
+        missing = [task for task in Task if task not in self.limit_s]
+        if missing:
+            raise ValueError(f"limit_s lacks {', '.join(missing)}")
+        if self.reserve_s >= min(self.limit_s.values()):
+            raise ValueError(f"reserve_s is {self.reserve_s:g}, not below every limit_s")
+        return self
+
+    def budget_s(self, tasks: Collection[Task]) -> float:
+        """Give the seconds a case may take for some tasks: the least of their limits, less the reserve."""
+        return min(self.limit_s[task] for task in tasks) - self.reserve_s
 
     def output_path(self, task: Task, folder: Path) -> Path:
         """Where a task's answer lies below the output folder."""

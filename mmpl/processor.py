@@ -1,0 +1,60 @@
+"""What computes the networks of one case, and what it gives up where GPU memory or half precision ends."""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+log = logging.getLogger(__name__)
+
+PRECISION = {"cpu": torch.float32, "cuda": torch.float16}
+"""What stage 1 computes in, by the kind of device; the weights are stored in half precision, so none is lost. Stages 2
+and 3 stay in single precision: they take one crop a model, where stage 1 takes some forty windows."""
+ON_CPU = "out of GPU memory: the rest on the CPU"
+
+Answer = TypeVar("Answer")
+
+
+class Processor:
+    """The GPU, as far as its memory goes, or the CPU: one for each case, as what is given up stays given up for it.
+
+    Attributes:
+        device: What computes from now on.
+        dtype: What stage 1 computes in from now on.
+        notes: What was given up, for the reader of the answers.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.dtype = PRECISION[device.type]
+        self.notes: tuple[str, ...] = ()
+
+    def attempt(self, work: Callable[[], Answer]) -> Answer | None:
+        """Do some work; None where GPU memory ran out, and what the work had taken is free again.
+
+        Raises:
+            torch.OutOfMemoryError: It ran out on the CPU.
+        """
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if self.device.type == "cpu":
+                raise
+        torch.cuda.empty_cache()  # not before the block ends: until then the traceback holds the activations
+        return None
+
+    def leave_gpu(self) -> None:
+        """Go on on the CPU."""
+        self.device, self.dtype = torch.device("cpu"), PRECISION["cpu"]
+        self.note(ON_CPU)
+
+    def leave_half_precision(self) -> None:
+        """Go on in single precision."""
+        self.dtype = torch.float32
+        self.note("half precision overflowed: segmented in single precision")
+
+    def note(self, note: str) -> None:
+        """Say what was given up, in the log and for the reader of the answers."""
+        log.warning(note)
+        self.notes = (*self.notes, note)
