@@ -49,10 +49,13 @@ def load(keep_networks: bool = False, began: float | None = None) -> Callable[[]
         began: When the case's time began, as `time.monotonic` has it; by default when what is returned is called.
     """
     from mmpl.algorithm import Algorithm
+    from mmpl.files import refuse_inside
     from mmpl.io.challenge import clear_challenge_result
 
     source, target = (Path(os.environ.get(name) or path) for name, path in FOLDERS)
     picture, report = (Path(value) if (value := os.environ.get(name)) else None for name in EXTRAS)
+    for output in filter(None, (target, picture, report)):
+        refuse_inside(output, source)
     clear_challenge_result(target)  # weights that cannot be loaded leave no answer of an earlier case, either
     return partial(Algorithm.load(keep_networks).answer, source, target, picture, report, began)
 

@@ -23,6 +23,7 @@ from small_gpu import FakeGpu
 
 from mmpl import algorithm
 from mmpl.case import Image
+from mmpl.files import OverwriteError
 from mmpl.io import challenge
 from mmpl.io.images import read_image
 
@@ -520,6 +521,19 @@ def test_a_picture_that_cannot_be_drawn_leaves_no_answer_beside_the_error(
 ):
     monkeypatch.setenv("MMPL_PICTURE", str(tmp_path / "absent" / "picture.png"))
     assert "absent" in refuse(write_input(), weights=blind_ensemble)
+
+
+@pytest.mark.parametrize(("variable", "where"), [("OUTPUT", ""), ("OUTPUT", "answers"), ("REPORT", "ehr.json")])
+def test_no_output_lies_among_the_inputs(root, write_input, tmp_path, monkeypatch, variable, where):
+    folder = write_input()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name, value in {"INPUT": folder, "OUTPUT": tmp_path / "output", variable: folder / where}.items():
+        monkeypatch.setenv(f"MMPL_{name}", str(value))
+    load = runpy.run_path(str(root / "inference.py"))["load"]
+    with pytest.raises(OverwriteError) as refused:
+        load()
+    assert str(refused.value) == f"{folder / where}: lies in {folder}, which is read; name a folder outside it"
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_picture_of_an_earlier_case_does_not_stay(refuse, tmp_path, monkeypatch):
