@@ -1,8 +1,8 @@
-"""A training step of each stage on fake CUDA tensors: what does not fit together fails, what it keeps is counted.
+"""Training and prediction on fake CUDA tensors: what does not fit together fails, what is kept is counted.
 
-`python -m benchmarks.dry_run [--profile NAME]` needs no GPU, but a C++ compiler. Fake tensors have shapes, dtypes and a
-device, and no memory; the operations are those of the training program under CUDA's own autocast. Nothing is said of
-speed, nor of the workspace that cuDNN takes beside the tensors.
+`python -m benchmarks.dry_run [--profile NAME] [--predict]` needs no GPU, but a C++ compiler. Fake tensors have shapes,
+dtypes and a device, and no memory; the operations are those of the programs, under CUDA's own autocast. Nothing is said
+of speed, nor of the workspace that cuDNN takes beside the tensors.
 """
 
 import json
@@ -35,7 +35,9 @@ from torch.utils._pytree import tree_iter
 
 from mmpl.labels import Stage
 from mmpl.network import build_network
+from mmpl.processor import PRECISION
 from mmpl.profile import Profile, load_profile
+from mmpl.segmentation import window_probability
 from train.loop import Job, Optimization, PrecisionName
 from train.losses import balanced_bce, discrete_time_nll, oda_loss
 from train.patches import Batch
@@ -194,17 +196,40 @@ def _draw_nothing(step: int, device: torch.device) -> Batch:
     raise NotImplementedError("a dry run makes its batches itself")
 
 
+def predict_once(profile: Profile, stage: Stage) -> float:
+    """Predict a batch of windows, or a crop, as inference does on a GPU; the most GiB that tensors take."""
+    settings = profile.inference
+    count, size = (
+        (settings.window_batch, settings.window_xyz) if stage is Stage.SEGMENTATION else (1, settings.lesion_crop_xyz)
+    )
+    dtype = PRECISION["cuda"] if stage is Stage.SEGMENTATION else torch.float32
+    with torch.device("meta"):
+        network = build_network(profile, stage).to(dtype).eval()
+    with fake_cuda() as memory, torch.inference_mode():
+        network.to_empty(device=CUDA)
+        images = torch.empty(count, 2, *size[::-1], device=CUDA)
+        if stage is Stage.SEGMENTATION:
+            window_probability(images, network, dtype)
+        else:
+            network(images).double()
+        return memory.peak / 2**30
+
+
 def main(
     profile: str = "paper",
     stage: Annotated[list[Stage] | None, typer.Option(help="By default all three.")] = None,
     precision: Annotated[list[str] | None, typer.Option(help="By default all three.")] = None,
     devices: Annotated[int, typer.Option(min=1, max=2, help="GPUs that train a network together.")] = 1,
+    predict: Annotated[bool, typer.Option("--predict", help="Predict instead, in inference's own precision.")] = False,
 ) -> None:
-    """Take a step of each stage in each precision; a line of JSON each."""
+    """Take a training step of each stage in each precision; a line of JSON each."""
     if "LD_PRELOAD" not in os.environ:
         raise typer.Exit(run_pretending(*sys.argv[1:]))
     chosen = load_profile(profile)
     for each in stage or list(Stage):
+        if predict:
+            print(json.dumps({"stage": each, "peak_gib": predict_once(chosen, each)}), flush=True)
+            continue
         for name in TRAINING_PRECISIONS:
             if name in (precision or TRAINING_PRECISIONS):
                 print(json.dumps(asdict(take_steps(chosen, each, name, devices))), flush=True)

@@ -147,12 +147,14 @@ class Windows:
             mode="constant",
             padding_mode="replicate",
         )
-
-        def probability(window: Tensor) -> Tensor:
-            return torch.sigmoid(network(window.to(dtype)).float())
-
         with torch.inference_mode():
-            return inferer(torch.from_numpy(images)[None].to(device), probability)[0].cpu().numpy()
+            patch = torch.from_numpy(images)[None].to(device)
+            return inferer(patch, partial(window_probability, network=network, dtype=dtype))[0].cpu().numpy()
+
+
+def window_probability(windows: Tensor, network: nn.Module, dtype: torch.dtype) -> Tensor:
+    """Probabilities (n, 2, z, y, x) of windows (n, 2, z, y, x), in single precision whatever the network's dtype."""
+    return torch.sigmoid(network(windows.to(dtype)).float())
 
 
 @dataclass

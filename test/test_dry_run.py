@@ -45,6 +45,14 @@ def test_a_step_of_the_published_network_fits(root: Path, stage: Stage) -> None:
     assert 0.25 < row["between_steps_gib"] < 0.5  # weights, average, two moments, of 18.3 M numbers each, and the batch
 
 
+@needs_compiler
+@needs_no_gpu
+def test_the_published_networks_predict_on_cuda(root: Path) -> None:
+    found = {row["stage"]: row["peak_gib"] for row in dry_run(root, "--profile", "paper", "--predict")}
+    assert set(found) == set(Stage)
+    assert all(0.1 < peak < 6 for peak in found.values())
+
+
 def test_the_memory_of_tensors_is_counted_once_each_while_they_live() -> None:
     with LiveMemory() as memory:
         first = torch.zeros(1000)
