@@ -7,6 +7,7 @@ patient's out-of-fold probabilities, and `RUN/lesion_centers.json` where the cro
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from mmpl.metrics import dice
 from mmpl.network import build_network
 from mmpl.segmentation import lesion_center, predict_probability, restore
 from mmpl.weights import NETWORK_FILE, load_ensemble, read_network, read_state
-from train.boxed import Boxed
 from train.command import run_program
 from train.loop import Job, train
 from train.losses import oda_loss
@@ -124,13 +124,11 @@ def predict_fold(workspace: Workspace, member: Member) -> None:
     network = read_network(workspace.network_file(member, Stage.SEGMENTATION), workspace.profile, Stage.SEGMENTATION)
     network.to(device)
     for patient in workspace.splits.inside(member, workspace.patients):
-        path = workspace.probability_file(member.scheme, patient.patient_id)
-        if path.is_file():
+        if workspace.probability_file(member.scheme, patient.patient_id).is_file():
             continue
         images = workspace.store.images(patient.patient_id).astype(np.float32)
         probability = predict_probability(images, network, workspace.profile.inference, device)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Boxed.of(np.rint(probability * 255).astype(np.uint8)).save(path)
+        workspace.keep_probability(member.scheme, patient.patient_id, probability)
 
 
 def out_of_fold_probability(workspace: Workspace, patient_id: str) -> NDArray[np.float32]:
@@ -157,28 +155,22 @@ class _LesionCenter:
         return lesion_center(mask, self.workspace.store.describe(patient_id).roi).tolist()
 
 
-@dataclass(frozen=True)
-class _Overlaps:
-    """Of one patient: GTVp Dice, GTVn intersection and GTVn sum of volumes, each at every candidate threshold."""
-
-    workspace: Workspace
-
-    def __call__(self, patient_id: str) -> NDArray[np.float64]:
-        boxed = self.workspace.store.labels(patient_id)
-        assert boxed is not None
-        labels = boxed.whole()
-        gtvp, gtvn = out_of_fold_probability(self.workspace, patient_id)
-        rows = []
-        for threshold in CANDIDATES:
-            node, truth = gtvn >= threshold, labels[1] > HALF
-            rows.append((dice(labels[0] > HALF, gtvp >= threshold), (node & truth).sum(), node.sum() + truth.sum()))
-        return np.array(rows, float)
+def measure_overlaps(workspace: Workspace, patient_id: str) -> NDArray[np.float64]:
+    """Give GTVp Dice, GTVn intersection and GTVn sum of volumes of one patient, each at every candidate threshold."""
+    reference = workspace.store.labels(patient_id)
+    assert reference is not None
+    labels, (gtvp, gtvn) = reference.whole(), out_of_fold_probability(workspace, patient_id)
+    rows = []
+    for threshold in CANDIDATES:
+        node, truth = gtvn >= threshold, labels[1] > HALF
+        rows.append((dice(labels[0] > HALF, gtvp >= threshold), (node & truth).sum(), node.sum() + truth.sum()))
+    return np.array(rows, float)
 
 
 def choose_thresholds(workspace: Workspace, engine: Engine) -> dict[str, float]:
     """Pick, out of fold, the threshold of the best mean GTVp Dice and that of the best aggregated GTVn Dice."""
     patients = [p.patient_id for p in workspace.patients if workspace.store.describe(p.patient_id).has_labels]
-    overlaps = np.stack(engine.spread("choosing thresholds", _Overlaps(workspace), patients))
+    overlaps = np.stack(engine.spread("choosing thresholds", partial(measure_overlaps, workspace), patients))
     gtvp = overlaps[:, :, 0].mean(axis=0)
     gtvn = 2 * overlaps[:, :, 1].sum(axis=0) / overlaps[:, :, 2].sum(axis=0)
     return {
