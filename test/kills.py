@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +79,7 @@ def read_everything(run: Path) -> int:
         ".pt": lambda path: torch.load(path, weights_only=True),
         ".safetensors": load_file,
         ".npy": np.load,
+        ".npz": read_arrays,
         ".json": lambda path: json.loads(path.read_text()),
     }
     # a patient's arrays are whole once its description is there
@@ -87,6 +89,12 @@ def read_everything(run: Path) -> int:
     for path in paths:
         readers[path.suffix](path)
     return len(paths)
+
+
+def read_arrays(path: Path) -> list[NDArray]:
+    """Read every array of a file."""
+    with np.load(path) as file:
+        return list(file.values())
 
 
 def digests(weights: Path) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The cache of patches, the crops taken from it, and the loop that trains on them."""
 
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -16,14 +17,18 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mmpl.case import Grid
+from mmpl.geometry import place_box
 from mmpl.labels import Stage
 from mmpl.network import StageNetwork, build_network
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import AugmentationSettings, OutcomeTraining, SegmentationTraining, load_profile
-from train import loop
-from train.augment import Warp, vary_intensities, warped_crop
+from train import loop, patches
+from train.augment import Warp, _interpolate, vary_intensities, warped_crop
+from train.boxed import Boxed
 from train.loop import Job, average_decay, draw_ahead, learning_rate, train
+from train.outcome import training_center
 from train.patches import Batch, DrawBatch, LesionCrops, PatchStore, SegmentationCrops
+from train.workspace import Workspace
 
 SHAPE = (10, 12, 14)
 ROI = Grid((14, 12, 10), (3.0, 3.0, 3.0), (-1.5, 2.25, 1 / 3))
@@ -54,6 +59,10 @@ def store(tmp_path: Path) -> PatchStore:
     return store
 
 
+class Killed(Exception):
+    """Stands in for the end of the process."""
+
+
 CPU = torch.device("cpu")
 SPACING_MM = 3.0
 STILL = AugmentationSettings(
@@ -61,6 +70,7 @@ STILL = AugmentationSettings(
 )
 """Leaves crops as they are."""
 LIVELY = load_profile("demo").training.augmentation
+PROFILE = load_profile("micro")
 
 
 class TestStore:
@@ -88,22 +98,126 @@ class TestStore:
         assert store.labels("A") is None
         assert store.load("A").labels is None
 
-    def test_knows_where_each_class_lies(self, tmp_path: Path) -> None:
+    def test_keeps_the_reference_mask_as_it_was_drawn(self, tmp_path: Path) -> None:
         store = PatchStore(tmp_path)
-        for name, labels in (("A", two_lesions()), ("B", 0.4 * two_lesions())):
-            store.save(make_case(name, labels))
-            expected = [np.flatnonzero(channel > 0.5) for channel in labels]
-            for voxels, where in zip(store.lesion_voxels(name), expected, strict=True):
-                np.testing.assert_array_equal(voxels, where)
+        drawn = np.random.default_rng(0).integers(0, 3, CT_GRID.shape_zyx).astype(np.uint8)
+        store.save(make_case("A", two_lesions()), drawn)
+        store.save(make_case("B", None))
+        np.testing.assert_array_equal(store.reference("A"), drawn)
+        assert store.reference("B") is None
 
     def test_half_a_patient_does_not_count(self, store: PatchStore) -> None:
         (store.folder / "A.json").unlink()
         assert not store.has("A")
         assert store.has("B")
 
+    @pytest.mark.parametrize("kind", ["images", "labels"])
+    def test_a_patient_with_a_cut_or_a_lost_file_does_not_count(self, store: PatchStore, kind: str) -> None:
+        """As an interrupted copy of the folder leaves it."""
+        cut, lost = (next(store.folder.glob(f"{name}.{kind}.*")) for name in ("A", "B"))
+        cut.write_bytes(cut.read_bytes()[:-1])
+        lost.unlink()
+        assert [store.has(name) for name in "ABC"] == [False, False, True]
+
+    def test_killed_while_a_patient_is_written_again_it_does_not_count(
+        self, store: PatchStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def save_half(path: Path, array: NDArray) -> None:
+            raise Killed
+
+        monkeypatch.setattr(patches.np, "save", save_half)
+        with pytest.raises(Killed):
+            store.save(make_case("A", None))
+        assert not store.has("A")
+
+    def test_a_patient_that_is_written_again_keeps_nothing_of_before(self, store: PatchStore) -> None:
+        store.save(make_case("A", None))
+        assert store.load("A").labels is None
+        assert {path.name for path in store.folder.glob("A.*")} == {"A.images.npy", "A.json"}
+
+    @pytest.mark.parametrize("length", [None, 0, 40])
+    def test_what_another_version_wrote_is_refused_by_name(self, store: PatchStore, length: int | None) -> None:
+        """As is a damaged description. Labels lay in a file of another name, and must not be taken for missing."""
+        path = store.folder / "A.json"
+        described = json.loads(path.read_text())
+        del described["file_bytes"]  # was not there
+        path.write_text(json.dumps(described)[:length])
+        uses = (store.has, store.labels, store.load, store.reference)
+        for use in uses:
+            with pytest.raises(
+                ValueError, match=r"A\.json: .* remove .*patches and run python -m train.prepare again$"
+            ):
+                use("A")
+
     def test_images_are_mapped_and_not_read(self, store: PatchStore) -> None:
         assert isinstance(store.images("A"), np.memmap)
         assert store.images("A").dtype == np.float16
+
+
+def keep_plainly(case: PreparedCase) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+    """Give images and labels as a store without boxes would keep them."""
+    assert case.labels is not None
+    return case.images.astype(np.float16), np.rint(case.labels.clip(0, 1) * 255).astype(np.uint8)
+
+
+def draw_plainly(
+    kept: Mapping[str, tuple[NDArray[np.float16], NDArray[np.uint8]]],
+    settings: SegmentationTraining,
+    augmentation: AugmentationSettings,
+    seed: int,
+    step: int,
+) -> Batch:
+    """Draw a batch of stage 1 from whole arrays: how it was done before labels were boxed."""
+    rng, size = np.random.default_rng([seed, step]), settings.crop_xyz
+    crops = []
+    for name in rng.choice(list(kept), settings.batch):
+        images, labels = kept[str(name)]
+        z, y, x = labels.shape[1:]
+        center = rng.integers(0, (x, y, z))
+        lesions = [voxels for voxels in map(np.flatnonzero, labels > 127) if len(voxels)]
+        if lesions and rng.random() < settings.lesion_fraction:
+            voxels = lesions[rng.integers(len(lesions))]
+            reach = [n // 4 for n in size]
+            voxel = np.unravel_index(voxels[rng.integers(len(voxels))], (z, y, x))
+            center = np.array(voxel[::-1]) + rng.integers(np.negative(reach), reach, endpoint=True)
+        start = np.array(place_box(center, (x, y, z), size)[::-1])
+        warp = Warp.draw(augmentation, SPACING_MM, rng)
+        half = (np.array(size[::-1]) - 1) / 2
+        reach = np.abs(warp.matrix) @ half + np.abs(warp.pet_shift)
+        low = np.clip(np.floor(start + half - reach).astype(int), 0, np.array((z, y, x)) - 1)
+        high = np.clip(np.ceil(start + half + reach).astype(int) + 1, low + 1, (z, y, x))
+        box = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
+        steps = torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in size[::-1]), indexing="ij")
+        matrix, first, shift = (
+            torch.tensor(values, dtype=torch.float32) for values in (warp.matrix, start + half - low, warp.pet_shift)
+        )
+        places = torch.stack(steps, dim=-1) @ matrix.T + first
+        ct, pet = torch.from_numpy(images[box]).float().split(1)
+        crop = torch.cat([_interpolate(ct, places), _interpolate(pet, places + shift)])
+        truth = _interpolate(torch.from_numpy(labels[box]).float() / 255, places).clamp(0, 1)
+        crops.append((vary_intensities(crop, augmentation, rng), truth))
+    drawn, truths = zip(*crops, strict=True)
+    return Batch(torch.stack(drawn), (torch.stack(truths),))
+
+
+@pytest.mark.parametrize("lesion_fraction", [0.0, 0.75])
+def test_boxed_labels_give_the_same_batches_to_the_last_bit(tmp_path: Path, lesion_fraction: float) -> None:
+    rng = np.random.default_rng(4)
+    lesion = np.zeros((2, *SHAPE), np.float32)
+    lesion[0, 3:7, 5:9, 2:7] = rng.random((4, 4, 5))
+    lesion[1, 6:, :3, 11:] = rng.random((4, 3, 3))
+    cases = [
+        make_case(name, labels.astype(np.float32), rng.normal(0, 5, (2, *SHAPE)))
+        for name, labels in (("A", lesion), ("B", two_lesions()), ("C", 0 * lesion), ("D", rng.random((2, *SHAPE))))
+    ]
+    store = PatchStore(tmp_path)
+    for case in cases:
+        store.save(case)
+    draw = segmentation_draw(store, lesion_fraction=lesion_fraction, seed=5, patients="ABCD")
+    settings, plain = draw.func.settings, {case.patient_id: keep_plainly(case) for case in cases}
+    batches = [(draw(step), draw_plainly(plain, settings, LIVELY, 5, step)) for step in range(60)]
+    assert all(same(one, other) for one, other in batches)
+    assert any(batch.targets[0].any() for batch, _ in batches)
 
 
 def segmentation_draw(
@@ -113,7 +227,7 @@ def segmentation_draw(
     batch: int = 3,
     augmentation: AugmentationSettings = LIVELY,
     patients: str = "ABC",
-) -> DrawBatch:
+) -> partial[Batch]:
     settings = SegmentationTraining(
         steps=1, batch=batch, learning_rate=1, crop_xyz=(8, 6, 4), lesion_fraction=lesion_fraction
     )
@@ -227,6 +341,20 @@ class TestDraw:
         assert 20 < int((drawn == 0).sum()) < 40
 
 
+def test_crops_of_later_stages_lie_around_the_reference_mask_or_else_the_predicted_one(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, "nobody", PROFILE)
+    labels = two_lesions()
+    labels[0, 4, 5, 5] = 0.4  # no lesion yet
+    for name, mask in (("A", labels), ("B", None), ("C", 0 * labels)):
+        workspace.store.save(make_case(name, mask))
+    workspace.write_json("lesion_centers", {"B": [1.0, 2.0, 3.0], "C": [4.0, 5.0, 6.0]})
+    found = [training_center(workspace, name).tolist() for name in "ABC"]
+    assert found == [[6.5, 5.5, 4.5], [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    labels[1] = 0
+    workspace.store.save(make_case("A", labels))
+    assert training_center(workspace, "A").tolist() == [2.0, 2.0, 1.5]
+
+
 def smooth() -> NDArray[np.float32]:
     """A patch that linear interpolation follows well: CT rises along x, PET along z."""
     z, _, x = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
@@ -240,14 +368,14 @@ class TestAugment:
     def test_a_flip_swaps_left_and_right_in_images_and_labels(self) -> None:
         mirror = Warp(np.diag([1.0, 1.0, -1.0]), np.zeros(3))
         labels = (two_lesions() * 255).astype(np.uint8)
-        crop, truth = warped_crop(smooth(), labels, *WHOLE, mirror, CPU)
+        crop, truth = warped_crop(smooth(), Boxed.of(labels), *WHOLE, mirror, CPU)
         np.testing.assert_allclose(crop, smooth()[..., ::-1], atol=1e-4)
         np.testing.assert_allclose(truth, labels[..., ::-1] / 255, atol=1e-4)
 
     def test_a_misaligned_pet_moves_alone(self) -> None:
         moved = Warp(np.eye(3), np.array([0.5, 0.0, 0.0]))
         labels = (two_lesions() * 255).astype(np.uint8)
-        crop, truth = warped_crop(smooth(), labels, *WHOLE, moved, CPU)
+        crop, truth = warped_crop(smooth(), Boxed.of(labels), *WHOLE, moved, CPU)
         np.testing.assert_allclose(crop[0], smooth()[0], atol=1e-4)
         np.testing.assert_allclose(truth, labels / 255, atol=1e-4)
         np.testing.assert_allclose(crop[1, :-1], smooth()[1, :-1] + 0.5, atol=1e-4)
@@ -307,7 +435,6 @@ class TestAugment:
         assert crop.dtype == torch.float32
 
 
-PROFILE = load_profile("micro")
 STEPS = 7
 
 
@@ -337,10 +464,6 @@ def make_job(folder: Path, draw: DrawBatch = noise_batch, checkpoint_every: int 
         seed=5,
         folder=folder,
     )
-
-
-class Killed(Exception):
-    """Stands in for the end of the process."""
 
 
 def killed_at(last: int, drawn: list[int] | None = None) -> DrawBatch:

@@ -71,7 +71,7 @@ def test_every_patient_is_scored_once_a_scheme_out_of_fold(trained: tuple[Path, 
             assert set(table[scheme]) == ids
             assert np.isfinite(list(table[scheme].values())).all()
     for scheme in Scheme:
-        assert {p.stem for p in (run / "out_of_fold" / scheme).glob("*.npy")} == ids
+        assert {p.stem for p in (run / "out_of_fold" / scheme).glob("*.npz")} == ids
 
 
 def test_stages_start_from_the_whole_backbone_before(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
@@ -181,7 +181,7 @@ predict_fold(workspace, first)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     run = Workspace.open(tmp_path / "run")
     assert run.network_file(FIRST, Stage.SEGMENTATION).is_file()
-    assert list((tmp_path / "run/out_of_fold/patient").glob("*.npy"))
+    assert list((tmp_path / "run/out_of_fold/patient").glob("*.npz"))
 
 
 def test_the_papers_tables_come_out_of_a_run(trained: tuple[Path, Path, Path, dict[Path, int]], tmp_path: Path) -> None:

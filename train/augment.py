@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmpl.profile import AugmentationSettings
-
-Size = tuple[int, int, int]
+from train.boxed import Boxed, Size
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Warp:
 
 
 def warped_crop(
-    images: NDArray, labels: NDArray | None, start: Size, size: Size, warp: Warp, device: torch.device
+    images: NDArray, labels: Boxed | None, start: Size, size: Size, warp: Warp, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Sample a crop of a patch through a warp about the crop's middle, linearly; only the voxels needed are read.
 
@@ -65,8 +64,8 @@ def warped_crop(
     high = np.clip(np.ceil(middle + reach).astype(int) + 1, low + 1, count)
     box = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
 
-    def read(source: NDArray) -> Tensor:
-        return upload(np.ascontiguousarray(source[box]), device).float()
+    def send(read: NDArray) -> Tensor:
+        return upload(np.ascontiguousarray(read), device).float()
 
     steps = torch.meshgrid(*(torch.arange(n, device=device) - (n - 1) / 2 for n in size), indexing="ij")
     matrix, first, shift = (
@@ -74,9 +73,11 @@ def warped_crop(
         for values in (warp.matrix, middle - low, warp.pet_shift)
     )
     places = torch.stack(steps, dim=-1) @ matrix.T + first
-    ct_and_pet = read(images)
+    ct_and_pet = send(images[box])
     crop = torch.cat([_interpolate(ct_and_pet[:1], places), _interpolate(ct_and_pet[1:], places + shift)])
-    return crop, crop[:0] if labels is None else _interpolate(read(labels) / 255, places).clamp(0, 1)
+    if labels is None:
+        return crop, crop[:0]
+    return crop, _interpolate(send(labels.crop(low, high)) / 255, places).clamp(0, 1)
 
 
 def upload(values: NDArray, device: torch.device) -> Tensor:

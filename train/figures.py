@@ -114,7 +114,7 @@ def volumes_and_dice(
         assert reference is not None
         voxels = int(np.count_nonzero(reference == Label.GTVP))
         if voxels:
-            pairs.append((voxels * workspace.store.load(patient_id).ct_grid.voxel_ml, dice))
+            pairs.append((voxels * workspace.store.describe(patient_id).ct_grid.voxel_ml, dice))
     volume, dice_of = np.array(pairs).reshape(-1, 2).T
     return volume, dice_of
 

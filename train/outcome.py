@@ -81,10 +81,11 @@ def train_outcome_network(
 def training_center(workspace: Workspace, patient_id: str) -> NDArray[np.float64]:
     """Find the middle of the reference mask's bounding box, voxels (x, y, z); the out-of-fold mask's without one."""
     labels = workspace.store.labels(patient_id)
-    voxels = np.argwhere((labels > HALF).any(axis=0)) if labels is not None else np.empty((0, 3))
-    if len(voxels) == 0:
-        return workspace.lesion_centers[patient_id]
-    return ((voxels.min(axis=0) + voxels.max(axis=0)) / 2)[::-1]
+    if labels is not None:
+        voxels = np.argwhere((labels.inside > HALF).any(axis=0))
+        if len(voxels):
+            return (labels.first + (voxels.min(axis=0) + voxels.max(axis=0)) / 2)[::-1]
+    return workspace.lesion_centers[patient_id]
 
 
 def predict_fold(workspace: Workspace, member: Member, stage: Stage) -> Scores:

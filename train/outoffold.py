@@ -33,18 +33,18 @@ class _ScoreMask:
     scheme: Scheme
 
     def __call__(self, patient_id: str) -> tuple[float, ...]:
-        workspace, prepared = self.workspace, self.workspace.store.load(patient_id)
+        workspace, patient = self.workspace, self.workspace.store.describe(patient_id)
         reference = workspace.store.reference(patient_id)
         assert reference is not None
-        probability = np.load(workspace.probability_file(self.scheme, patient_id)).astype(np.float32) / np.float32(255)
+        probability = workspace.probability(self.scheme, patient_id)
         smallest = workspace.profile.inference.minimum_component_voxels
-        found = restore(probability, prepared.roi, prepared.ct_grid, HALF, smallest)
-        return score_mask(reference, found.voxels, prepared.ct_grid.spacing_xyz)
+        found = restore(probability, patient.roi, patient.ct_grid, HALF, smallest)
+        return score_mask(reference, found.voxels, patient.ct_grid.spacing_xyz)
 
 
 def score_masks(workspace: Workspace, scheme: Scheme, engine: Engine) -> dict[str, tuple[float, ...]]:
     """Score every out-of-fold mask of a scheme on the CT's grid; numbers as `mmpl.scoring.MASK_COLUMNS`, by patient."""
-    patients = [p.patient_id for p in workspace.patients if workspace.store.labels(p.patient_id) is not None]
+    patients = [p.patient_id for p in workspace.patients if workspace.store.describe(p.patient_id).has_labels]
     title = f"scoring masks, {workspace.variant or 'ODA'}, {scheme}"
     return dict(zip(patients, engine.spread(title, _ScoreMask(workspace, scheme), patients), strict=True))
 

@@ -1,13 +1,13 @@
-"""The cache of prepared cases that training reads, memory-mapped, and the crops that are taken from it."""
+"""The cache of prepared cases that training reads, and the crops that are taken from it."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from mmpl.case import Grid
@@ -15,73 +15,115 @@ from mmpl.geometry import place_box
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import AugmentationSettings, OutcomeTraining, SegmentationTraining
 from train.augment import Warp, upload, vary_intensities, warped_crop
+from train.boxed import Boxed
 
 HALF = 127
 """A label byte above this is more lesion than not."""
+IMAGES, LABELS, REFERENCE = "images.npy", "labels.npz", "reference.npz"
+"""What the files of a patient are called, after the patient."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is kept of a patient beside the voxels.
+
+    Attributes:
+        roi: Where the patch lies.
+        ct_grid: Where the answer has to lie.
+        flags: Of the preparation.
+        file_bytes: The length of each of the patient's files.
+    """
+
+    roi: Grid
+    ct_grid: Grid
+    flags: tuple[str, ...]
+    file_bytes: Mapping[str, int]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a reference mask."""
+        return LABELS in self.file_bytes
+
+
+_DESCRIPTION = TypeAdapter(Description)
 
 
 @dataclass(frozen=True)
 class PatchStore:
-    """A folder of prepared cases: images as float16, labels as bytes of 1/255."""
+    """A folder of prepared cases: images as float16 to be memory-mapped, labels as bytes of 1/255 in their box."""
 
     folder: Path
 
     def has(self, patient_id: str) -> bool:
-        """Whether a patient is complete; its description is written last."""
-        return (self.folder / f"{patient_id}.json").is_file()
+        """Whether a patient is complete: described, which comes last, and each file as long as it is described.
+
+        Raises:
+            ValueError: The description cannot be read (`describe`).
+        """
+        if not self._path(patient_id, "json").is_file():
+            return False
+        paths = {self._path(patient_id, name): size for name, size in self.describe(patient_id).file_bytes.items()}
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
     def save(self, prepared: PreparedCase, reference: NDArray[np.uint8] | None = None) -> None:
         """Add a patient, with its label map on the CT's own grid where there is one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        stem = self.folder / prepared.patient_id
-        np.save(f"{stem}.images.npy", prepared.images.astype(np.float16))
+        paths = {name: self._path(prepared.patient_id, name) for name in (IMAGES, LABELS, REFERENCE, "json")}
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        np.save(paths[IMAGES], prepared.images.astype(np.float16))
         if prepared.labels is not None:
-            labels = np.rint(prepared.labels.clip(0, 1) * 255).astype(np.uint8)
-            np.save(f"{stem}.labels.npy", labels)
-            np.savez(f"{stem}.lesions.npz", *(np.flatnonzero(channel > HALF).astype(np.int32) for channel in labels))
+            Boxed.of(np.rint(prepared.labels.clip(0, 1) * 255).astype(np.uint8)).save(paths[LABELS])
         if reference is not None:
-            np.savez_compressed(f"{stem}.reference.npz", labels=reference)
-        description = {"roi": asdict(prepared.roi), "ct_grid": asdict(prepared.ct_grid), "flags": prepared.flags}
-        partial = Path(f"{stem}.json.partial")
-        partial.write_text(json.dumps(description))
-        partial.replace(f"{stem}.json")
+            np.savez_compressed(paths[REFERENCE], labels=reference)
+        sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+        description = Description(prepared.roi, prepared.ct_grid, prepared.flags, sizes)
+        partial = self._path(prepared.patient_id, "json.partial")
+        partial.write_bytes(_DESCRIPTION.dump_json(description))
+        partial.replace(paths["json"])
+
+    def describe(self, patient_id: str) -> Description:
+        """Read what is kept beside the voxels.
+
+        Raises:
+            ValueError: Another version of the program wrote it, or it is damaged.
+        """
+        path = self._path(patient_id, "json")
+        try:
+            return _DESCRIPTION.validate_json(path.read_bytes())
+        except ValidationError:
+            advice = f"remove {self.folder} and run python -m train.prepare again"
+            raise ValueError(f"{path}: not as this version of the program writes it; {advice}") from None
 
     def load(self, patient_id: str) -> PreparedCase:
         """Read a whole patient back."""
-        stem = self.folder / patient_id
-        description = json.loads(Path(f"{stem}.json").read_text())
-        labels = self.labels(patient_id)
+        description, labels = self.describe(patient_id), self.labels(patient_id)
         return PreparedCase(
             patient_id=patient_id,
             images=self.images(patient_id).astype(np.float32),
-            labels=None if labels is None else labels.astype(np.float32) / np.float32(255),
-            roi=_grid(description["roi"]),
-            ct_grid=_grid(description["ct_grid"]),
-            flags=tuple(description["flags"]),
+            labels=None if labels is None else labels.whole().astype(np.float32) / np.float32(255),
+            roi=description.roi,
+            ct_grid=description.ct_grid,
+            flags=description.flags,
         )
 
     def images(self, patient_id: str) -> NDArray[np.float16]:
         """Map CT and PET (2, z, y, x)."""
-        return np.load(self.folder / f"{patient_id}.images.npy", mmap_mode="r")
+        return np.load(self._path(patient_id, IMAGES), mmap_mode="r")
 
-    def labels(self, patient_id: str) -> NDArray[np.uint8] | None:
-        """Map the reference mask (2, z, y, x), 255 = all lesion; None where the patient has none."""
-        path = self.folder / f"{patient_id}.labels.npy"
-        return np.load(path, mmap_mode="r") if path.is_file() else None
-
-    def lesion_voxels(self, patient_id: str) -> list[NDArray[np.int32]]:
-        """Read where each class lies in `labels`, flat indices in rising order, so that no step has to search."""
-        with np.load(self.folder / f"{patient_id}.lesions.npz") as file:
-            return list(file.values())
+    def labels(self, patient_id: str) -> Boxed | None:
+        """Read the reference mask of the patch, 255 = all lesion; None where the patient has none."""
+        return Boxed.load(self._path(patient_id, LABELS)) if self.describe(patient_id).has_labels else None
 
     def reference(self, patient_id: str) -> NDArray[np.uint8] | None:
         """Read the reference mask as it was drawn, a label map on the CT's grid; None where the patient has none."""
-        path = self.folder / f"{patient_id}.reference.npz"
-        return np.load(path)["labels"] if path.is_file() else None
+        if REFERENCE not in self.describe(patient_id).file_bytes:
+            return None
+        with np.load(self._path(patient_id, REFERENCE)) as file:
+            return file["labels"]
 
-
-def _grid(fields: dict) -> Grid:
-    return Grid(**{name: tuple(values) for name, values in fields.items()})
+    def _path(self, patient_id: str, name: str) -> Path:
+        return self.folder / f"{patient_id}.{name}"
 
 
 @dataclass(frozen=True)
@@ -131,14 +173,14 @@ class SegmentationCrops:
     def _draw(self, patient_id: str, rng: np.random.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         size, truth = self.settings.crop_xyz, self.store.labels(patient_id)
         assert truth is not None
-        z, y, x = truth.shape[1:]
+        z, y, x = truth.shape
         center = rng.integers(0, (x, y, z))
-        lesions = [voxels for voxels in self.store.lesion_voxels(patient_id) if len(voxels)]
+        lesions = [voxels for voxels in map(np.argwhere, truth.inside > HALF) if len(voxels)]
         if lesions and rng.random() < self.settings.lesion_fraction:
             voxels = lesions[rng.integers(len(lesions))]
             reach = [n // 4 for n in size]
-            voxel = np.unravel_index(voxels[rng.integers(len(voxels))], (z, y, x))
-            center = np.array(voxel[::-1]) + rng.integers(np.negative(reach), reach, endpoint=True)
+            voxel = voxels[rng.integers(len(voxels))] + truth.first
+            center = voxel[::-1] + rng.integers(np.negative(reach), reach, endpoint=True)
         start = place_box(center, (x, y, z), size)
         warp = Warp.draw(self.augmentation, self.spacing_mm, rng)
         images = self.store.images(patient_id)

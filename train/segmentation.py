@@ -7,6 +7,7 @@ patient's out-of-fold probabilities, and `RUN/lesion_centers.json` where the cro
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def train_member(
     """Train one segmentation network on the patients outside its fold that have a reference mask."""
     profile, stage = workspace.profile, workspace.profile.training.segmentation
     patients = [p.patient_id for p in workspace.splits.outside(member, workspace.patients)]
-    with_mask = [p for p in patients if workspace.store.labels(p) is not None]
+    with_mask = [p for p in patients if workspace.store.describe(p).has_labels]
     seed = workspace.seed(member, Stage.SEGMENTATION)
     torch.manual_seed(seed)
     network = build_network(profile, Stage.SEGMENTATION)
@@ -124,29 +125,24 @@ def predict_fold(workspace: Workspace, member: Member) -> None:
     network = read_network(workspace.network_file(member, Stage.SEGMENTATION), workspace.profile, Stage.SEGMENTATION)
     network.to(device)
     for patient in workspace.splits.inside(member, workspace.patients):
-        path = workspace.probability_file(member.scheme, patient.patient_id)
-        if path.is_file():
+        if workspace.probability_file(member.scheme, patient.patient_id).is_file():
             continue
         images = workspace.store.images(patient.patient_id).astype(np.float32)
         probability = predict_probability(images, network, workspace.profile.inference, Processor(device))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, np.rint(probability * 255).astype(np.uint8))
-        partial.replace(path)
+        workspace.keep_probability(member.scheme, patient.patient_id, probability)
 
 
 def out_of_fold_probability(workspace: Workspace, patient_id: str) -> NDArray[np.float32]:
     """Average a patient's out-of-fold probabilities, one a scheme: float32 (2, z, y, x)."""
-    files = [workspace.probability_file(scheme, patient_id) for scheme in workspace.splits.schemes]
-    return np.mean([np.load(file).astype(np.float32) / 255 for file in files], axis=0, dtype=np.float32)
+    every = [workspace.probability(scheme, patient_id) for scheme in workspace.splits.schemes]
+    return np.mean(every, axis=0, dtype=np.float32)
 
 
 def out_of_fold_mask(workspace: Workspace, patient_id: str) -> Image:
     """Make a patient's out-of-fold mask on the CT's grid, as inference would."""
-    prepared, smallest = workspace.store.load(patient_id), workspace.profile.inference.minimum_component_voxels
+    patient, smallest = workspace.store.describe(patient_id), workspace.profile.inference.minimum_component_voxels
     probability = out_of_fold_probability(workspace, patient_id)
-    return restore(probability, prepared.roi, prepared.ct_grid, workspace.mask_thresholds, smallest)
+    return restore(probability, patient.roi, patient.ct_grid, workspace.mask_thresholds, smallest)
 
 
 @dataclass(frozen=True)
@@ -157,30 +153,25 @@ class _LesionCenter:
 
     def __call__(self, patient_id: str) -> list[float]:
         mask = out_of_fold_mask(self.workspace, patient_id)
-        return lesion_center(mask, self.workspace.store.load(patient_id).roi).tolist()
+        return lesion_center(mask, self.workspace.store.describe(patient_id).roi).tolist()
 
 
-@dataclass(frozen=True)
-class _Overlaps:
-    """Of one patient: GTVp Dice, GTVn intersection and GTVn sum of volumes, each at every candidate threshold."""
-
-    workspace: Workspace
-
-    def __call__(self, patient_id: str) -> NDArray[np.float64]:
-        labels = self.workspace.store.labels(patient_id)
-        assert labels is not None
-        gtvp, gtvn = out_of_fold_probability(self.workspace, patient_id)
-        rows = []
-        for threshold in CANDIDATES:
-            node, truth = gtvn >= threshold, labels[1] > HALF
-            rows.append((dice(labels[0] > HALF, gtvp >= threshold), (node & truth).sum(), node.sum() + truth.sum()))
-        return np.array(rows, float)
+def measure_overlaps(workspace: Workspace, patient_id: str) -> NDArray[np.float64]:
+    """Give GTVp Dice, GTVn intersection and GTVn sum of volumes of one patient, each at every candidate threshold."""
+    reference = workspace.store.labels(patient_id)
+    assert reference is not None
+    labels, (gtvp, gtvn) = reference.whole(), out_of_fold_probability(workspace, patient_id)
+    rows = []
+    for threshold in CANDIDATES:
+        node, truth = gtvn >= threshold, labels[1] > HALF
+        rows.append((dice(labels[0] > HALF, gtvp >= threshold), (node & truth).sum(), node.sum() + truth.sum()))
+    return np.array(rows, float)
 
 
 def choose_thresholds(workspace: Workspace, engine: Engine) -> dict[str, float]:
     """Pick, out of fold, the threshold of the best mean GTVp Dice and that of the best aggregated GTVn Dice."""
-    patients = [p.patient_id for p in workspace.patients if workspace.store.labels(p.patient_id) is not None]
-    overlaps = np.stack(engine.spread("choosing thresholds", _Overlaps(workspace), patients))
+    patients = [p.patient_id for p in workspace.patients if workspace.store.describe(p.patient_id).has_labels]
+    overlaps = np.stack(engine.spread("choosing thresholds", partial(measure_overlaps, workspace), patients))
     gtvp = overlaps[:, :, 0].mean(axis=0)
     gtvn = 2 * overlaps[:, :, 1].sum(axis=0) / overlaps[:, :, 2].sum(axis=0)
     return {

@@ -150,7 +150,7 @@ class _ScoreThreshold:
     def __call__(self, patient_id: str) -> tuple[float, ...]:
         case = self.workspace.source.read_case(patient_id)
         assert case.reference is not None
-        hot = threshold_mask(case.pet, case.ct.grid, self.workspace.store.load(patient_id).roi)
+        hot = threshold_mask(case.pet, case.ct.grid, self.workspace.store.describe(patient_id).roi)
         found = np.where(hot, np.uint8(Label.GTVP), np.uint8(Label.BACKGROUND))
         return score_mask(case.reference.voxels, found, case.ct.grid.spacing_xyz)
 
@@ -159,7 +159,7 @@ def segmentation_table(
     workspace: Workspace, scheme: Scheme, engine: Engine, ours: Mapping[str, Sequence[float]], threshold: bool
 ) -> list[str]:
     """Table 1: how well primaries and nodes are found; `ours` are the run's own masks, scored."""
-    patients = [p for p in workspace.patients if workspace.store.labels(p.patient_id) is not None]
+    patients = [p for p in workspace.patients if workspace.store.describe(p.patient_id).has_labels]
     methods = [Method("ODA", make_results(patients, ours), "0.816 / - / 0.821 / 0.839")]
     variant, dice_only = replace(workspace, variant=DICE_ONLY), "Dice-only"
     if begun := workspace.read_json("start"):  # with networks that another ensemble had trained with ODA

@@ -14,6 +14,7 @@ from mmpl.case import Case, Patient
 from mmpl.labels import Stage
 from mmpl.profile import Profile, load_profile
 from mmpl.segmentation import Thresholds
+from train.boxed import Boxed
 from train.patches import PatchStore
 from train.splits import Member, Scheme, Splits, read_splits
 
@@ -159,8 +160,8 @@ class Workspace:
         return self.folder / "models" / member.name / "tables.json"
 
     def probability_file(self, scheme: Scheme, patient_id: str) -> Path:
-        """A patient's out-of-fold mask probability, uint8 (2, z, y, x), 255 = 1."""
-        return self.outputs / "out_of_fold" / scheme / f"{patient_id}.npy"
+        """Where a patient's out-of-fold mask probability lies."""
+        return self.outputs / "out_of_fold" / scheme / f"{patient_id}.npz"
 
     def features_file(self, patient_id: str) -> Path:
         """A patient's radiomics on the out-of-fold mask."""
@@ -171,6 +172,16 @@ class Workspace:
         """The class thresholds that stage 1 chose out of fold."""
         chosen = self.read_json("thresholds")
         return Thresholds(gtvp=chosen["gtvp"], gtvn=chosen["gtvn"])
+
+    def keep_probability(self, scheme: Scheme, patient_id: str, probability: NDArray[np.float32]) -> None:
+        """Keep a patient's out-of-fold mask probability (2, z, y, x), to a 255th."""
+        path = self.probability_file(scheme, patient_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Boxed.of(np.rint(probability * 255).astype(np.uint8)).save(path)
+
+    def probability(self, scheme: Scheme, patient_id: str) -> NDArray[np.float32]:
+        """Read it back, float32 (2, z, y, x)."""
+        return Boxed.load(self.probability_file(scheme, patient_id)).whole().astype(np.float32) / np.float32(255)
 
     def radiomics(self, patient_id: str) -> NDArray[np.float64]:
         """A patient's radiomics."""
