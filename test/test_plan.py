@@ -103,7 +103,7 @@ def test_a_cohort_is_planned_from_its_own_patients(capsys: pytest.CaptureFixture
     disk, hours, drawing = capsys.readouterr().out.strip().split("\n\n")
     sizes = rows(disk)
     heads = sizes.pop("disk, 40 patients")
-    assert heads == ["a patient, MB", "1 GPU, GB", "4 GPU, GB", "10 GPU, GB"]
+    assert heads == ["a patient, MB", "1 GPU, GB", "4 GPUs, GB", "10 GPUs, GB"]
     columns = np.array([[float(cell or 0) for cell in cells] for first, cells in sizes.items() if first != "---"])
     np.testing.assert_allclose(columns[:-1].sum(axis=0), columns[-1], atol=0.06)
     assert "10 networks, 40 patients" in hours

@@ -207,7 +207,7 @@ def hours_table(profile: Profile, patients: int, parts: Parts, tflops: tuple[flo
 
 
 def _heads(what: str, then: str, unit: str) -> list[str]:
-    heads = [what, then, *(f"{gpus} GPU, {unit}" for gpus in GPUS)]
+    heads = [what, then, *(f"{gpus} GPU{'s' * (gpus > 1)}, {unit}" for gpus in GPUS)]
     return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
 
 
