@@ -184,6 +184,7 @@ def run_program(case: Path, weights: Path) -> tuple[float, float]:
             "MMPL_INPUT": str(case),
             "MMPL_OUTPUT": output,
             "MMPL_WEIGHTS": str(weights),
+            "MMPL_TIME_BUDGET_S": "0",
             "PYTHONUNBUFFERED": "1",
         }
         started, begun = time.perf_counter(), 0.0
