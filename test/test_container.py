@@ -163,7 +163,7 @@ def test_a_base_that_lacks_something_is_refused_in_one_line(
         ("segmentation", frozenset({MASK})),
         ("survival", frozenset({RISK})),
         ("hpv", frozenset({HPV})),
-        ("", ALL),
+        pytest.param("", ALL, id="all"),
     ],
 )
 def test_exec_answers_each_task(
