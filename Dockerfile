@@ -1,5 +1,6 @@
-# The algorithm as Grand Challenge runs it. BASE_IMAGE brings Python 3.11 or newer with pip and, for a GPU, the pinned
-# torch built for CUDA 12.6 (what the platform's T4 machines need); where it brings no torch, the CPU's is installed.
+# The algorithm as Grand Challenge runs it. BASE_IMAGE brings Python 3.11 or newer with pip and, for a GPU, a torch built
+# for CUDA 12.6 (what the platform's T4 machines need), which is kept. Where it brings no torch, the pinned one comes from
+# TORCH_INDEX: https://download.pytorch.org/whl/cu126 for a GPU.
 # Targets: exec (the default) answers one case and exits; invoke serves many.
 ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime
 
@@ -8,20 +9,27 @@ FROM ${BASE_IMAGE} AS build
 ARG PIP_NO_INDEX=
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_FIND_LINKS=/tmp/wheels PIP_NO_CACHE_DIR=1 PIP_QUIET=1 PIP_PYTHON=/opt/venv/bin/python
+# the C code of pyradiomics-cuda, where nvcc is found too: it is what was measured
+ENV SKBUILD_CMAKE_DEFINE=FORCE_DISABLE_CUDA=ON
 # hadolint ignore=DL3002
 USER root
 COPY requirements.txt wheels* /tmp/wheels/
 WORKDIR /tmp/wheels
+RUN python3 -c 'import sys, pip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+    || { echo "error: the base image needs python3 of 3.11 or newer with pip and venv: $(python3 --version 2>&1)" >&2; exit 1; }
 RUN python3 -m venv --system-site-packages --without-pip /opt/venv
 # hadolint ignore=DL3008
-RUN if ! ls pyradiomics*.whl; then \
-        apt-get update -q && apt-get install -qy --no-install-recommends gcc libc6-dev python3-dev; \
+RUN python=$(python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])') \
+    && header=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h \
+    && if ! ls pyradiomics_cuda-*-"$python"-*.whl && ! { command -v gcc && ls "$header"; }; then \
+        { apt-get update -q && apt-get install -qy --no-install-recommends gcc libc6-dev python3-dev; } \
+        || { echo "error: the base image has no gcc with $header, nor an apt-get that brings them" >&2; exit 1; }; \
     fi
 RUN /opt/venv/bin/python -c 'import torch' \
     || python3 -m pip install --extra-index-url "$TORCH_INDEX" "$(grep '^torch==' requirements.txt)"
-# what pyradiomics builds against
-RUN python3 -m pip install "$(grep '^numpy==' requirements.txt)" "$(grep '^setuptools==' requirements.txt)"
-RUN python3 -m pip install --no-build-isolation --requirement requirements.txt
+# the torch that is there stays: another build of it may not fit the GPU
+RUN torch=$(/opt/venv/bin/python -c 'from importlib.metadata import version; print(version("torch"))') \
+    && sed "s/^torch==.*/torch==$torch/" requirements.txt >kept.txt && python3 -m pip install --requirement kept.txt
 
 FROM ${BASE_IMAGE} AS runtime
 USER root

@@ -1,19 +1,40 @@
 # shellcheck shell=bash
 # Sourced by run.sh and test.sh: makes .venv with the pinned requirements of one file; does nothing if it has them.
+# MMPL_PYTHON names the Python, of 3.11 to 3.13. Unasked, it is the one that .venv has or else the first that is found
+# of 3.11, with which every figure was measured, 3.12 and 3.13.
+
+# the C code of pyradiomics-cuda, where nvcc is found too: it is what was measured
+export SKBUILD_CMAKE_DEFINE=FORCE_DISABLE_CUDA=ON
+
+supported() { # supported PYTHON: its version, as 3.11; fails where it will not do
+    "$1" -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(1); print("%d.%d" % v)' 2>/dev/null
+}
 
 make_venv() { # make_venv REQUIREMENTS
-    local requirements=$1 python='' candidate missing='' wanted first
-    for candidate in python3.11 python3; do
-        if command -v "$candidate" >/dev/null && [ "$("$candidate" -c 'import sys; print(*sys.version_info[:2])')" = '3 11' ]; then
+    local requirements=$1 python='' candidate missing='' version pins fits=''
+    for candidate in .venv/bin/python python3.11 python3.12 python3.13 python3; do
+        candidate=${MMPL_PYTHON:-$candidate}
+        if version=$(supported "$candidate"); then
             python=$candidate
             break
         fi
     done
-    [ -n "$python" ] || missing="$missing Python 3.11 (Debian: python3),"
-    if [ -n "$python" ]; then
-        "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing its venv (python3-venv),"
+    if [ -z "$python" ] && [ -n "${MMPL_PYTHON:-}" ]; then
+        echo "error: MMPL_PYTHON=$MMPL_PYTHON: not a Python of 3.11 to 3.13" >&2
+        return 1
+    fi
+
+    pins=$(cat requirements*.txt | sha256sum)
+    if [ -n "$python" ] && [ "$(supported .venv/bin/python)" = "$version" ] && grep -qsxF "$pins" .venv/installed; then
+        fits=yes
+        ! grep -qxF "$requirements" .venv/installed || return 0
+    fi
+    if [ -z "$python" ]; then
+        missing="$missing Python 3.11 to 3.13 (Debian: python3),"
+    else
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing its Python's venv (python3-venv),"
         "$python" -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' ||
-            missing="$missing its headers (python3-dev),"
+            missing="$missing its Python's headers (python3-dev),"
     fi
     command -v gcc >/dev/null || missing="$missing gcc (gcc, libc6-dev),"
     if [ -n "$missing" ]; then
@@ -21,15 +42,12 @@ make_venv() { # make_venv REQUIREMENTS
         return 1
     fi
 
-    wanted=$(cat requirements.txt "$requirements" requirements-train.txt | sha256sum)
-    # a venv made for more requirements serves fewer
-    if [ -x .venv/bin/python ] && grep -qsxF "$wanted $requirements" .venv/installed; then
-        return 0
+    # other pins, or another Python: nothing of the former may stay beside them
+    if [ -z "$fits" ]; then
+        "$python" -m venv --clear .venv
+        echo "$pins" >.venv/installed
     fi
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
-    echo "installing $requirements into .venv (a few minutes, once)"
-    mapfile -t first < <(grep -E '^(torch|numpy|setuptools)==' requirements.txt)
-    .venv/bin/pip install --quiet --disable-pip-version-check "${first[@]}"
-    .venv/bin/pip install --quiet --disable-pip-version-check --no-build-isolation -r "$requirements"
-    echo "$wanted $requirements" >>.venv/installed
+    echo "installing $requirements into .venv, with Python $version (a few minutes, once)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
+    printf '%s\n' requirements.txt "$requirements" >>.venv/installed # each file includes requirements.txt
 }
