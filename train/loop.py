@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,14 +14,16 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mmpl.network import StageNetwork
 from mmpl.profile import OutcomeTraining, SegmentationTraining, TrainingSettings
 from train.patches import Batch, DrawBatch
+from train.progress import HEADER, LOG_FILE, LogRow, read_log
 
-LOG_EVERY = 20
+LOG_EVERY, LOG_EVERY_S = 20, 30.0
+"""A row of the log is written after so many steps or seconds, whichever come first."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Job:
         seed: Of this network; with the step it fixes every random number.
         folder: Where checkpoint, logs and the finished network go.
         first: The step of the schedule to begin with, above 0 where the network has learnt elsewhere.
+        validate: Scores the averaged network at each checkpoint and at the end, for the reader of the log alone.
     """
 
     network: StageNetwork
@@ -47,6 +50,7 @@ class Job:
     seed: int
     folder: Path
     first: int = 0
+    validate: Callable[[nn.Module, torch.device], float] | None = None
 
     @property
     def finished(self) -> Path:
@@ -112,7 +116,7 @@ def _train(fabric: Fabric, job: Job) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         scaler.load_state_dict(saved["scaler"])
         first = saved["step"]
-    log = _Log(job.folder, first) if fabric.is_global_zero else None
+    log = _Log(job, first) if fabric.is_global_zero else None
     network.train()
     turns = [step * fabric.world_size + fabric.global_rank for step in range(first, job.stage.steps)]
     for step, (turn, batch) in enumerate(draw_ahead(job.draw, turns, fabric.device), first):
@@ -130,8 +134,7 @@ def _train(fabric: Fabric, job: Job) -> None:
             continue
         done = step + 1
         log.add(loss.detach())
-        if done % LOG_EVERY == 0 or done == job.stage.steps:
-            log.write(done, rate)
+        log.write_if_due(done, rate, averaged.module, fabric.device)
         if done % job.shared.checkpoint_every == 0:
             state = {
                 "step": done,
@@ -175,31 +178,40 @@ def _follow(decay: float) -> Callable[..., None]:
 class _Log:
     """The losses of a training, as CSV and for TensorBoard; rows that a resumed training makes again are dropped."""
 
-    _HEADER = ("step", "loss", "learning_rate", "seconds")
-
-    def __init__(self, folder: Path, first: int) -> None:
-        self._path = folder / "log.csv"
-        self._board = TensorBoardLogger(folder, name="", version="tensorboard")
-        self._started = time.monotonic()
+    def __init__(self, job: Job, first: int) -> None:
+        self._path = job.folder / LOG_FILE
+        self._board = TensorBoardLogger(job.folder, name="", version="tensorboard")
+        self._job = job
+        self._started = self._written = time.monotonic()
         self._losses: list[Tensor] = []
-        rows = []
-        if self._path.is_file():
-            with self._path.open(newline="") as file:
-                rows = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= first]
+        rows = [row.cells() for row in read_log(self._path) if row.step <= first]
         with self._path.open("w", newline="") as file:
-            csv.writer(file).writerows([self._HEADER, *rows])
+            csv.writer(file).writerows([HEADER, *rows])
 
     def add(self, loss: Tensor) -> None:
         """Take the loss of a step; it stays on the device."""
         self._losses.append(loss)
 
-    def write(self, step: int, rate: float) -> None:
-        """Write the mean of the losses since the last row."""
-        mean = float(torch.stack(self._losses).mean())
+    def write_if_due(self, step: int, rate: float, network: nn.Module, device: torch.device) -> None:
+        """Write a row where it is time, with the mean of the losses since the last one and the network's score."""
+        now, last = time.monotonic(), step == self._job.stage.steps
+        validate = self._job.validate if last or step % self._job.shared.checkpoint_every == 0 else None
+        if not (validate or last or step % LOG_EVERY == 0 or now - self._written >= LOG_EVERY_S):
+            return
+        row = LogRow(
+            step=step,
+            loss=float(torch.stack(self._losses).mean()),
+            learning_rate=rate,
+            seconds=time.monotonic() - self._started,
+            steps_per_second=len(self._losses) / (time.monotonic() - self._written),
+            validation=validate(network, device) if validate else math.nan,
+        )
         self._losses.clear()
+        self._written = time.monotonic()
         with self._path.open("a", newline="") as file:
-            csv.writer(file).writerow([step, f"{mean:.5f}", f"{rate:.3e}", f"{time.monotonic() - self._started:.1f}"])
-        self._board.log_metrics({"loss": mean, "learning_rate": rate}, step)
+            csv.writer(file).writerow(row.cells())
+        values = {name: value for name, value in asdict(row).items() if name not in ("step", "seconds")}
+        self._board.log_metrics({name: value for name, value in values.items() if not math.isnan(value)}, step)
 
     def close(self) -> None:
         """Flush what TensorBoard holds back."""
