@@ -138,6 +138,8 @@ class TrainingSettings(Settings):
 
     Attributes:
         average_decay: Of the exponential moving average of the weights, a step; the average is what is kept.
+        validation_fraction: Share of a model's training patients that its networks do not train on but are scored on,
+            for whoever reads the log; nothing is chosen by it.
     """
 
     seed: int
@@ -146,6 +148,7 @@ class TrainingSettings(Settings):
     warmup_fraction: Fraction
     average_decay: Fraction
     checkpoint_every: Count
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     augmentation: AugmentationSettings
     segmentation: SegmentationTraining
     hpv: OutcomeTraining

@@ -509,7 +509,7 @@ class TestLoop:
         assert [name for name in before if torch.equal(trained[name], before[name])] == []
         assert sorted(p.name for p in job.folder.iterdir()) == ["log.csv", "network.safetensors", "tensorboard"]
         rows = (job.folder / "log.csv").read_text().splitlines()
-        assert rows[0] == "step,loss,learning_rate,seconds,skipped"
+        assert rows[0] == "step,loss,learning_rate,seconds,steps_per_second,skipped,validation"
         assert rows[-1].startswith(f"{STEPS},")
 
     def test_keeps_the_average_of_the_weights(self, undisturbed: tuple[Job, dict[str, Tensor]], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from mmpl.labels import Stage
 from train import hpv, segmentation, survival
 from train.command import run_program
 from train.losses import dice_only_loss
@@ -33,22 +34,13 @@ def main(
     begin = segmentation.find_start(workspace, start, start_step)
     members = [member for member in workspace.splits.members if member.scheme is Scheme.PATIENT]
     dice_only, scratch = (replace(workspace, variant=name) for name in (DICE_ONLY, SCRATCH))
-    engine.spread(
-        "stage 1, Dice alone",
-        segmentation.TrainAndPredict(dice_only, dice_only_loss, devices, begin),
-        members,
-        networks=True,
-    )
-    logits = engine.spread(
-        "stage 2 from scratch", hpv.TrainAndPredict(scratch, transfer=False, devices=devices), members, networks=True
-    )
+    one = segmentation.TrainAndPredict(dice_only, dice_only_loss, devices, begin)
+    engine.train("stage 1, Dice alone", one, dice_only, Stage.SEGMENTATION, members)
+    two = hpv.TrainAndPredict(scratch, transfer=False, devices=devices)
+    logits = engine.train("stage 2 from scratch", two, scratch, Stage.HPV, members)
     workspace.write_json(HPV_SCORES, {name: row[0] for _, table in logits for name, row in table.items()})
-    days = engine.spread(
-        "stage 3 from scratch",
-        survival.TrainAndPredict(scratch, transfer=False, devices=devices),
-        members,
-        networks=True,
-    )
+    three = survival.TrainAndPredict(scratch, transfer=False, devices=devices)
+    days = engine.train("stage 3 from scratch", three, scratch, Stage.SURVIVAL, members)
     workspace.write_json(EXPECTED_DAYS, {name: value for _, table in days for name, value in table.items()})
     typer.echo(f"trained {3 * len(members)} networks for comparison")
 

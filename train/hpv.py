@@ -1,6 +1,6 @@
 """Stage 2: the ten HPV networks, then the ten forests on out-of-fold evidence: `python -m train.hpv RUN`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,13 @@ def hpv_task(workspace: Workspace, member: Member) -> OutcomeTask:
     groups = [[p.patient_id for p in known if p.outcome.hpv_positive == status] for status in (True, False)]
     if not all(groups):
         raise ValueError(f"{member.name}: its {len(known)} training patients with HPV status are all of one kind")
-    targets = {p.patient_id: (np.array([p.outcome.hpv_positive], np.float32),) for p in known}
-    return OutcomeTask(Stage.HPV, groups, targets, partial(balanced_bce, prevalence=0.5))
+    positive = {p.patient_id: bool(p.outcome.hpv_positive) for p in known}
+    targets = {name: (np.array([status], np.float32),) for name, status in positive.items()}
+    return OutcomeTask(Stage.HPV, groups, targets, partial(balanced_bce, prevalence=0.5), partial(_auc, positive))
+
+
+def _auc(positive: Mapping[str, bool], logits: Mapping[str, Sequence[float]]) -> float:
+    return roc_auc([row[0] for row in logits.values()], [positive[name] for name in logits])
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int
     """Train stage 2 of every model, fit the forests and choose the HPV threshold, all out of fold."""
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
     members, schemes = workspace.splits.members, workspace.splits.schemes
-    trained = engine.spread("stage 2", TrainAndPredict(workspace, devices=devices), members, networks=True)
+    trained = engine.train("stage 2", TrainAndPredict(workspace, devices=devices), workspace, Stage.HPV, members)
     typer.echo(f"stage 2: {trained[0][0]} tensors of the backbone came from stage 1, none was left out")
     scores = by_scheme(members, [{name: logits[0] for name, logits in table.items()} for _, table in trained])
     workspace.write_json("hpv_scores", scores)

@@ -1,11 +1,12 @@
 """The loop that the three stages share: draw, step, average, log, checkpoint; killed and started again, it goes on."""
 
+import copy
 import csv
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
@@ -22,10 +23,12 @@ from mmpl.files import write_whole
 from mmpl.network import StageNetwork
 from mmpl.profile import OutcomeTraining, SegmentationTraining, TrainingSettings
 from train.patches import Batch, DrawBatch
+from train.progress import HEADER, LOG_FILE, LogRow, read_log
 
 PrecisionName = Literal["bf16-mixed", "16-mixed", "32-true"]
 
-LOG_EVERY = 20
+LOG_EVERY, LOG_EVERY_S = 20, 30.0
+"""A row of the log is written after so many steps or seconds, whichever come first."""
 MOST_SKIPPED = 100
 """Steps in a row without a finite gradient that end a training; a loss scale finds its place within twenty."""
 
@@ -43,6 +46,7 @@ class Job:
         seed: Of this network; with the step it fixes every random number.
         folder: Where checkpoint, logs and the finished network go.
         first: The step of the schedule to begin with, above 0 where the network has learnt elsewhere.
+        validate: Scores the averaged network at each checkpoint and at the end, for the reader of the log alone.
     """
 
     network: StageNetwork
@@ -53,6 +57,7 @@ class Job:
     seed: int
     folder: Path
     first: int = 0
+    validate: Callable[[nn.Module, torch.device], float] | None = None
 
     @property
     def finished(self) -> Path:
@@ -162,6 +167,17 @@ class Optimization:
         self.steps += 1
         return torch.stack(losses).sum(), finite
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self._fabric.device
+
+    def averaged_network(self) -> StageNetwork:
+        """Make a copy of the network that has the averaged weights."""
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(self.average)
+        return network
+
     def state(self) -> dict[str, Any]:
         """Collect all that the next step depends on."""
         return {
@@ -190,7 +206,7 @@ def _train(fabric: Fabric, job: Job) -> None:
         saved = torch.load(job.checkpoint, map_location=fabric.device, weights_only=True)
         optimization.restore(saved)
         first = job.first + optimization.steps
-    log = _Log(job.folder, first) if fabric.is_global_zero else None
+    log = _Log(job, first) if fabric.is_global_zero else None
     optimization.network.train()
     turns = [step * fabric.world_size + fabric.global_rank for step in range(first, job.stage.steps)]
     for step, (turn, batch) in enumerate(draw_ahead(job.draw, turns, fabric.device), first):
@@ -201,8 +217,7 @@ def _train(fabric: Fabric, job: Job) -> None:
             continue
         done = step + 1
         log.add(loss, finite)
-        if done % LOG_EVERY == 0 or done == job.stage.steps:
-            log.write(done, rate)
+        log.write_if_due(done, rate, optimization)
         if done % job.shared.checkpoint_every == 0:
             with write_whole(job.checkpoint) as partial:
                 torch.save(optimization.state(), partial)
@@ -247,42 +262,51 @@ def draw_ahead(draw: DrawBatch, turns: Iterable[int], device: torch.device) -> I
 class _Log:
     """The losses of a training, as CSV and for TensorBoard; rows that a resumed training makes again are dropped."""
 
-    _HEADER = ("step", "loss", "learning_rate", "seconds", "skipped")
-
-    def __init__(self, folder: Path, first: int) -> None:
-        self._path = folder / "log.csv"
-        self._board = TensorBoardLogger(folder, name="", version="tensorboard")
-        self._started = time.monotonic()
+    def __init__(self, job: Job, first: int) -> None:
+        self._path = job.folder / LOG_FILE
+        self._board = TensorBoardLogger(job.folder, name="", version="tensorboard")
+        self._job = job
+        self._started = self._written = time.monotonic()
         self._steps: list[tuple[Tensor, Tensor]] = []
         self._skipped_in_a_row = 0
-        rows = []
-        if self._path.is_file():
-            with self._path.open(newline="") as file:
-                rows = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= first]
+        rows = [row.cells() for row in read_log(self._path) if row.step <= first]
         with self._path.open("w", newline="") as file:
-            csv.writer(file).writerows([self._HEADER, *rows])
+            csv.writer(file).writerows([HEADER, *rows])
 
     def add(self, loss: Tensor, finite: Tensor) -> None:
         """Take the loss of a step, and whether its gradient was finite; they stay on the device."""
         self._steps.append((loss, finite))
 
-    def write(self, step: int, rate: float) -> None:
-        """Write the mean loss of the steps since the last row that had an effect, and how many had none.
+    def write_if_due(self, step: int, rate: float, optimization: Optimization) -> None:
+        """Write a row where it is time: of the steps since the last one that had an effect, and of the average's score.
 
         Raises:
             ArithmeticError: No gradient was finite for a long time.
         """
+        now, last = time.monotonic(), step == self._job.stage.steps
+        validate = self._job.validate if last or step % self._job.shared.checkpoint_every == 0 else None
+        if not (validate or last or step % LOG_EVERY == 0 or now - self._written >= LOG_EVERY_S):
+            return
         losses, finite = (torch.stack(column).cpu() for column in zip(*self._steps, strict=True))
         skipped = int((~finite).sum())
-        mean = float(losses[finite].mean())
         self._skipped_in_a_row = self._skipped_in_a_row + skipped if skipped == len(self._steps) else 0
-        self._steps.clear()
         if self._skipped_in_a_row >= MOST_SKIPPED:
             raise ArithmeticError(f"{self._path.parent}: no gradient of the last {MOST_SKIPPED} steps was finite")
+        row = LogRow(
+            step=step,
+            loss=float(losses[finite].mean()),
+            learning_rate=rate,
+            seconds=time.monotonic() - self._started,
+            steps_per_second=len(self._steps) / (time.monotonic() - self._written),
+            skipped=skipped,
+            validation=validate(optimization.averaged_network(), optimization.device) if validate else math.nan,
+        )
+        self._steps.clear()
+        self._written = time.monotonic()
         with self._path.open("a", newline="") as file:
-            seconds = time.monotonic() - self._started
-            csv.writer(file).writerow([step, f"{mean:.5f}", f"{rate:.3e}", f"{seconds:.1f}", skipped])
-        self._board.log_metrics({"loss": mean, "learning_rate": rate, "skipped": skipped}, step)
+            csv.writer(file).writerow(row.cells())
+        values = {name: value for name, value in asdict(row).items() if name not in ("step", "seconds")}
+        self._board.log_metrics({name: value for name, value in values.items() if not math.isnan(value)}, step)
 
     def close(self) -> None:
         """Flush what TensorBoard holds back."""

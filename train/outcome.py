@@ -18,6 +18,7 @@ from mmpl.weights import Scale, read_network, read_state
 from train.loop import Job, train
 from train.patches import HALF, LesionCrops
 from train.splits import Member, Scheme, Splits
+from train.validation import OutcomeScore, hold_out
 from train.workspace import Workspace
 
 Scores = dict[str, list[float]]
@@ -34,12 +35,14 @@ class OutcomeTask:
         groups: Training patients that have targets; every batch draws from each group as often.
         targets: What the loss compares with, per patient.
         loss: From logits and targets.
+        score: From logits by patient, how well a network ranks; NaN where that is undefined.
     """
 
     stage: Stage
     groups: Sequence[Sequence[str]]
     targets: Mapping[str, Sequence[NDArray]]
     loss: Callable[..., Tensor]
+    score: Callable[[Mapping[str, Sequence[float]]], float]
 
 
 def train_outcome_network(
@@ -56,6 +59,9 @@ def train_outcome_network(
 
     Returns:
         How many tensors were transferred.
+
+    Raises:
+        ValueError: All patients of a group are held out inside the training split.
     """
     profile, stage = workspace.profile, task.stage
     settings: OutcomeTraining = getattr(profile.training, stage)
@@ -63,9 +69,10 @@ def train_outcome_network(
     torch.manual_seed(seed)
     network = build_network(profile, stage)
     transferred = transfer_backbone(read_state(start), network) if start else 0
+    held_out = hold_out(workspace, member)
     draw = LesionCrops(
         workspace.store,
-        task.groups,
+        [[name for name in group if name not in held_out] for group in task.groups],
         {name: training_center(workspace, name) for group in task.groups for name in group},
         task.targets,
         settings,
@@ -73,8 +80,11 @@ def train_outcome_network(
         profile.preprocess.spacing_mm,
         seed,
     )
+    if not all(draw.groups):
+        raise ValueError(f"{member.name}: training.validation_fraction leaves stage {stage} no patient of one kind")
     folder = workspace.stage_folder(member, stage)
-    train(Job(network, draw, task.loss, settings, profile.training, seed, folder), devices)
+    validate = OutcomeScore(draw, sorted(held_out & task.targets.keys()), task.score) if held_out else None
+    train(Job(network, draw, task.loss, settings, profile.training, seed, folder, validate=validate), devices)
     return transferred
 
 

@@ -1,22 +1,31 @@
 """The one place that spreads work, by joblib: over processes of this machine, or over a Dask cluster.
 
 A cluster is named by its scheduler's address (`--scheduler tcp://host:8786`); all its workers must see the folders of
-run and cohort. Where workers offer `GPU` resources, each network takes one. A worker that dies loses nothing: its work
-is given to another, which goes on from the last checkpoint.
+run and cohort, and run in the checkout. Where workers offer `GPU` resources, each network takes one. A worker of a
+cluster that dies loses nothing: its work is given to another, which goes on from the last checkpoint.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+import importlib
+import math
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from joblib import Parallel, delayed, parallel_config
-from rich.progress import Progress
+import typer
+from joblib import Parallel, cpu_count, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from mmpl.labels import Stage
 from mmpl.memory import keep_freed_memory
+from train.memory import PROCESS_GIB, free_memory_gib, training_gib
+from train.progress import LOG_FILE, Display, Training
+from train.splits import Member
+from train.workspace import Workspace
 
-CORES = os.cpu_count() or 1
+CORES: int = cpu_count()
+"""What this process may use of the machine, by affinity and cgroup."""
 GPU = "GPU"
 """The resource that a Dask worker with a GPU of its own declares: `dask worker ADDRESS --resources GPU=1`."""
 
@@ -26,7 +35,8 @@ class Engine:
     """Where work runs.
 
     Attributes:
-        workers: Processes of this machine; 0 for one a core, or for one network at a time on a GPU.
+        workers: Processes of this machine; 0 for one a core, or for one network at a time on a GPU, as far as the
+            memory that is free allows.
         scheduler: Address of a Dask scheduler, in place of them.
     """
 
@@ -34,38 +44,117 @@ class Engine:
     scheduler: str | None = None
 
     def spread(
-        self, title: str, function: Callable[..., Any], items: Iterable[Any], networks: bool = False
+        self,
+        title: str,
+        function: Callable[..., Any],
+        items: Iterable[Any],
+        networks: bool = False,
+        item_gib: float = PROCESS_GIB,
+        trainings: Sequence[Training] = (),
     ) -> list[Any]:
-        """Call a function on each item under a progress bar; results come in the items' order.
+        """Call a function on each item and show how far it is; results come in the items' order.
 
         Args:
-            title: Of the progress bar.
+            title: Of the work.
             function: What to call; it and its results are pickled.
             items: One argument each.
             networks: Whether a call trains or applies a network, and so wants a GPU where there are any.
+            item_gib: Memory that a process takes for it; on a cluster, its workers' own affair.
+            trainings: The networks that the calls train, to be watched.
+
+        Raises:
+            OSError: Less memory is free than one process takes, or a process of this machine was killed; or a worker
+                of the cluster cannot import the programs, or there is no such cluster.
         """
         items = list(items)
         if not items:
             return []
-        with Progress() as progress, self._backend(networks) as (workers, threads):
+        with self._backend(title, networks, item_gib, len(items)) as (workers, threads):
             calls = (delayed(_call)(function, item, threads) for item in items)
-            results = Parallel(n_jobs=workers, return_as="generator")(calls)
-            return list(progress.track(results, total=len(items), description=title))
+            with Display.open(title, len(items), trainings) as display:
+                results = []
+                try:
+                    for result in Parallel(n_jobs=workers, return_as="generator")(calls):
+                        results.append(result)
+                        display.advance()
+                except TerminatedWorkerError as error:
+                    raise ChildProcessError(f"{title}: {_describe_loss(error, item_gib)}") from None
+        return results
+
+    def train(
+        self,
+        title: str,
+        function: Callable[[Member], Any],
+        workspace: Workspace,
+        stage: Stage,
+        members: Sequence[Member],
+    ) -> list[Any]:
+        """Call a function that trains one network of a stage on each model, and show how far each network is."""
+        steps = getattr(workspace.profile.training, stage).steps
+        trainings = [Training(each.name, workspace.stage_folder(each, stage) / LOG_FILE, steps) for each in members]
+        needed = 0.0 if self.scheduler else training_gib(workspace.profile, stage)
+        return self.spread(title, function, members, networks=True, item_gib=needed, trainings=trainings)
 
     @contextmanager
-    def _backend(self, networks: bool) -> Iterator[tuple[int, int | None]]:
+    def _backend(self, title: str, networks: bool, item_gib: float, items: int) -> Iterator[tuple[int, int | None]]:
         """Make joblib use the engine; how many jobs it may have, and the threads of each (None: as they are)."""
         if self.scheduler is None:
-            workers = self.workers or (1 if networks and _has_gpu() else CORES)
+            workers = self._count_workers(title, networks, item_gib, items)
             yield workers, max(1, CORES // workers)
             return
         from distributed import Client
 
         with Client(self.scheduler, set_as_default=False) as client:
+            _check_workers(client)
             known = client.scheduler_info(n_workers=-1)["workers"].values()
             options = {"resources": {GPU: 1}} if networks and any(GPU in w["resources"] for w in known) else {}
             with parallel_config(backend="dask", client=client, **options):
                 yield -1, None
+
+    def _count_workers(self, title: str, networks: bool, item_gib: float, items: int) -> int:
+        """Choose how many processes work; what the user asked for is done, with a warning where memory looks short.
+
+        Raises:
+            OSError: Not even one has the memory that it takes.
+        """
+        free = free_memory_gib()
+        room = items if math.isinf(free) else int(free / item_gib)
+        needs = f"one process needs about {item_gib:.1f} GiB of memory, and {free:.1f} GiB are free"
+        if self.workers:
+            if min(self.workers, items) > room:
+                typer.echo(f"warning: {title}: {needs}; {min(self.workers, items)} may be killed for it", err=True)
+            return self.workers
+        if room == 0:
+            raise OSError(f"{title}: {needs}; nothing was started (--workers 1 starts one all the same)")
+        return min(1 if networks and _has_gpu() else CORES, room)
+
+
+def _check_workers(client: Any) -> None:
+    """Wait for a cluster's first worker, and ask all that there are for the programs.
+
+    Raises:
+        OSError: One cannot import them.
+    """
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        typer.echo(f"waiting for a worker to join {client.scheduler.address}", err=True)
+        client.wait_for_workers(1)
+    answers = client.run(importlib.import_module, __name__, on_error="return")
+    failures = {address: answer for address, answer in answers.items() if isinstance(answer, BaseException)}
+    for address, failure in failures.items():
+        raise OSError(
+            f"the worker {address} cannot import the programs ({failure}); start it in the checkout's folder, "
+            f"by .venv/bin/python -m dask worker"
+        )
+
+
+def _describe_loss(error: TerminatedWorkerError, item_gib: float) -> str:
+    """Say in one line how a process of this machine ended, from the exit codes that joblib knows."""
+    kept = "what is finished is kept, and the same command goes on from there"
+    if signal.SIGKILL.name in str(error):
+        cause = f"a process was killed, most likely by the system for want of memory (it needs about {item_gib:.1f} GiB"
+        return f"{cause}, and {free_memory_gib():.1f} GiB are free now): try fewer by --workers; {kept}"
+    codes = str(error).partition("exit codes of the workers are ")[2].splitlines()
+    return f"a process ended without an answer ({codes[0] if codes else 'exit code unknown'}); {kept}"
 
 
 def _has_gpu() -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmpl.preprocess import prepare
 from train.command import run_program
+from train.memory import IMAGES_GIB
 from train.parallel import Engine
 from train.splits import FOLDS, make_splits, write_splits
 from train.workspace import SPLITS_FILE, Workspace, is_phantom
@@ -40,7 +41,7 @@ def main(
         splits = make_splits(workspace.patients, workspace.profile.training.seed, folds, center_out)
         write_splits(splits, workspace.splits_file)
     missing = [p.patient_id for p in workspace.patients if not workspace.store.has(p.patient_id)]
-    engine.spread("preparing", _PreparePatient(workspace), missing)
+    engine.spread("preparing", _PreparePatient(workspace), missing, item_gib=IMAGES_GIB)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 
 from mmpl.radiomics import extract
 from train.command import run_program
+from train.memory import IMAGES_GIB
 from train.parallel import Engine
 from train.segmentation import out_of_fold_mask
 from train.workspace import Workspace
@@ -31,7 +32,7 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None) -> None:
     """Restore every patient's out-of-fold mask to the CT and measure it; finished patients are not done again."""
     workspace = Workspace.open(run)
     missing = [p.patient_id for p in workspace.patients if not workspace.features_file(p.patient_id).is_file()]
-    Engine(workers, scheduler).spread("radiomics", _Measure(workspace), missing)
+    Engine(workers, scheduler).spread("radiomics", _Measure(workspace), missing, item_gib=IMAGES_GIB)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,11 @@ from mmpl.weights import NETWORK_FILE, load_ensemble, read_network, read_state
 from train.command import run_program
 from train.loop import Job, train
 from train.losses import oda_loss
+from train.memory import IMAGES_GIB
 from train.parallel import Engine
 from train.patches import HALF, SegmentationCrops
 from train.splits import Member
+from train.validation import MaskScore, hold_out
 from train.workspace import Workspace, may_share_patients
 
 CANDIDATES = np.round(np.arange(0.20, 0.81, 0.05), 2)
@@ -92,7 +94,17 @@ def train_member(
     profile, stage = workspace.profile, workspace.profile.training.segmentation
     patients = [p.patient_id for p in workspace.splits.outside(member, workspace.patients)]
     with_mask = [p for p in patients if workspace.store.describe(p).has_labels]
-    seed = workspace.seed(member, Stage.SEGMENTATION)
+    seed, held_out = workspace.seed(member, Stage.SEGMENTATION), hold_out(workspace, member)
+    draw = SegmentationCrops(
+        workspace.store,
+        [p for p in with_mask if p not in held_out],
+        stage,
+        profile.training.augmentation,
+        profile.preprocess.spacing_mm,
+        seed,
+    )
+    if not draw.patients:
+        raise ValueError(f"{member.name}: training.validation_fraction leaves stage 1 no patient with a reference mask")
     torch.manual_seed(seed)
     network = build_network(profile, Stage.SEGMENTATION)
     if start:
@@ -100,20 +112,14 @@ def train_member(
     train(
         Job(
             network=network,
-            draw=SegmentationCrops(
-                workspace.store,
-                with_mask,
-                stage,
-                profile.training.augmentation,
-                profile.preprocess.spacing_mm,
-                seed,
-            ),
+            draw=draw,
             loss=loss,
             stage=stage,
             shared=profile.training,
             seed=seed,
             folder=workspace.stage_folder(member, Stage.SEGMENTATION),
             first=start.step if start else 0,
+            validate=MaskScore(draw, [p for p in with_mask if p in held_out]) if held_out else None,
         ),
         devices,
     )
@@ -171,7 +177,8 @@ def measure_overlaps(workspace: Workspace, patient_id: str) -> NDArray[np.float6
 def choose_thresholds(workspace: Workspace, engine: Engine) -> dict[str, float]:
     """Pick, out of fold, the threshold of the best mean GTVp Dice and that of the best aggregated GTVn Dice."""
     patients = [p.patient_id for p in workspace.patients if workspace.store.describe(p.patient_id).has_labels]
-    overlaps = np.stack(engine.spread("choosing thresholds", partial(measure_overlaps, workspace), patients))
+    measure = partial(measure_overlaps, workspace)
+    overlaps = np.stack(engine.spread("choosing thresholds", measure, patients, item_gib=IMAGES_GIB))
     gtvp = overlaps[:, :, 0].mean(axis=0)
     gtvn = 2 * overlaps[:, :, 1].sum(axis=0) / overlaps[:, :, 2].sum(axis=0)
     return {
@@ -209,11 +216,11 @@ def main(
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
     begin = find_start(workspace, start, start_step)
     work = TrainAndPredict(workspace, devices=devices, start=begin)
-    engine.spread("stage 1", work, workspace.splits.members, networks=True)
+    engine.train("stage 1", work, workspace, Stage.SEGMENTATION, workspace.splits.members)
     thresholds = choose_thresholds(workspace, engine)
     workspace.write_json("thresholds", thresholds)
     patients = [p.patient_id for p in workspace.patients]
-    centers = engine.spread("locating lesions", _LesionCenter(workspace), patients)
+    centers = engine.spread("locating lesions", _LesionCenter(workspace), patients, item_gib=IMAGES_GIB)
     workspace.write_json("lesion_centers", dict(zip(patients, centers, strict=True)))
     typer.echo(f"out of fold, at the patch's spacing: {thresholds}")
 

@@ -1,6 +1,8 @@
 """Stage 3: ten survival networks, then ten Cox models on out-of-fold evidence: `python -m train.survival RUN`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,15 @@ def survival_task(workspace: Workspace, member: Member, intervals: TimeIntervals
     patients = with_rfs(workspace.splits.outside(member, workspace.patients))
     survived, relapsed = intervals.targets(*outcomes(patients))
     targets = {p.patient_id: row for p, row in zip(patients, zip(survived, relapsed, strict=True), strict=True)}
-    return OutcomeTask(Stage.SURVIVAL, [sorted(targets)], targets, discrete_time_nll)
+    rank = partial(_concordance, intervals, {p.patient_id: p for p in patients})
+    return OutcomeTask(Stage.SURVIVAL, [sorted(targets)], targets, discrete_time_nll, rank)
+
+
+def _concordance(
+    intervals: TimeIntervals, patients: Mapping[str, Patient], logits: Mapping[str, Sequence[float]]
+) -> float:
+    days = [expected_days(survival_curve(row), intervals) for row in logits.values()]
+    return c_index(-np.array(days), *outcomes([patients[name] for name in logits]))
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
     splits = workspace.splits
     members, schemes = splits.members, splits.schemes
-    trained = engine.spread("stage 3", TrainAndPredict(workspace, devices=devices), members, networks=True)
+    trained = engine.train("stage 3", TrainAndPredict(workspace, devices=devices), workspace, Stage.SURVIVAL, members)
     typer.echo(f"stage 3: {trained[0][0]} tensors of the backbone came from stage 2, none was left out")
     days = by_scheme(members, [table for _, table in trained])
     workspace.write_json("expected_days", days)
