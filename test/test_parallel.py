@@ -1,5 +1,6 @@
 """Work spread over processes and over a real Dask cluster, one of whose workers is killed while it trains."""
 
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from mmpl.labels import Stage
 from mmpl.network import build_network
 from mmpl.profile import load_profile
+from train import parallel
 from train.loop import Job, train
+from train.memory import free_memory_gib, measure_step, training_gib
 from train.parallel import Engine
 from train.patches import Batch
 
@@ -78,6 +81,150 @@ def test_results_come_in_the_items_order_and_cores_are_shared() -> None:
 def test_an_error_reaches_the_caller() -> None:
     with pytest.raises(TypeError):
         Engine(workers=2).spread("squares", square, ["no number"])
+
+
+def kill_itself(number: int) -> int:
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def end_itself(number: int) -> int:
+    os._exit(3)
+
+
+def test_a_process_that_the_system_killed_is_one_line() -> None:
+    with pytest.raises(OSError, match=r"stage 1: a process was killed, most likely .* memory .*1\.0 GiB") as caught:
+        Engine(workers=2).spread("stage 1", kill_itself, range(4))
+    assert "\n" not in str(caught.value)
+    assert caught.value.__suppress_context__
+    with pytest.raises(OSError, match=r"^stage 1: a process ended without an answer \(.*3.*\); what is"):
+        Engine(workers=2).spread("stage 1", end_itself, range(4))
+    assert Engine(workers=2).spread("squares", square, range(3)) == [0, 1, 4]  # the next work has new processes
+
+
+class TestMemory:
+    @pytest.fixture(autouse=True)
+    def machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of 8 cores and 10 GiB that are free."""
+        monkeypatch.setattr(parallel, "CORES", 8)
+        monkeypatch.setattr(parallel, "free_memory_gib", lambda: 10.0)
+
+    @pytest.mark.parametrize(("item_gib", "workers"), [(1.0, 8), (3.3, 3), (6.0, 1), (10.0, 1)])
+    def test_as_many_processes_start_as_there_is_memory_for(
+        self, monkeypatch: pytest.MonkeyPatch, item_gib: float, workers: int
+    ) -> None:
+        started = []
+        monkeypatch.setattr(parallel, "Parallel", lambda n_jobs, **_: started.append(n_jobs) or list)
+        Engine().spread("squares", square, range(9), item_gib=item_gib)
+        assert started == [workers]
+
+    def test_what_one_process_outgrows_is_not_started(self, tmp_path: Path) -> None:
+        with pytest.raises(OSError, match=r"^stage 1: .* needs about 10\.5 GiB .* 10\.0 GiB are free") as caught:
+            Engine().spread("stage 1", (tmp_path / "called").write_text, ["x"], item_gib=10.5)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "called").exists()
+
+    def test_the_users_number_of_workers_is_obeyed_with_a_warning(self, capsys: pytest.CaptureFixture[str]) -> None:
+        engine = Engine(workers=2)
+        assert engine.spread("squares", square, range(3), item_gib=4.0) == [0, 1, 4]
+        assert capsys.readouterr().err == ""
+        assert engine.spread("squares", square, range(3), item_gib=6.0) == [0, 1, 4]
+        warning = capsys.readouterr().err
+        assert warning.startswith("warning: squares: one process needs about 6.0 GiB of memory, and 10.0 GiB are free")
+        assert warning.count("\n") == 1
+        assert engine.spread("one", square, [3], item_gib=6.0) == [9]  # one process is not short of it
+        assert capsys.readouterr().err == ""
+
+
+def test_cores_are_those_that_the_process_may_use() -> None:
+    program = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import train.parallel as p; print(p.CORES)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert found.stdout == "1\n"
+
+
+GIB = 2**30
+MACHINE = {"proc/meminfo": f"MemTotal: {16 * 2**20} kB\nMemAvailable: {12 * 2**20} kB\n"}
+NONE_V1 = "9223372036854771712"
+
+
+def v2(folder: str, limit: object, used: int = 0, cached: int = 0) -> dict[str, str]:
+    found = {"memory.max": str(limit), "memory.current": str(used), "memory.stat": f"anon 1\ninactive_file {cached}\n"}
+    return {f"sys/fs/cgroup/{folder}{name}": text for name, text in found.items()}
+
+
+def v1(folder: str, limit: object, used: int = 0, cached: int = 0) -> dict[str, str]:
+    found = {"memory.limit_in_bytes": str(limit), "memory.usage_in_bytes": str(used)}
+    found["memory.stat"] = f"inactive_file 5\ntotal_inactive_file {cached}\n"
+    return {f"sys/fs/cgroup/memory/{folder}{name}": text for name, text in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, math.inf),
+        (MACHINE, 12.0),
+        ({**MACHINE, "proc/self/cgroup": "0::/\n"}, 12.0),
+        ({**MACHINE, "proc/self/cgroup": "0::/a/b\n", **v2("a/b/", "max", GIB)}, 12.0),
+        ({**MACHINE, "proc/self/cgroup": "0::/a/b\n", **v2("a/b/", 9 * GIB, 4 * GIB, GIB)}, 6.0),
+        ({**MACHINE, "proc/self/cgroup": "0::/a/b\n", **v2("a/b/", "max"), **v2("a/", 9 * GIB, 4 * GIB)}, 5.0),
+        ({**MACHINE, "proc/self/cgroup": "0::/seen/outside\n", **v2("", 4 * GIB, GIB)}, 3.0),
+        (
+            {**MACHINE, "proc/self/cgroup": "3:cpu:/\n4:memory:/job\n0::/\n", **v1("job/", 8 * GIB, 4 * GIB, GIB)},
+            5.0,
+        ),
+        ({**MACHINE, "proc/self/cgroup": "4:cpu,memory:/job\n", **v1("job/", NONE_V1, GIB), **v1("", NONE_V1)}, 12.0),
+        ({**MACHINE, "proc/self/cgroup": "4:memory:/seen/outside\n", **v1("", 8 * GIB, 2 * GIB)}, 6.0),
+        ({**MACHINE, "proc/self/cgroup": "0::/a\n", **v2("a/", 64 * GIB, GIB)}, 12.0),
+    ],
+)
+def test_free_memory_is_what_machine_and_cgroups_leave(tmp_path: Path, files: dict[str, str], free: float) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert free_memory_gib(tmp_path) == pytest.approx(free)
+
+
+def test_this_machine_has_memory_to_spare() -> None:
+    assert 0.1 < free_memory_gib() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+
+
+def test_a_step_is_estimated_no_lower_than_it_takes_and_not_much_higher() -> None:
+    """The peak of a real process against the estimate, on a crop of the published network."""
+    paper = load_profile("paper")
+    stage = paper.training.segmentation.model_copy(update={"crop_xyz": (48, 48, 48)})
+    small = paper.model_copy(update={"training": paper.training.model_copy(update={"segmentation": stage})})
+    taken = subprocess.run([sys.executable, "-c", STEP], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert 0.95 * float(taken.stdout) < training_gib(small, Stage.SEGMENTATION) < 2 * float(taken.stdout)
+
+
+def test_the_published_network_keeps_what_was_counted() -> None:
+    """13.2 GiB at batch 2 in single precision, and 18.26 M weights."""
+    kept, weights = measure_step(load_profile("paper"), Stage.SEGMENTATION, 2)
+    assert kept / GIB == pytest.approx(13.2, abs=0.2)
+    assert weights == pytest.approx(4 * 18.26e6, rel=1e-3)
+
+
+STEP = """
+import resource, torch
+from mmpl.labels import Stage
+from mmpl.memory import keep_freed_memory
+from mmpl.network import build_network
+from mmpl.profile import load_profile
+from train.loop import Job
+from train.losses import oda_loss
+keep_freed_memory()
+network = build_network(load_profile("paper"), Stage.SEGMENTATION).to(memory_format=torch.channels_last_3d)
+optimizer = torch.optim.AdamW(network.parameters())
+for _ in range(2):
+    logits = network(torch.randn(2, 2, 48, 48, 48))
+    oda_loss(logits, torch.zeros_like(logits)).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
 
 
 @pytest.fixture
