@@ -238,8 +238,8 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
         if manifest["format"] != FORMAT:
             raise WeightsError(f"{path}: format {manifest['format']}, and this version reads {FORMAT}")
         profile = Profile.from_dict(manifest["profile"])
-        for name, digest in manifest["files"].items():
-            _verify(folder / name, digest)
+        for name, expected in manifest["files"].items():
+            _verify(folder / name, expected)
         members = tuple(Member(name, folder / name, profile) for name in manifest["members"])
         for member in members:
             for file in (*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE):
@@ -280,20 +280,21 @@ def write_manifest(
         "mask_thresholds": asdict(thresholds),
         "hpv_threshold": hpv_threshold,
         "training": dict(training),
-        "files": {name: _digest(folder / name) for name in files},
+        "files": {name: digest(folder / name) for name in files},
     }
     partial = folder / f"{MANIFEST}.partial"
     partial.write_text(json.dumps(manifest, indent=1) + "\n")
     partial.replace(folder / MANIFEST)
 
 
-def _verify(path: Path, digest: str) -> None:
+def _verify(path: Path, expected: str) -> None:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file, and the manifest names it")
-    if _digest(path) != digest:
+    if digest(path) != expected:
         raise WeightsError(f"{path}: its SHA-256 is not the manifest's; the file was changed or is damaged")
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Give the SHA-256 of a file, as the manifest holds it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
