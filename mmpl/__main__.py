@@ -76,14 +76,18 @@ def evaluate(
 
 
 @app.command()
-def info(profile: Annotated[str | None, typer.Option(help="By default the loaded weights' own.")] = None) -> None:
+def info(
+    profile: Annotated[
+        str | None, typer.Option(help="A name, or a file of your own; by default the loaded weights' own.")
+    ] = None,
+) -> None:
     """Say how large the networks are, and where the loaded weights come from."""
     from rich.console import Console
     from rich.table import Table
 
     from mmpl.labels import Stage
     from mmpl.network import build_network, count_gflop, count_parameters
-    from mmpl.profile import load_profile
+    from mmpl.profile import PROFILES, differences, load_profile
     from mmpl.weights import load_ensemble
 
     ensemble = load_ensemble() if profile is None else None
@@ -97,6 +101,10 @@ def info(profile: Annotated[str | None, typer.Option(help="By default the loaded
         table.add_row(stage, f"{parameters:,}", " x ".join(map(str, size)), f"{count_gflop(chosen, stage):.1f}")
     console = Console()
     console.print(table)
+    if (PROFILES / f"{chosen.name}.yaml").is_file():
+        named = load_profile(chosen.name)
+        for difference in differences(chosen.to_dict(), named.to_dict()):
+            console.print(f"unlike resources/profiles/{named.name}.yaml, {difference}", markup=False)
     if ensemble:
         console.print(f"weights: {len(ensemble.members)} models from {ensemble.folder}, code {ensemble.code_version}")
         console.print(f"trained on: {ensemble.training.get('cohort')}, {ensemble.training.get('patients')} patients")

@@ -1,24 +1,31 @@
-"""Settings: one frozen, validated object read from `resources/profiles/*.yaml`; the only home of a default."""
+"""Settings: one frozen, validated object; `resources/profiles/*.yaml` are the only home of a default.
 
+A profile is read from one of these files, or from one of the user's own, once: a training run and its weights carry
+every setting with them (`Profile.to_dict`), and whatever is done with them later reads that.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
 PROFILES = RESOURCES / "profiles"
+YAML_SUFFIXES = (".yaml", ".yml")
 
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, strict=True)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Size = tuple[Count, Count, Count]
 
 
 class Settings(BaseModel):
-    """A frozen group of settings that refuses unknown keys."""
+    """A frozen group of settings that refuses unknown keys, and numbers that are none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PreprocessSettings(Settings):
@@ -181,7 +188,7 @@ class ForestSettings(Settings):
 
 
 class Profile(Settings):
-    """Every setting of one edition of the system; the shipped weights name theirs."""
+    """Every setting of one edition of the system; a training run and its weights carry theirs whole."""
 
     name: str
     preprocess: PreprocessSettings
@@ -212,18 +219,92 @@ class Profile(Settings):
             raise ValueError(f"{', '.join(large)}: larger than the region of interest {roi}")
         return self
 
+    @classmethod
+    def from_dict(cls, content: object) -> Self:
+        """Read what `to_dict` made, or a file held.
 
-def load_profile(name: str) -> Profile:
-    """Read a profile by its name.
+        Raises:
+            ValueError: A setting is unknown, missing or out of range; one line says which.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise ValueError("; ".join(map(_describe, error.errors()))) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make what JSON can hold."""
+        return self.model_dump(mode="json")
+
+
+def load_profile(profile: str, changes: Sequence[str] = ()) -> Profile:
+    """Read a profile, and change some of its settings.
+
+    Args:
+        profile: A name in `resources/profiles`, or the path of a file of one's own: it ends in `.yaml` or `.yml`, or
+            has a folder in it.
+        changes: Each `training.segmentation.steps=4`: a setting, and its value as YAML.
 
     Raises:
-        ValueError: There is no such profile, or a key is unknown, missing or out of range.
+        ValueError: There is no such profile, or a setting is unknown, missing or out of range; one line says which.
     """
-    path = PROFILES / f"{name}.yaml"
-    known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
-    if name not in known:
-        raise ValueError(f"no profile {name!r}; there are {', '.join(known)}")
-    profile = Profile.model_validate(yaml.safe_load(path.read_text()))
-    if profile.name != name:
-        raise ValueError(f"{path.name} calls itself {profile.name!r}")
-    return profile
+    path = Path(profile)
+    if path.suffix not in YAML_SUFFIXES and path.name == profile:
+        path = PROFILES / f"{profile}.yaml"
+        known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+        if profile not in known:
+            raise ValueError(f"no profile {profile!r}; there are {', '.join(known)}")
+    try:
+        read = Profile.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {_one_line(error)}") from error
+    return change_profile(read, changes)
+
+
+def change_profile(profile: Profile, changes: Sequence[str]) -> Profile:
+    """Change settings of a profile, each as `load_profile` takes it.
+
+    Raises:
+        ValueError: A setting is unknown or out of range; one line says which.
+    """
+    content = profile.to_dict()
+    for change in changes:
+        setting, equals, text = change.partition("=")
+        if not equals:
+            raise ValueError(f"{change!r} is not SETTING=VALUE")
+        *groups, name = setting.strip().split(".")
+        group: Any = content
+        for part in groups:
+            group = group.get(part) if isinstance(group, dict) else None
+        if not isinstance(group, dict) or name not in group:
+            there = f"; there are {', '.join(group)}" if isinstance(group, dict) else ""
+            raise ValueError(f"no setting {setting.strip()!r}{there}")
+        try:
+            group[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{change!r}: not a readable value ({_one_line(error)})") from error
+    return Profile.from_dict(content)
+
+
+def differences(here: Mapping[str, Any], there: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """List in which settings two records differ, as `to_dict` makes them: `training.seed is 7, not 8`."""
+    found = []
+    for key in [*here, *(key for key in there if key not in here)]:
+        one, other = here.get(key), there.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            found.append(f"{prefix}{key} is {json.dumps(one)}, not {json.dumps(other)}")
+    return found
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+    """Say in one line what one error of pydantic's is about."""
+    setting, value = ".".join(map(str, error["loc"])), error["input"]
+    message = _one_line(error["msg"]).removeprefix("Value error, ")
+    if not setting:
+        return message
+    return f"{setting}: {message}" if isinstance(value, dict) else f"{setting} is {value!r}: {message}"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -23,7 +23,7 @@ from mmpl import __version__
 from mmpl.clinical import ClinicalEncoder
 from mmpl.labels import Stage
 from mmpl.network import StageNetwork, build_network
-from mmpl.profile import Profile, load_profile
+from mmpl.profile import Profile
 from mmpl.segmentation import Thresholds
 from mmpl.survival import CoxModel, RiskScale, TimeIntervals
 
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from mmpl.hpv import HpvModel
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 """Of the weights: another number where older ones would be read without error and answer wrongly, as 1 would, whose
-forests and Cox models were fitted to CT radiomics of whole masks."""
+forests and Cox models were fitted to CT radiomics of whole masks, and 2, which names a profile that may since have
+changed."""
 VARIABLE = "MMPL_WEIGHTS"
 PLATFORM_FOLDER = Path("/opt/ml/model")
 SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "weights"
@@ -151,6 +152,7 @@ class Ensemble:
     """A verified folder of weights.
 
     Attributes:
+        profile: What the models were made with, and answer with, as the manifest holds it.
         members: The models, in the order of the manifest.
         thresholds: Of the mask probabilities.
         hpv_threshold: Of the mean HPV probability; at or above is positive.
@@ -235,9 +237,9 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
         manifest = json.loads(path.read_text())
         if manifest["format"] != FORMAT:
             raise WeightsError(f"{path}: format {manifest['format']}, and this version reads {FORMAT}")
-        profile = load_profile(manifest["profile"])
-        for name, digest in manifest["files"].items():
-            _verify(folder / name, digest)
+        profile = Profile.from_dict(manifest["profile"])
+        for name, expected in manifest["files"].items():
+            _verify(folder / name, expected)
         members = tuple(Member(name, folder / name, profile) for name in manifest["members"])
         for member in members:
             for file in (*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE):
@@ -273,25 +275,26 @@ def write_manifest(
     manifest = {
         "format": FORMAT,
         "code_version": __version__,
-        "profile": profile.name,
+        "profile": profile.to_dict(),
         "members": members,
         "mask_thresholds": asdict(thresholds),
         "hpv_threshold": hpv_threshold,
         "training": dict(training),
-        "files": {name: _digest(folder / name) for name in files},
+        "files": {name: digest(folder / name) for name in files},
     }
     partial = folder / f"{MANIFEST}.partial"
     partial.write_text(json.dumps(manifest, indent=1) + "\n")
     partial.replace(folder / MANIFEST)
 
 
-def _verify(path: Path, digest: str) -> None:
+def _verify(path: Path, expected: str) -> None:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file, and the manifest names it")
-    if _digest(path) != digest:
+    if digest(path) != expected:
         raise WeightsError(f"{path}: its SHA-256 is not the manifest's; the file was changed or is damaged")
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Give the SHA-256 of a file, as the manifest holds it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,8 +19,8 @@ from mmpl.preprocess import PreparedCase
 from mmpl.profile import load_profile
 from mmpl.radiomics import feature_names
 from train import hpv, parallel, survival, workspace
-from train.splits import Splits, make_splits, write_splits
-from train.workspace import Workspace
+from train.splits import Splits, make_splits
+from train.workspace import RunSettings, Workspace
 
 PATIENTS = 160
 PROFILE = load_profile("micro")
@@ -60,8 +60,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(parallel, "CORES", 1)  # networks this small gain nothing from a second thread
     for module in (hpv, survival):
         monkeypatch.setattr(module, "feature_names", lambda: FEATURES)
-    noise = Workspace.create(tmp_path / "run", "noise", "micro")
-    write_splits(make_splits(cohort.patients, 1), noise.splits_file)
+    noise = Workspace(tmp_path / "run", RunSettings("noise", PROFILE))
+    noise.begin(make_splits(cohort.patients, 1))
     size = PROFILE.preprocess.roi_size_xyz
     roi = Grid(size, (6.0, 6.0, 6.0), (0.0, 0.0, 0.0))
     centers = {}

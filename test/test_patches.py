@@ -28,7 +28,7 @@ from train.boxed import Boxed
 from train.loop import Job, average_decay, draw_ahead, learning_rate, train
 from train.outcome import training_center
 from train.patches import Batch, DrawBatch, LesionCrops, PatchStore, SegmentationCrops
-from train.workspace import Workspace
+from train.workspace import RunSettings, Workspace
 
 SHAPE = (10, 12, 14)
 ROI = Grid((14, 12, 10), (3.0, 3.0, 3.0), (-1.5, 2.25, 1 / 3))
@@ -342,7 +342,7 @@ class TestDraw:
 
 
 def test_crops_of_later_stages_lie_around_the_reference_mask_or_else_the_predicted_one(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path, "nobody", PROFILE)
+    workspace = Workspace(tmp_path, RunSettings("nobody", PROFILE))
     labels = two_lesions()
     labels[0, 4, 5, 5] = 0.4  # no lesion yet
     for name, mask in (("A", labels), ("B", None), ("C", 0 * labels)):

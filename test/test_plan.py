@@ -18,7 +18,7 @@ from train import plan, workspace
 from train.loop import Job, train
 from train.patches import Batch, DrawBatch
 from train.plan import CHECKPOINT_BYTES, NETWORK_BYTES, Parts, count_work, hours_table, measure_parts, run_bytes
-from train.workspace import Workspace
+from train.workspace import RunSettings, Workspace
 
 PAPER = load_profile("paper")
 RELEASED = 726
@@ -35,7 +35,7 @@ def rows(table: str) -> dict[str, list[str]]:
 
 def test_a_run_of_the_published_profile_on_all_patients_stays_under_40_gb(tmp_path: Path) -> None:
     """As a drawn patient at 1 mm has it, while stage 3 trains one network on each of ten GPUs."""
-    parts = measure_parts(Workspace(tmp_path, "phantom:1:3", PAPER), 1)
+    parts = measure_parts(Workspace(tmp_path, RunSettings("phantom:1:3", PAPER)), 1)
     largest = run_bytes(PAPER, RELEASED, parts, gpus=10)
     on_disk = sum(path.stat().st_size for path in tmp_path.glob("*/**/*") if path.is_file())
     assert sum(parts.file_bytes.values()) == on_disk
@@ -129,4 +129,4 @@ class OnePatient:
 def test_without_a_reference_mask_there_is_no_plan(head: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(workspace, "open_source", lambda _: OnePatient(replace(head, reference=None)))
     with pytest.raises(ValueError, match=r"^cohort: no reference mask to measure with$"):
-        measure_parts(Workspace(tmp_path, "cohort", load_profile("micro")), 3)
+        measure_parts(Workspace(tmp_path, RunSettings("cohort", load_profile("micro"))), 3)

@@ -2,7 +2,9 @@
 
 import copy
 import inspect
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mmpl import profile
-from mmpl.profile import PROFILES, Profile, Settings, load_profile
+from mmpl.profile import PROFILES, Profile, Settings, differences, load_profile
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 assert {"paper", "demo", "micro"} <= set(NAMES)
@@ -153,8 +155,85 @@ def test_levels_have_to_agree(demo: dict[str, Any]) -> None:
 def test_an_unknown_profile_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=f"no profile 'papper'; there are {', '.join(NAMES)}"):
         load_profile("papper")
-    with pytest.raises(ValueError, match="no profile"):
+    with pytest.raises(ValueError, match=r"^\.\./profiles/demo: .*No such file"):
         load_profile("../profiles/demo")
+
+
+def changed(*changes: str) -> list[str]:
+    """What becomes of the demo profile's settings."""
+    return differences(load_profile("demo", changes).to_dict(), load_profile("demo").to_dict())
+
+
+def test_any_setting_can_be_changed_by_name() -> None:
+    assert changed("training.segmentation.steps=4", "training.hpv.learning_rate=1e-4") == [
+        "training.segmentation.steps is 4, not 900",
+        "training.hpv.learning_rate is 0.0001, not 0.001",
+    ]
+    assert changed("inference.window_xyz=[48, 48, 48]") == ["inference.window_xyz is [48, 48, 48], not [56, 56, 48]"]
+    assert changed("preprocess.localize = middle") == ['preprocess.localize is "middle", not "head"']
+    assert changed("training.segmentation.steps=4", "training.segmentation.steps=900") == []  # the last one counts
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.segmentation.stps=4", r"no setting 'training\.segmentation\.stps'; there are steps, batch, "),
+        ("steps=4", r"no setting 'steps'; there are name, preprocess, network"),
+        ("preprocess.spacing_mm.x=4", r"no setting 'preprocess\.spacing_mm\.x'"),
+        ("training.segmentation.steps", r"'training\.segmentation\.steps' is not SETTING=VALUE"),
+        ("training.segmentation.steps=", r"training\.segmentation\.steps is None: "),
+        ("training.segmentation.steps=0", r"training\.segmentation\.steps is 0: Input should be greater than 0"),
+        ("training.segmentation.steps=yes", r"training\.segmentation\.steps is True: .*valid integer"),
+        ("training.hpv.learning_rate=.inf", r"training\.hpv\.learning_rate is inf: .*finite"),
+        (
+            "training.hpv.crop_xyz=[32, 32, 36]",
+            r"training\.hpv\.crop_xyz \(32, 32, 36\): every size must be a multiple",
+        ),
+        ("network.convolutions=[1, 2]", r"network: .*same number of levels"),
+        ("network.norm=[", r"'network\.norm=\[': not a readable value"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_refused_in_one_line(change: str, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{message}") as refused:
+        load_profile("demo", [change])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_profile_may_be_a_file_of_ones_own(
+    demo: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo["name"], demo["training"]["hpv"]["steps"] = "mine", 5
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump(demo))
+    (tmp_path / "mine").write_text(yaml.safe_dump(demo))
+    monkeypatch.chdir(tmp_path)
+    for path in ("mine.yml", "./mine", str(tmp_path / "mine")):
+        mine = load_profile(path, ["training.hpv.batch=2"])
+        assert (mine.name, mine.training.hpv.steps, mine.training.hpv.batch) == ("mine", 5, 2)
+    with pytest.raises(ValueError, match="no profile 'mine'"):  # a name, not a path
+        load_profile("mine")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: demo\n\tx", "while scanning"),
+        ("- 1", "Input should be a valid dictionary"),
+        (b"\xff\xfe\xff", "utf-8"),
+        ("name: demo", "preprocess: Field required; network: Field required"),
+    ],
+)
+def test_a_file_that_is_no_profile_is_refused_in_one_line(content: str | bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=rf"^{path}: .*{message}") as refused:
+        load_profile(str(path))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_profile_survives_json(name: str) -> None:
+    profile = load_profile(name)
+    assert Profile.from_dict(json.loads(json.dumps(profile.to_dict()))) == profile
 
 
 def test_a_profile_is_frozen() -> None:

@@ -21,7 +21,7 @@ from train import ablation, segmentation
 from train.outcome import own_scales, standardize
 from train.segmentation import Start, train_member
 from train.splits import Member, Scheme, Splits
-from train.workspace import Workspace, may_share_patients
+from train.workspace import RunSettings, Workspace, may_share_patients
 
 PATIENTS = 36
 FIRST = Member(Scheme.PATIENT, 0)
@@ -121,7 +121,8 @@ def test_stage_1_goes_on_from_an_ensemble_of_other_patients(
     with pytest.raises(ValueError, match="its patients would not be out of fold"):
         Start(weights, 0).describe(workspace)
     (tmp_path / "others").symlink_to(cohort)
-    other = Workspace.create(tmp_path / "run", str(tmp_path / "others"), "micro")
+    other = Workspace(tmp_path / "run", RunSettings(str(tmp_path / "others"), workspace.profile))
+    other.folder.mkdir()
     for name in ("patches", "splits.json"):
         (other.folder / name).symlink_to(run / name)
     with pytest.raises(ValueError, match=f"step {steps} is not one of the {steps}"):
@@ -171,8 +172,8 @@ from train import prepare
 from train.segmentation import predict_fold, train_member
 from train.workspace import Workspace
 run = Path(sys.argv[1])
-workspace = Workspace.create(run, "phantom:20:3", "micro")
 prepare.main("phantom:20:3", run, "micro", workers=1)
+workspace = Workspace.open(run)
 first = workspace.splits.members[0]
 train_member(workspace, first)
 predict_fold(workspace, first)

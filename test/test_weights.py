@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from mmpl import __version__, weights
 from mmpl.labels import Stage
 from mmpl.network import build_network, count_parameters
+from mmpl.profile import PROFILES, load_profile
 from mmpl.weights import (
     FOREST_FILE,
     MANIFEST,
@@ -112,19 +114,44 @@ def test_a_member_without_files(folder):
 
 
 def test_another_format(folder):
-    edit(folder, format=1)
-    assert message(folder) == f"{folder / MANIFEST}: format 1, and this version reads 2"
+    edit(folder, format=2, profile="micro")
+    assert message(folder) == f"{folder / MANIFEST}: format 2, and this version reads 3"
 
 
-def test_an_unknown_profile(folder):
-    edit(folder, profile="future")
+@pytest.mark.parametrize(
+    ("profile", "reason"),
+    [("micro", "valid dictionary"), ({"name": "micro"}, "preprocess: Field required"), (None, "valid dictionary")],
+)
+def test_a_profile_that_is_not_whole(folder, profile, reason):
+    edit(folder, profile=profile)
     assert message(folder).startswith(f"{folder / MANIFEST}: not a manifest this version can read (")
-    assert "no profile 'future'" in message(folder)
+    assert reason in message(folder)
+
+
+def test_settings_come_from_the_manifest_alone(folder, monkeypatch):
+    """What the YAML says today, or that there is none, changes nothing for weights that were made before."""
+    before = load_ensemble(folder).profile
+    assert before == load_profile("micro")
+    monkeypatch.setattr("mmpl.profile.PROFILES", folder / "none")
+    assert load_ensemble(folder).profile == before
+    (folder / "none").mkdir()
+    changed = yaml.safe_load((PROFILES / "micro.yaml").read_text())
+    changed["preprocess"]["spacing_mm"], changed["inference"]["overlap"] = 9.0, 0.75
+    (folder / "none/micro.yaml").write_text(yaml.safe_dump(changed))
+    assert load_profile("micro") != before
+    assert load_ensemble(folder).profile == before
+
+
+def test_overridden_settings_come_with_the_weights(folder):
+    ensemble = load_ensemble(folder)
+    profile = load_profile("micro", ["inference.overlap=0.75", "training.segmentation.steps=3"])
+    weights.write_manifest(folder, profile, ["patient_0"], ensemble.thresholds, 0.5, {})
+    assert load_ensemble(folder).profile == profile
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "null", '{"format": 2}', '{"format": 2, "profile": "micro", "files": [], "members": []}'],
+    ["", "{", "[]", "null", '{"format": 3}', '{"format": 3, "profile": {}, "files": [], "members": []}'],
 )
 def test_a_manifest_that_is_none(folder, content):
     (folder / MANIFEST).write_text(content)
@@ -137,7 +164,7 @@ def test_thresholds_of_another_kind(folder):
 
 
 def test_networks_of_another_profile(folder):
-    edit(folder, profile="demo")
+    edit(folder, profile=load_profile("demo").to_dict())
     member = load_ensemble(folder).members[0]
     path = member.folder / NETWORK_FILE[Stage.HPV]
     with pytest.raises(WeightsError) as caught:

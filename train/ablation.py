@@ -5,13 +5,12 @@
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import typer
 
 from mmpl.labels import Stage
 from train import hpv, segmentation, survival
-from train.command import run_program
+from train.command import Devices, RunFolder, Scheduler, Start, StartStep, Workers, need, run_program
 from train.losses import dice_only_loss
 from train.parallel import Engine
 from train.splits import Scheme
@@ -22,14 +21,15 @@ HPV_SCORES, EXPECTED_DAYS = f"ablations/{SCRATCH}/hpv_scores", f"ablations/{SCRA
 
 
 def main(
-    run: Path,
-    workers: int = 0,
-    scheduler: str | None = None,
-    devices: int = 1,
-    start: Path | None = None,
-    start_step: int = 0,
+    run: RunFolder,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+    devices: Devices = 1,
+    start: Start = None,
+    start_step: StartStep = 0,
 ) -> None:
     """Train the comparisons of a finished run and predict every patient out of fold."""
+    need("lightning")
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
     begin = segmentation.find_start(workspace, start, start_step)
     members = [member for member in workspace.splits.members if member.scheme is Scheme.PATIENT]

@@ -8,7 +8,7 @@ import typer
 from mmpl.case import InvalidInputError
 from mmpl.clinical import is_missing
 from mmpl.io.cohort import Cohort, inspect_cohort, report
-from train.command import run_program
+from train.command import Workers, run_program
 from train.parallel import Engine
 
 
@@ -42,7 +42,7 @@ def check_cohort(folder: Path, engine: Engine) -> None:
         raise InvalidInputError(report(cohort.table, problems))
 
 
-def main(cohort: Path, workers: int = 0) -> None:
+def main(cohort: Path, workers: Workers = 0) -> None:
     """Check the cohort's folder COHORT."""
     check_cohort(cohort, Engine(workers))
     typer.echo(f"{cohort}: fit for training")

@@ -1,15 +1,75 @@
-"""How every training program is run from a shell."""
+"""How every training program is run from a shell: its arguments and options, each declared once, and how it ends."""
 
+import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
+
+DEBUG_VARIABLE = "MMPL_DEBUG"
+"""Set to anything, every error comes with its traceback."""
+REQUIREMENTS = "pip install -r requirements-train.txt"
+
+CohortName = Annotated[str, typer.Argument(help="A folder in HECKTOR's layout, or phantom:PATIENTS:SEED.")]
+RunFolder = Annotated[Path, typer.Argument(help="The training run's folder.")]
+ProfileName = Annotated[str, typer.Option(help="Settings: a name in resources/profiles, or a YAML file of your own.")]
+RunProfile = Annotated[
+    str | None,
+    typer.Option(help="As a name in resources/profiles, or your own YAML file; by default the run's, or demo."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting of the profile: training.hpv.steps=4; may be repeated."),
+]
+Folds = Annotated[int | None, typer.Option(min=2, help="Patient-level folds; by default the run's, or five.")]
+CenterOut = Annotated[bool | None, typer.Option(help="Hold out whole centers, too; by default as the run, or yes.")]
+Only = Annotated[list[str] | None, typer.Option(help="Train this model's network alone: patient-0; may be repeated.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 for as many as are of use.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler, in place of processes.")]
+Devices = Annotated[int, typer.Option(min=1, help="GPUs that train each network together.")]
+Start = Annotated[
+    Path | None, typer.Option(help="Weights to go on from in stage 1; they were trained on other patients.")
+]
+StartStep = Annotated[int, typer.Option(min=0, help="Step of stage 1's schedule at which --start is taken to stand.")]
+Force = Annotated[bool, typer.Option("--force", help="Write over an ensemble of other training.")]
+
+
+def need(*modules: str) -> None:
+    """Look for packages that a program will import after hours of work, before it begins.
+
+    Raises:
+        ModuleNotFoundError: One is not installed.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"no module named {module}", name=module)
 
 
 def run_program(program: Callable[..., None]) -> None:
-    """Run a program with the shell's arguments; a foreseen error is a message on stderr and exit code 1."""
+    """Run a program with the shell's arguments; whatever stops it is a message on stderr and exit code 1."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(program)
     try:
-        typer.run(program)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        code = app(standalone_mode=False)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+def explain(error: Exception) -> str:
+    """Say what stopped a program: one line, or the lines of a list where an input has several problems."""
+    if isinstance(error, TyperException):
+        return f"{' '.join(error.format_message().split())} (--help lists what there is)"
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package not in ("", "mmpl", "train"):
+        return f"{package} is not installed: {REQUIREMENTS}"
+    if isinstance(error, (ValueError, OSError)):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({DEBUG_VARIABLE}=1 shows where)"

@@ -22,7 +22,7 @@ from mmpl.preprocess import prepare
 from mmpl.profile import PreprocessSettings, load_profile
 from mmpl.radiomics import extract, feature_names
 from train.baseline import threshold_mask
-from train.command import run_program
+from train.command import Workers, run_program
 from train.parallel import Engine
 
 
@@ -82,7 +82,7 @@ def measure(patients: int, seed: int, workers: int = 0) -> Difficulty:
     return Difficulty(latent, tuple(Engine(workers).spread("measuring", _Measure(settings), latent)))
 
 
-def main(patients: int, seed: int, workers: int = 0) -> None:
+def main(patients: int, seed: int, workers: Workers = 0) -> None:
     """Measure PATIENTS synthetic patients of SEED and print what was found."""
     found = measure(patients, seed, workers)
     table = Table(title=f"{patients} patients of seed {seed}", title_justify="left")

@@ -1,73 +1,73 @@
-"""Train the whole ensemble and write its weights: `python -m train.ensemble COHORT RUN --weights weights`."""
+"""Train the whole ensemble and write its weights: `python -m train.ensemble COHORT RUN --profile paper`."""
 
-import shutil
 import time
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from mmpl.labels import Stage
-from mmpl.weights import FOREST_FILE, NETWORK_FILE, TABLES_FILE, write_manifest
 from train import hpv, prepare, radiomics, segmentation, survival
-from train.command import run_program
-from train.workspace import Workspace
-
-
-def export(workspace: Workspace, weights: Path) -> None:
-    """Copy the finished models into a folder that inference can load, and seal it with a manifest."""
-    members = workspace.splits.members
-    for member in members:
-        folder = weights / member.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for stage in Stage:
-            shutil.copyfile(workspace.network_file(member, stage), folder / NETWORK_FILE[stage])
-        shutil.copyfile(workspace.forest_file(member), folder / FOREST_FILE)
-        shutil.copyfile(workspace.tables_file(member), folder / TABLES_FILE)
-    summary = {
-        "cohort": Path(workspace.cohort).name,
-        "patients": len(workspace.patients),
-        "segmentation": workspace.read_json("thresholds"),
-        "hpv": workspace.read_json("hpv"),
-        "survival": workspace.read_json("survival"),
-    }
-    if started := workspace.read_json("start"):
-        summary["started_from"] = started
-    write_manifest(
-        weights,
-        workspace.profile,
-        [member.name for member in members],
-        workspace.mask_thresholds,
-        workspace.read_json("hpv")["threshold"],
-        summary,
-    )
+from train.command import (
+    CenterOut,
+    Changes,
+    CohortName,
+    Devices,
+    Folds,
+    Force,
+    Only,
+    RunFolder,
+    RunProfile,
+    Scheduler,
+    Start,
+    StartStep,
+    Workers,
+    need,
+    run_program,
+)
+from train.export import export, refuse_other_training
+from train.parallel import Engine
 
 
 def main(
-    cohort: str,
-    run: Path,
-    profile: str = "demo",
-    weights: Path = Path("weights"),
-    workers: int = 0,
-    scheduler: str | None = None,
-    devices: int = 1,
-    start: Path | None = None,
-    start_step: int = 0,
+    cohort: CohortName,
+    run: RunFolder,
+    profile: RunProfile = None,
+    changes: Changes = None,
+    folds: Folds = None,
+    center_out: CenterOut = None,
+    only: Only = None,
+    weights: Annotated[Path | None, typer.Option(help="Takes the weights; by default RUN/weights.")] = None,
+    force: Force = False,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+    devices: Devices = 1,
+    start: Start = None,
+    start_step: StartStep = 0,
 ) -> None:
-    """Run every step, each where it was left, and write the ten models to WEIGHTS."""
+    """Run every step, each where it was left, and write the models' weights once all of them are trained."""
+    need("lightning", "imblearn", "lifelines", "skglm")
+    engine, target = Engine(workers, scheduler), weights or run / "weights"
+    workspace = prepare.begin(engine, cohort, run, profile, changes, folds, center_out)
+    workspace.choose(only)
+    if not force:
+        refuse_other_training(workspace, target)
+    segmentation.find_start(workspace, start, start_step)
     steps = {
-        "prepare": lambda: prepare.main(cohort, run, profile, workers=workers, scheduler=scheduler),
-        "segmentation": lambda: segmentation.main(run, workers, scheduler, devices, start, start_step),
+        "prepare": lambda: prepare.cache(workspace, engine),
+        "segmentation": lambda: segmentation.main(run, only, workers, scheduler, devices, start, start_step),
         "radiomics": lambda: radiomics.main(run, workers, scheduler),
-        "hpv": lambda: hpv.main(run, workers, scheduler, devices),
-        "survival": lambda: survival.main(run, workers, scheduler, devices),
+        "hpv": lambda: hpv.main(run, only, workers, scheduler, devices),
+        "survival": lambda: survival.main(run, only, workers, scheduler, devices),
     }
     for name, step in steps.items():
         started = time.monotonic()
         step()
         typer.echo(f"{name}: {time.monotonic() - started:.0f} s")
-    workspace = Workspace.open(run)
-    export(workspace, weights)
-    typer.echo(f"wrote {len(workspace.splits.members)} models to {weights}")
+        if name == "segmentation" and workspace.missing(Stage.SEGMENTATION):
+            return  # every later crop lies where the out-of-fold masks of all models say
+    if not workspace.missing(Stage.SURVIVAL):
+        export(workspace, target, force)
 
 
 if __name__ == "__main__":

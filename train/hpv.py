@@ -1,13 +1,12 @@
 """Stage 2: the ten HPV networks, then the ten forests on out-of-fold evidence: `python -m train.hpv RUN`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 
 from mmpl.case import Patient
 from mmpl.clinical import ClinicalEncoder
@@ -15,9 +14,9 @@ from mmpl.hpv import Evidence, HpvModel, choose_threshold
 from mmpl.labels import Stage
 from mmpl.metrics import balanced_accuracy, roc_auc
 from mmpl.radiomics import feature_names
-from train.command import run_program
+from train.command import Devices, Only, RunFolder, Scheduler, Workers, need, run_program
 from train.losses import balanced_bce
-from train.outcome import PREVIOUS, OutcomeTask, Scores, predict_fold, standardize, train_outcome_network
+from train.outcome import PREVIOUS, OutcomeTask, Scores, predict_fold, standardize, train_outcome_network, train_stage
 from train.parallel import Engine
 from train.splits import Member, Scheme
 from train.workspace import Workspace
@@ -109,13 +108,35 @@ def by_scheme(members: Sequence[Member], tables: Sequence[dict[str, float]]) -> 
     return joined
 
 
-def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int = 1) -> None:
-    """Train stage 2 of every model, fit the forests and choose the HPV threshold, all out of fold."""
+def describe_auc(patients: Sequence[Patient], scores: Scores) -> str:
+    """Score one network alone on those of the patients whose status is known."""
+    known = [p for p in patients if p.patient_id in scores and p.outcome.hpv_positive is not None]
+    auc = roc_auc([scores[p.patient_id][0] for p in known], [bool(p.outcome.hpv_positive) for p in known])
+    if math.isnan(auc):
+        return f"no AUC, as the {len(known)} of known HPV status are not of both kinds"
+    return f"AUC {auc:.3f} of {len(known)} of known HPV status"
+
+
+def main(
+    run: RunFolder,
+    only: Only = None,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+    devices: Devices = 1,
+) -> None:
+    """Train stage 2 of every model, or of some; after the last, fit the forests and choose the HPV threshold."""
+    need("lightning", "imblearn")
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
     members, schemes = workspace.splits.members, workspace.splits.schemes
-    trained = engine.train("stage 2", TrainAndPredict(workspace, devices=devices), workspace, Stage.HPV, members)
-    typer.echo(f"stage 2: {trained[0][0]} tensors of the backbone came from stage 1, none was left out")
-    scores = by_scheme(members, [{name: logits[0] for name, logits in table.items()} for _, table in trained])
+    if not only:
+        workspace.require_radiomics()
+    describe = partial(describe_auc, workspace.patients)
+    work = TrainAndPredict(workspace, devices=devices)
+    trained = train_stage(workspace, engine, Stage.HPV, work, describe, only)
+    if trained is None:
+        return
+    workspace.require_radiomics()
+    scores = by_scheme(members, [{name: row[0] for name, row in trained[member].items()} for member in members])
     workspace.write_json("hpv_scores", scores)
     deep = {scheme: standardize(workspace.splits, scheme, scores[scheme]) for scheme in schemes}
     probability = by_scheme(members, engine.spread("forests", _FitForest(workspace, deep), members))

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,12 +17,14 @@ from mmpl.processor import Processor
 from mmpl.profile import OutcomeTraining
 from mmpl.segmentation import crop_around, predict_logits
 from mmpl.weights import Scale, read_network, read_state
-from train.loop import Job, train
+from train.parallel import Engine
 from train.patches import HALF, LesionCrops
 from train.splits import Member, Scheme, Splits
 from train.validation import OutcomeScore, hold_out
 from train.workspace import Workspace
 
+Table = TypeVar("Table")
+"""What a stage's network says of each patient of its fold."""
 Scores = dict[str, list[float]]
 """Logits by patient."""
 
@@ -63,6 +67,8 @@ def train_outcome_network(
     Raises:
         ValueError: All patients of a group are held out inside the training split.
     """
+    from train.loop import Job, train  # needs lightning, which `--help` does without
+
     profile, stage = workspace.profile, task.stage
     settings: OutcomeTraining = getattr(profile.training, stage)
     seed = workspace.seed(member, stage)
@@ -109,6 +115,46 @@ def predict_fold(workspace: Workspace, member: Member, stage: Stage) -> Scores:
         crop = crop_around(images, center, workspace.profile.inference.lesion_crop_xyz).astype(np.float32)
         scores[patient.patient_id] = predict_logits(crop, network, Processor(device)).tolist()
     return scores
+
+
+def train_stage(
+    workspace: Workspace,
+    engine: Engine,
+    stage: Stage,
+    work: Callable[[Member], tuple[int, Table]],
+    describe: Callable[[Table], str],
+    only: Sequence[str] | None = None,
+) -> dict[Member, Table] | None:
+    """Train stage 2 or 3 of every model, or of some, and say how each scores the patients of its fold.
+
+    Args:
+        workspace: Where.
+        engine: By what.
+        stage: Which.
+        work: Trains a model's network, or finds it trained, and gives how many tensors were transferred and its scores.
+        describe: Makes words of a model's scores.
+        only: Names of models; all where none is named.
+
+    Returns:
+        The scores of every model; None, once it was said, where the networks of others are still missing.
+
+    Raises:
+        ValueError: The stage before is not finished; one line says what is missing.
+    """
+    title, previous, chosen = f"stage {list(Stage).index(stage) + 1}", PREVIOUS[stage], workspace.choose(only)
+    workspace.require(Stage.SEGMENTATION)
+    if any(not workspace.network_file(member, previous).is_file() for member in chosen):
+        raise ValueError(f"{stage} starts from the networks of {previous}: {workspace.missing(previous)}")
+    trained = dict(zip(chosen, engine.train(title, work, workspace, stage, chosen), strict=True))
+    typer.echo(f"{title}: {trained[chosen[0]][0]} tensors of the backbone came from {previous}, none was left out")
+    for member, (_, scores) in trained.items():
+        typer.echo(f"{member.name}, the patients of its fold, the network alone: {describe(scores)}")
+    if missing := workspace.missing(stage):
+        typer.echo(missing)
+        return None
+    rest = [member for member in workspace.splits.members if member not in trained]
+    trained |= dict(zip(rest, engine.spread(f"{title}, scoring", work, rest, networks=True), strict=True))
+    return {member: trained[member][1] for member in workspace.splits.members}
 
 
 def own_scales(splits: Splits, scheme: Scheme, scores: Mapping[str, float]) -> dict[Member, Scale]:

@@ -27,11 +27,11 @@ from mmpl.preprocess import prepare
 from mmpl.profile import Profile, load_profile
 from mmpl.radiomics import extract
 from mmpl.segmentation import lesion_center
-from train.command import run_program
+from train.command import Changes, CohortName, ProfileName, run_program
 from train.patches import SegmentationCrops
 from train.segmentation import measure_overlaps, out_of_fold_mask
 from train.splits import FOLDS, Scheme, Splits, write_splits
-from train.workspace import Workspace
+from train.workspace import RunSettings, Workspace
 
 MEMBERS = FOLDS * len(Scheme)
 GPUS = (1, 4, 10)
@@ -228,16 +228,17 @@ def drawing(profile: Profile, parts: Parts, tflops: tuple[float, float]) -> str:
 
 
 def main(
-    cohort: str,
-    profile: str = "paper",
+    cohort: CohortName,
+    profile: ProfileName = "paper",
+    changes: Changes = None,
     sample: Annotated[int, typer.Option(min=1, help="patients to measure, at most")] = 5,
     tflops: Annotated[tuple[float, float], typer.Option(help="least and most TFLOP/s of a GPU in training")] = (10, 45),
     cores: Annotated[int, typer.Option(min=1, help="processor cores beside each GPU")] = 8,
 ) -> None:
     """Measure a few patients of a cohort (a folder, or `phantom:PATIENTS:SEED`) and plan the training of all."""
-    settings = load_profile(profile)
+    settings = load_profile(profile, changes or ())
     with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(Path(folder), cohort, settings)
+        workspace = Workspace(Path(folder), RunSettings(cohort, settings))
         parts = measure_parts(workspace, sample)
         patients = len(workspace.patients)
         typer.echo(disk_table(settings, patients, parts))

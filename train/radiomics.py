@@ -1,12 +1,12 @@
 """Measure radiomics, once a patient, on the out-of-fold mask: `python -m train.radiomics RUN`."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from mmpl.labels import Stage
 from mmpl.radiomics import extract
-from train.command import run_program
+from train.command import RunFolder, Scheduler, Workers, run_program
 from train.memory import IMAGES_GIB
 from train.parallel import Engine
 from train.segmentation import out_of_fold_mask
@@ -28,9 +28,10 @@ class _Measure:
         partial.replace(path)
 
 
-def main(run: Path, workers: int = 0, scheduler: str | None = None) -> None:
+def main(run: RunFolder, workers: Workers = 0, scheduler: Scheduler = None) -> None:
     """Restore every patient's out-of-fold mask to the CT and measure it; finished patients are not done again."""
     workspace = Workspace.open(run)
+    workspace.require(Stage.SEGMENTATION)
     missing = [p.patient_id for p in workspace.patients if not workspace.features_file(p.patient_id).is_file()]
     Engine(workers, scheduler).spread("radiomics", _Measure(workspace), missing, item_gib=IMAGES_GIB)
 

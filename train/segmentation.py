@@ -19,13 +19,14 @@ from torch import Tensor
 
 from mmpl.case import Image
 from mmpl.labels import Stage
-from mmpl.metrics import dice
+from mmpl.metrics import Overlap, aggregated_dice, count_overlap, dice
 from mmpl.network import build_network
 from mmpl.processor import Processor
+from mmpl.profile import differences
 from mmpl.segmentation import lesion_center, predict_probability, restore
 from mmpl.weights import NETWORK_FILE, load_ensemble, read_network, read_state
-from train.command import run_program
-from train.loop import Job, train
+from train.command import Devices, Only, RunFolder, Scheduler, StartStep, Workers, need, run_program
+from train.command import Start as StartWeights
 from train.losses import oda_loss
 from train.memory import IMAGES_GIB
 from train.parallel import Engine
@@ -53,15 +54,17 @@ class Start:
         """Say where the networks come from.
 
         Raises:
-            ValueError: They have seen patients of the same cohort, which would then not be out of fold; or they are of
-                another profile, or the step is not in the schedule.
+            ValueError: They have seen patients of the same cohort, which would then not be out of fold; or they are
+                other networks or see other patches, or the step is not in the schedule.
         """
         ensemble, steps = load_ensemble(self.weights), workspace.profile.training.segmentation.steps
+        settings = [profile.to_dict() for profile in (ensemble.profile, workspace.profile)]
         seen = [ensemble.training["cohort"], *ensemble.training.get("started_from", {}).get("cohorts", ())]
         if shared := [cohort for cohort in seen if may_share_patients(cohort, workspace.cohort)]:
             raise ValueError(f"{self.weights}: trained on {shared[0]}, so that its patients would not be out of fold")
-        if ensemble.profile.name != workspace.profile.name:
-            raise ValueError(f"{self.weights}: of profile {ensemble.profile.name}, not {workspace.profile.name}")
+        theirs, ours = ({"preprocess": p["preprocess"], "network": p["network"]} for p in settings)
+        if other := differences(theirs, ours):
+            raise ValueError(f"{self.weights}: its networks are made for other settings: {'; '.join(other)}")
         if not 0 <= self.step < steps:
             raise ValueError(f"step {self.step} is not one of the {steps} of the schedule")
         return {"cohorts": seen, "code_version": ensemble.code_version, "step": self.step}
@@ -91,6 +94,8 @@ def train_member(
     start: Start | None = None,
 ) -> None:
     """Train one segmentation network on the patients outside its fold that have a reference mask."""
+    from train.loop import Job, train  # needs lightning, which `--help` does without
+
     profile, stage = workspace.profile, workspace.profile.training.segmentation
     patients = [p.patient_id for p in workspace.splits.outside(member, workspace.patients)]
     with_mask = [p for p in patients if workspace.store.describe(p).has_labels]
@@ -204,19 +209,54 @@ class TrainAndPredict:
         predict_fold(self.workspace, member)
 
 
+@dataclass(frozen=True)
+class _OwnOverlaps:
+    """GTVp and GTVn overlap of one patient with what one model says alone, out of fold, at a threshold of one half."""
+
+    workspace: Workspace
+    member: Member
+
+    def __call__(self, patient_id: str) -> list[Overlap]:
+        labels = self.workspace.store.labels(patient_id)
+        assert labels is not None
+        both = zip(labels.whole(), self.workspace.probability(self.member.scheme, patient_id), strict=True)
+        return [count_overlap(truth > HALF, ours >= 0.5) for truth, ours in both]
+
+
+def describe_fold(workspace: Workspace, member: Member, engine: Engine) -> str:
+    """Score one model on the patients of its fold that have a reference mask, at the patch's spacing."""
+    inside = [p.patient_id for p in workspace.splits.inside(member, workspace.patients)]
+    with_mask = [name for name in inside if workspace.store.describe(name).has_labels]
+    if not with_mask:
+        return f"{member.name}: no patient of its fold has a mask to score"
+    gtvp, gtvn = zip(*engine.spread(f"scoring {member.name}", _OwnOverlaps(workspace, member), with_mask), strict=True)
+    dice_mean = np.mean([overlap.dice for overlap in gtvp])
+    return (
+        f"{member.name}, the {len(with_mask)} patients of its fold that have a mask, at a threshold of 0.5: "
+        f"mean GTVp Dice {dice_mean:.3f}, aggregated GTVn Dice {aggregated_dice(gtvn):.3f}"
+    )
+
+
 def main(
-    run: Path,
-    workers: int = 0,
-    scheduler: str | None = None,
-    devices: int = 1,
-    start: Path | None = None,
-    start_step: int = 0,
+    run: RunFolder,
+    only: Only = None,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+    devices: Devices = 1,
+    start: StartWeights = None,
+    start_step: StartStep = 0,
 ) -> None:
-    """Train stage 1 of every model, predict out of fold and choose the class thresholds."""
+    """Train stage 1 of every model, or of some, predict out of fold and, after the last, choose the thresholds."""
+    need("lightning")
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
-    begin = find_start(workspace, start, start_step)
+    chosen, begin = workspace.choose(only), find_start(workspace, start, start_step)
     work = TrainAndPredict(workspace, devices=devices, start=begin)
-    engine.train("stage 1", work, workspace, Stage.SEGMENTATION, workspace.splits.members)
+    engine.train("stage 1", work, workspace, Stage.SEGMENTATION, chosen)
+    for member in chosen:
+        typer.echo(describe_fold(workspace, member, engine))
+    if missing := workspace.missing(Stage.SEGMENTATION):
+        typer.echo(missing)
+        return
     thresholds = choose_thresholds(workspace, engine)
     workspace.write_json("thresholds", thresholds)
     patients = [p.patient_id for p in workspace.patients]

@@ -1,9 +1,9 @@
 """Stage 3: ten survival networks, then ten Cox models on out-of-fold evidence: `python -m train.survival RUN`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import typer
@@ -14,10 +14,18 @@ from mmpl.metrics import c_index
 from mmpl.radiomics import feature_names
 from mmpl.survival import CoxModel, RiskScale, SurvivalEvidence, TimeIntervals, expected_days, survival_curve
 from mmpl.weights import MemberTables, Scale
-from train.command import run_program
+from train.command import Devices, Only, RunFolder, Scheduler, Workers, need, run_program
 from train.hpv import by_scheme, fit_encoder
 from train.losses import discrete_time_nll
-from train.outcome import PREVIOUS, OutcomeTask, own_scales, predict_fold, standardize, train_outcome_network
+from train.outcome import (
+    PREVIOUS,
+    OutcomeTask,
+    own_scales,
+    predict_fold,
+    standardize,
+    train_outcome_network,
+    train_stage,
+)
 from train.parallel import Engine
 from train.splits import Member, Scheme
 from train.workspace import Workspace
@@ -120,14 +128,36 @@ class _FitCox:
         return {p.patient_id: float(tables.risk_scale.standardize(h)) for p, h in zip(inside, hazard, strict=True)}
 
 
-def main(run: Path, workers: int = 0, scheduler: str | None = None, devices: int = 1) -> None:
-    """Train stage 3 of every model and fit the Cox models, all out of fold."""
+def describe_c_index(patients: Sequence[Patient], expected: dict[str, float]) -> str:
+    """Score one network alone on those of the patients whose time and event are known."""
+    known = with_rfs([p for p in patients if p.patient_id in expected])
+    concordance = c_index([-expected[p.patient_id] for p in known], *outcomes(known))
+    if math.isnan(concordance):
+        return f"no C-index, as no two of the {len(known)} with RFS can be compared"
+    return f"C-index {concordance:.3f} of {len(known)} with RFS"
+
+
+def main(
+    run: RunFolder,
+    only: Only = None,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+    devices: Devices = 1,
+) -> None:
+    """Train stage 3 of every model, or of some; after the last, fit the Cox models."""
+    need("lightning", "lifelines", "skglm")
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
     splits = workspace.splits
     members, schemes = splits.members, splits.schemes
-    trained = engine.train("stage 3", TrainAndPredict(workspace, devices=devices), workspace, Stage.SURVIVAL, members)
-    typer.echo(f"stage 3: {trained[0][0]} tensors of the backbone came from stage 2, none was left out")
-    days = by_scheme(members, [table for _, table in trained])
+    if not only:
+        workspace.require(Stage.HPV)
+    describe = partial(describe_c_index, workspace.patients)
+    work = TrainAndPredict(workspace, devices=devices)
+    trained = train_stage(workspace, engine, Stage.SURVIVAL, work, describe, only)
+    if trained is None:
+        return
+    workspace.require(Stage.HPV)
+    days = by_scheme(members, [trained[member] for member in members])
     workspace.write_json("expected_days", days)
     scores, probability = (
         {scheme: workspace.read_json(name)[scheme] for scheme in schemes} for name in ("hpv_scores", "hpv_probability")

@@ -21,7 +21,7 @@ from mmpl.scoring import RESAMPLES, Results, interval, resamples, score, score_m
 from train import figures
 from train.ablation import DICE_ONLY, EXPECTED_DAYS, HPV_SCORES
 from train.baseline import threshold_mask
-from train.command import run_program
+from train.command import RunFolder, Scheduler, Workers, run_program
 from train.outcome import standardize
 from train.outoffold import Baseline, Values, decide, make_results, score_masks
 from train.parallel import Engine
@@ -251,7 +251,7 @@ SURVIVAL_COMPARISONS = (
 SCHEME_TITLE = {Scheme.PATIENT: "patient-level folds", Scheme.CENTER: "center-out folds"}
 
 
-def main(run: Path, out: Path, threshold: bool = False, workers: int = 0, scheduler: str | None = None) -> None:
+def main(run: RunFolder, out: Path, threshold: bool = False, workers: Workers = 0, scheduler: Scheduler = None) -> None:
     """Write RESULTS.md and figures of the run in RUN to OUT; --threshold scores the fixed threshold, too."""
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
     out.mkdir(parents=True, exist_ok=True)

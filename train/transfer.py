@@ -30,7 +30,7 @@ from mmpl.io.cohort import read_cohort
 from mmpl.metrics import balanced_accuracy, c_index, roc_auc
 from mmpl.scoring import RESAMPLES, interval, resamples
 from mmpl.survival import SMALLEST_SD, RiskScale
-from train.command import run_program
+from train.command import RunFolder, run_program
 from train.splits import Scheme
 from train.survival import outcomes, with_rfs
 from train.workspace import Workspace
@@ -96,7 +96,7 @@ def rank(by_model: Mapping[str, Floats], scales: Mapping[str, RiskScale]) -> dic
     }
 
 
-def main(predictions: Path, cohort: Path, run: Path) -> None:
+def main(predictions: Path, cohort: Path, run: RunFolder) -> None:
     """Compare the decisions and rankings on COHORT, by the reports in PREDICTIONS, with the training in RUN."""
     workspace, patients = Workspace.open(run), read_cohort(cohort).patients
     reports = {p.patient_id: json.loads((predictions / f"{p.patient_id}.json").read_text()) for p in patients}

@@ -1,6 +1,7 @@
 """Where a training run keeps each thing, and which cohort and profile it belongs to."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Case, Patient
+from mmpl.files import write_whole
 from mmpl.labels import Stage
-from mmpl.profile import Profile, load_profile
+from mmpl.profile import Profile, change_profile, differences, load_profile
 from mmpl.segmentation import Thresholds
 from train.boxed import Boxed
 from train.patches import PatchStore
-from train.splits import Member, Scheme, Splits, read_splits
+from train.splits import FOLDS, Member, Scheme, Splits, read_splits, write_splits
 
 if TYPE_CHECKING:
     from mmpl.phantom.latent import LatentPatient
@@ -36,7 +38,11 @@ class Source(Protocol):
 
 
 PHANTOM = "phantom:"
+RUN_FILE = "run.json"
 SPLITS_FILE = "splits.json"
+LAST_TABLE = {Stage.SEGMENTATION: "lesion_centers", Stage.HPV: "hpv", Stage.SURVIVAL: "survival"}
+"""What each stage's program writes once it is finished with every model."""
+DEFAULT_PROFILE = "demo"
 
 
 def is_phantom(cohort: str) -> bool:
@@ -56,11 +62,90 @@ def open_source(cohort: str) -> Source:
     if is_phantom(cohort):
         from mmpl.phantom.cohort import MemoryCohort
 
-        _, patients, seed, *share = cohort.split(":")
-        return MemoryCohort.draw(int(patients), int(seed), hpv_positive=float(share[0]) if share else None)
+        try:
+            _, patients, seed, *share = cohort.split(":")
+            numbers = int(patients), int(seed), float(share[0]) if share else None
+        except ValueError as error:
+            raise ValueError(f"{cohort}: a synthetic cohort is {PHANTOM}PATIENTS:SEED[:HPV_POSITIVE]") from error
+        return MemoryCohort.draw(*numbers[:2], hpv_positive=numbers[2])
     from mmpl.io.cohort import read_cohort
 
     return read_cohort(Path(cohort))
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a training run is, fixed when it starts and written into its folder; no later step reads a YAML.
+
+    Attributes:
+        cohort: An absolute path, or `phantom:PATIENTS:SEED`.
+        folds: Patient-level ones.
+        center_out: Whether whole centers are held out, too.
+    """
+
+    cohort: str
+    profile: Profile
+    folds: int = FOLDS
+    center_out: bool = True
+
+    def to_dict(self) -> dict[str, object]:
+        """Make what JSON can hold."""
+        return {**vars(self), "profile": self.profile.to_dict()}
+
+    @classmethod
+    def read(cls, path: Path) -> "RunSettings":
+        """Read what a run's folder holds.
+
+        Raises:
+            ValueError: There is no run, or it is of another version.
+        """
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; start with python -m train.prepare")
+        try:
+            content = json.loads(path.read_text())
+            return cls(**{**content, "profile": Profile.from_dict(content["profile"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a run that this version can go on with ({error})") from error
+
+    @classmethod
+    def make(
+        cls,
+        run: Path,
+        cohort: str,
+        profile: str | None = None,
+        changes: Sequence[str] = (),
+        folds: int | None = None,
+        center_out: bool | None = None,
+    ) -> "RunSettings":
+        """RunSettings a run, or check what was asked for against the run that is there; nothing is written.
+
+        Args:
+            run: The run's folder.
+            cohort: A folder, or `phantom:PATIENTS:SEED`.
+            profile: A name or a file; None for the run's own, or the default.
+            changes: Of the profile, as `load_profile` takes them.
+            folds: None for the run's own, or the default.
+            center_out: None likewise.
+
+        Raises:
+            ValueError: The profile or a change cannot be used, or the run that is there is another.
+        """
+        path = run / RUN_FILE
+        known = cls.read(path) if path.is_file() else None
+        if profile or not known:
+            chosen = load_profile(profile or DEFAULT_PROFILE, changes)
+        else:
+            chosen = change_profile(known.profile, changes)
+        begun = known or cls(cohort, chosen)
+        asked = cls(
+            cohort if is_phantom(cohort) else os.path.abspath(cohort),
+            chosen,
+            begun.folds if folds is None else folds,
+            begun.center_out if center_out is None else center_out,
+        )
+        if known and (other := differences(known.to_dict(), asked.to_dict())):
+            raise ValueError(f"{path} belongs to another run: {'; '.join(other)}")
+        return asked
 
 
 @dataclass(frozen=True)
@@ -72,33 +157,37 @@ class Workspace:
     """
 
     folder: Path
-    cohort: str
-    profile: Profile
+    settings: RunSettings
     variant: str | None = None
 
     @classmethod
-    def create(cls, folder: Path, cohort: str, profile: str) -> "Workspace":
-        """Start a run, or go on with one of the same cohort and profile.
+    def open(cls, folder: Path) -> "Workspace":
+        """Go on with a run that `train.prepare` started.
 
         Raises:
-            ValueError: The folder belongs to another cohort or profile.
+            ValueError: There is none, or it is of another version.
         """
-        wanted = {"cohort": cohort, "profile": profile}
-        path = folder / "run.json"
-        if not path.is_file():
-            _write_json(path, wanted)
-        elif json.loads(path.read_text()) != wanted:
-            raise ValueError(f"{path} belongs to another run: {path.read_text()}")
-        return cls.open(folder)
+        return cls(folder, RunSettings.read(folder / RUN_FILE))
 
-    @classmethod
-    def open(cls, folder: Path) -> "Workspace":
-        """Go on with a run that `train.prepare` started."""
-        path = folder / "run.json"
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; start with python -m train.prepare")
-        run = json.loads(path.read_text())
-        return cls(folder, run["cohort"], load_profile(run["profile"]))
+    def begin(self, splits: Splits) -> None:
+        """Write down what the run is, and its folds."""
+        _write_json(self.folder / RUN_FILE, self.settings.to_dict())
+        write_splits(splits, self.splits_file)
+
+    @property
+    def begun(self) -> bool:
+        """Whether that was done."""
+        return (self.folder / RUN_FILE).is_file() and self.splits_file.is_file()
+
+    @property
+    def cohort(self) -> str:
+        """An absolute path, or `phantom:PATIENTS:SEED`."""
+        return self.settings.cohort
+
+    @property
+    def profile(self) -> Profile:
+        """Every setting."""
+        return self.settings.profile
 
     @cached_property
     def source(self) -> Source:
@@ -142,6 +231,55 @@ class Workspace:
     def outputs(self) -> Path:
         """Where networks, and the probabilities they give, lie."""
         return self.folder / "ablations" / self.variant if self.variant else self.folder
+
+    def choose(self, only: Sequence[str] | None) -> tuple[Member, ...]:
+        """Give models by name, or all where none is named.
+
+        Raises:
+            ValueError: There is no such model.
+        """
+        members = self.splits.members
+        names = [member.name for member in members]
+        if unknown := [name for name in only or () if name not in names]:
+            raise ValueError(f"no model {', '.join(unknown)}; there are {', '.join(names)}")
+        return tuple(member for member in members if not only or member.name in only)
+
+    def missing(self, stage: Stage) -> str | None:
+        """Say which models' networks of a stage, or their out-of-fold masks, are still to come, and from where."""
+        names = [member.name for member in self.splits.members if not self._has(member, stage)]
+        if not names:
+            return None
+        return (
+            f"{stage} of {', '.join(names)} is still missing, and what needs every model waits for it; "
+            f"python -m train.{stage} {self.folder} goes on"
+        )
+
+    def require(self, stage: Stage) -> None:
+        """Refuse to go on where a stage is not finished.
+
+        Raises:
+            ValueError: It is not; one line says what is missing, and how it is made.
+        """
+        name = LAST_TABLE[stage]
+        if not self.has_json(name):
+            table = self.folder / f"{name}.json"
+            raise ValueError(self.missing(stage) or f"{table}: no such file; python -m train.{stage} {self.folder}")
+
+    def require_radiomics(self) -> None:
+        """Refuse to go on where a patient is not measured.
+
+        Raises:
+            ValueError: Some are not; one line says how many, and how they are.
+        """
+        absent = sum(not self.features_file(patient.patient_id).is_file() for patient in self.patients)
+        if absent:
+            raise ValueError(f"radiomics of {absent} patients are missing; python -m train.radiomics {self.folder}")
+
+    def _has(self, member: Member, stage: Stage) -> bool:
+        predicted = self.splits.inside(member, self.patients) if stage is Stage.SEGMENTATION else []
+        return self.network_file(member, stage).is_file() and all(
+            self.probability_file(member.scheme, patient.patient_id).is_file() for patient in predicted
+        )
 
     def stage_folder(self, member: Member, stage: Stage) -> Path:
         """Where one network trains."""
@@ -210,7 +348,6 @@ class Workspace:
 
 
 def _write_json(path: Path, content: Mapping) -> None:
-    partial = path.with_suffix(".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1))
