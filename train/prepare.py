@@ -39,12 +39,13 @@ def begin(
     workspace = Workspace(run, RunSettings.make(run, cohort, profile, changes or (), folds, center_out))
     if workspace.begun:
         return workspace
-    settings, patients = workspace.settings, workspace.patients
+    settings = workspace.settings
     if not is_phantom(settings.cohort):
         from train.check import check_cohort  # needs an image library
 
         check_cohort(Path(settings.cohort), engine)
-    workspace.begin(make_splits(patients, settings.profile.training.seed, settings.folds, settings.center_out))
+    seed = settings.profile.training.seed
+    workspace.begin(make_splits(workspace.patients, seed, settings.folds, settings.center_out))
     return workspace
 
 
