@@ -188,8 +188,9 @@ def take_steps(profile: Profile, stage: Stage, precision: PrecisionName, devices
         # two, as the first makes the optimizer's moments; DDP's own log wants a real device for the second
         for _ in range(2 if devices == 1 else 1):
             optimization.step(make_batch(profile, stage), settings.learning_rate)
-        micro = settings.micro_batch or settings.batch
-        return StepMemory(stage, precision, settings.batch, micro, memory.peak / 2**30, memory.bytes / 2**30)
+        return StepMemory(
+            stage, precision, settings.batch, settings.micro_batch, memory.peak / 2**30, memory.bytes / 2**30
+        )
 
 
 def _draw_nothing(step: int, device: torch.device) -> Batch:

@@ -114,12 +114,12 @@ class SegmentationTraining(Settings):
 
     Attributes:
         micro_batch: How many crops are in memory at once; the gradients of a batch's pieces add up to that of the
-            whole. By default the whole batch.
+            whole.
     """
 
     steps: Count
     batch: Count
-    micro_batch: Count | None = None
+    micro_batch: Count
     learning_rate: Positive
     crop_xyz: Size
     lesion_fraction: Annotated[float, Field(ge=0, le=1)]
@@ -134,7 +134,7 @@ class OutcomeTraining(Settings):
 
     steps: Count
     batch: Count
-    micro_batch: Count | None = None
+    micro_batch: Count
     learning_rate: Positive
     crop_xyz: Size
     jitter_mm: Annotated[float, Field(ge=0)]
@@ -155,7 +155,7 @@ class TrainingSettings(Settings):
     warmup_fraction: Fraction
     average_decay: Fraction
     checkpoint_every: Count
-    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)]
     augmentation: AugmentationSettings
     segmentation: SegmentationTraining
     hpv: OutcomeTraining

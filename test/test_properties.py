@@ -23,6 +23,7 @@ from mmpl.labels import Label
 from mmpl.phantom.latent import draw_patients
 from mmpl.phantom.render import render
 from mmpl.preprocess import prepare
+from mmpl.processor import Processor
 from mmpl.profile import load_profile
 from mmpl.segmentation import Segmentation, Thresholds, restore, segment
 
@@ -73,7 +74,7 @@ def draw_case(ct: Grid, pet: Grid, shift: NDArray | None = None) -> Case:
 def answer(case: Case) -> Segmentation:
     prepared = prepare(case, PROFILE.preprocess)
     settings_ = PROFILE.inference.model_copy(update={"minimum_component_voxels": 0})
-    return segment(prepared, [HotSpots()], Thresholds(0.5, 0.5), settings_, CPU)
+    return segment(prepared, [HotSpots()], Thresholds(0.5, 0.5), settings_, Processor(CPU))
 
 
 def dice(one: NDArray, other: NDArray) -> float:

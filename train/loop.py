@@ -123,7 +123,6 @@ class Optimization:
 
     def __init__(self, fabric: Fabric, job: Job) -> None:
         self._fabric, self._job = fabric, job
-        self._micro_batch = job.stage.micro_batch or job.stage.batch
         self.network = job.network
         if (
             fabric.device.type == "cpu"
@@ -142,7 +141,7 @@ class Optimization:
         Returns:
             The loss, and whether the gradient was finite; both stay on the device.
         """
-        parts = batch.split(self._micro_batch)
+        parts = batch.split(self._job.stage.micro_batch)
         losses = []
         for number, part in enumerate(parts, 1):
             with self._fabric.no_backward_sync(self._wrapped, enabled=number < len(parts)):

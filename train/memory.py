@@ -74,7 +74,7 @@ def training_gib(profile: Profile, stage: Stage) -> float:
     if torch.cuda.is_available():
         return GPU_PROCESS_GIB
     settings: SegmentationTraining | OutcomeTraining = getattr(profile.training, stage)
-    kept, weights = measure_step(profile, stage, settings.micro_batch or settings.batch)
+    kept, weights = measure_step(profile, stage, settings.micro_batch)
     return PROCESS_GIB + (WEIGHT_COPIES * weights + WORKSPACE * kept) / GIB
 
 

@@ -1,5 +1,7 @@
 """The backbone's parts: convolution blocks, the PET/CT fusion gate and the decoder's attention gate."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +18,8 @@ class Norm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (batch, channels, z, y, x), each sample by itself."""
-        with torch.autocast(x.device.type, enabled=False):
+        # meta tensors, on which operations and memory are counted, know no autocast
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             return functional.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
