@@ -229,7 +229,7 @@ def segmentation_draw(
     patients: str = "ABC",
 ) -> partial[Batch]:
     settings = SegmentationTraining(
-        steps=1, batch=batch, learning_rate=1, crop_xyz=(8, 6, 4), lesion_fraction=lesion_fraction
+        steps=1, batch=batch, micro_batch=batch, learning_rate=1, crop_xyz=(8, 6, 4), lesion_fraction=lesion_fraction
     )
     return partial(SegmentationCrops(store, list(patients), settings, augmentation, SPACING_MM, seed), device=CPU)
 
@@ -244,7 +244,9 @@ def lesion_draw(
 ) -> DrawBatch:
     centers = {name: np.array([7.0, 6.0, 5.0]) for name in "ABC"}
     targets = {name: (np.array([number]), np.full(4, number)) for number, name in enumerate("ABC")}
-    settings = OutcomeTraining(steps=1, batch=batch, learning_rate=1, crop_xyz=(6, 6, 4), jitter_mm=jitter * SPACING_MM)
+    settings = OutcomeTraining(
+        steps=1, batch=batch, micro_batch=batch, learning_rate=1, crop_xyz=(6, 6, 4), jitter_mm=jitter * SPACING_MM
+    )
     groups_of_names = [list(group) for group in groups]
     crops = LesionCrops(store, groups_of_names, centers, targets, settings, augmentation, SPACING_MM, seed)
     return partial(crops, device=CPU)
