@@ -117,7 +117,7 @@ def cohort(repeats: int) -> Row:
 
 def predict_all(folder: Path) -> tuple[float, float]:
     """Predict a cohort; seconds, and the most memory that the process ever had, MiB."""
-    seconds = seconds_of(partial(predict, folder, folder / "answers", False, ["patient-0"]))
+    seconds = seconds_of(partial(predict, folder, folder.with_name(f"{folder.name}-answers"), False, ["patient-0"]))
     return seconds, memory_kib("VmHWM") / MIB
 
 
