@@ -2,11 +2,14 @@
 
 import math
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -227,30 +230,80 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """A scheduler and two worker processes on loopback, each offering one GPU; the scheduler's address."""
-    described = tmp_path / "scheduler.json"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'test'}", "PYTHONWARNINGS": "ignore"}
+@contextmanager
+def start_cluster(folder: Path, workers: int, python_path: str) -> Iterator[str]:
+    """A scheduler and worker processes on loopback, started in a folder, each offering one GPU; the address."""
+    described = folder / "scheduler.json"
+    environment = {**os.environ, "PYTHONPATH": python_path, "PYTHONWARNINGS": "ignore"}
     environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "3"
 
     def start(program: str, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{program}", "--scheduler-file", str(described)]
+        command = [sys.executable, "-m", "dask", program, "--scheduler-file", str(described)]
         command += ["--no-dashboard", *options]
-        with (tmp_path / f"{program}.log").open("ab") as log:
-            return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        with (folder / f"{program}.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
     processes = [start("scheduler", "--host", "127.0.0.1", "--port", "0")]
-    processes += [start("worker", "--nthreads", "1", "--no-nanny", "--resources", "GPU=1") for _ in range(2)]
+    processes += [start("worker", "--nthreads", "1", "--no-nanny", "--resources", "GPU=1") for _ in range(workers)]
     try:
         with Client(scheduler_file=str(described), timeout=60, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(workers, timeout=60)
             address = client.scheduler.address
         yield address
     finally:
         for process in processes:
             process.kill()
             process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """A cluster of two workers that find the programs and this file."""
+    with start_cluster(tmp_path, 2, f"{ROOT}:{ROOT / 'test'}") as address:
+        yield address
+
+
+def test_a_worker_that_cannot_import_the_programs_is_one_line(tmp_path: Path) -> None:
+    with start_cluster(tmp_path, 1, "") as address:
+        with pytest.raises(OSError, match=r"the worker tcp://.* cannot import the programs \(No module") as caught:
+            Engine(scheduler=address).spread("squares", square, range(3))
+        assert "\n" not in str(caught.value)
+
+
+def test_the_readmes_cluster_trains_a_network(tmp_path: Path) -> None:
+    """Its three commands as they stand there, but for host, port, interpreter, cohort and the size of it all."""
+    section = (ROOT / "README.md").read_text().partition("### On more than one processor")[2]
+    commands = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert commands is not None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    wanted = {".venv/bin/python": sys.executable, "HOST": "127.0.0.1", "8786": port, "HECKTOR_FOLDER": "phantom:10:3"}
+    wanted |= {"runs/hecktor": str(tmp_path / "run"), "--profile paper": "--profile micro"}
+    text = commands[1]
+    for written, ours in wanted.items():
+        assert written in text
+        text = text.replace(written, ours)
+    scheduler, worker, program = (line.partition("   #")[0] for line in text.splitlines())
+    assert "--resources GPU=1" in worker
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    servers = []
+    with (tmp_path / "log").open("wb") as log:
+        for command in (scheduler, worker):
+            servers.append(
+                subprocess.Popen(
+                    command, shell=True, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+            )
+        try:
+            program += " --folds 2 --no-center-out --only patient-0"
+            subprocess.run(program, shell=True, cwd=ROOT, env=environment, check=True, timeout=300, stdout=log)
+        finally:
+            for server in servers:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+    assert (tmp_path / "run/models/patient-0/segmentation/network.safetensors").is_file()
+    assert "patient-0" in (tmp_path / "log").read_text()
 
 
 def test_a_killed_dask_worker_loses_nothing(cluster: str, tmp_path: Path) -> None:
