@@ -230,21 +230,27 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 
+PATH = f"{ROOT}:{ROOT / 'test'}"
+OPTIONS = ("--nthreads", "1", "--no-nanny", "--resources", "GPU=1")
+
+
 @contextmanager
-def start_cluster(folder: Path, workers: int, python_path: str) -> Iterator[str]:
+def start_cluster(folder: Path, workers: int, schedulers_path: str, workers_path: str) -> Iterator[str]:
     """A scheduler and worker processes on loopback, started in a folder, each offering one GPU; the address."""
     described = folder / "scheduler.json"
-    environment = {**os.environ, "PYTHONPATH": python_path, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "3"
 
-    def start(program: str, *options: str) -> subprocess.Popen[bytes]:
+    def start(program: str, path: str, *options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "dask", program, "--scheduler-file", str(described)]
         command += ["--no-dashboard", *options]
         with (folder / f"{program}.log").open("ab") as log:
-            return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+            return subprocess.Popen(
+                command, cwd=folder, env={**environment, "PYTHONPATH": path}, stdout=log, stderr=log
+            )
 
-    processes = [start("scheduler", "--host", "127.0.0.1", "--port", "0")]
-    processes += [start("worker", "--nthreads", "1", "--no-nanny", "--resources", "GPU=1") for _ in range(workers)]
+    processes = [start("scheduler", schedulers_path, "--host", "127.0.0.1", "--port", "0")]
+    processes += [start("worker", workers_path, *OPTIONS) for _ in range(workers)]
     try:
         with Client(scheduler_file=str(described), timeout=60, set_as_default=False) as client:
             client.wait_for_workers(workers, timeout=60)
@@ -259,15 +265,31 @@ def start_cluster(folder: Path, workers: int, python_path: str) -> Iterator[str]
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[str]:
     """A cluster of two workers that find the programs and this file."""
-    with start_cluster(tmp_path, 2, f"{ROOT}:{ROOT / 'test'}") as address:
+    with start_cluster(tmp_path, 2, PATH, PATH) as address:
         yield address
 
 
-def test_a_worker_that_cannot_import_the_programs_is_one_line(tmp_path: Path) -> None:
-    with start_cluster(tmp_path, 1, "") as address:
-        with pytest.raises(OSError, match=r"the worker tcp://.* cannot import the programs \(No module") as caught:
+@pytest.mark.parametrize(("who", "paths"), [("scheduler", ("", PATH)), ("worker", (PATH, ""))])
+def test_who_cannot_import_the_programs_is_named_in_one_line(tmp_path: Path, who: str, paths: tuple[str, str]) -> None:
+    with start_cluster(tmp_path, 1, *paths) as address:
+        with pytest.raises(OSError, match=rf"^the {who} tcp://\S+ cannot import the programs \(No module") as caught:
             Engine(scheduler=address).spread("squares", square, range(3))
         assert "\n" not in str(caught.value)
+
+
+def process(_: int) -> int:
+    return os.getpid()
+
+
+def test_a_cluster_of_one_worker_does_the_work(tmp_path: Path) -> None:
+    with start_cluster(tmp_path, 1, PATH, PATH) as address:
+        engine = Engine(scheduler=address)
+        there = set(engine.spread("processes", process, range(3), networks=True))
+        assert len(there) == 1
+        assert os.getpid() not in there
+        with pytest.raises(TypeError):
+            engine.spread("squares", square, ["no number"])
+        assert engine.spread("squares", square, range(7)) == [n * n for n in range(7)]
 
 
 def test_the_readmes_cluster_trains_a_network(tmp_path: Path) -> None:

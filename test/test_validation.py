@@ -18,7 +18,7 @@ from mmpl.case import Grid
 from mmpl.labels import Stage
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import Profile, load_profile
-from train import loop, outcome, segmentation
+from train import loop
 from train import workspace as workspaces
 from train.hpv import hpv_task
 from train.loop import Job
@@ -26,10 +26,10 @@ from train.outcome import train_outcome_network
 from train.patches import Batch, LesionCrops, SegmentationCrops
 from train.progress import read_log
 from train.segmentation import train_member
-from train.splits import Member, Scheme, make_splits, write_splits
+from train.splits import Member, Scheme, make_splits
 from train.survival import cut_intervals, survival_task
 from train.validation import MaskScore, OutcomeScore, hold_out
-from train.workspace import Workspace
+from train.workspace import RunSettings, Workspace
 
 PATIENTS = 24
 FIRST = Member(Scheme.PATIENT, 0)
@@ -48,8 +48,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     torch.set_num_threads(1)  # networks this small gain nothing from a second thread
     cohort, rng = NoiseCohort(draw_patients()[:PATIENTS]), np.random.default_rng(2)
     monkeypatch.setattr(workspaces, "open_source", lambda _: cohort)
-    noise = replace(Workspace.create(tmp_path / "run", "noise", "micro"), profile=with_fraction(0.25))
-    write_splits(make_splits(cohort.patients, 1), noise.splits_file)
+    noise = Workspace(tmp_path / "run", RunSettings("noise", with_fraction(0.25)))
+    noise.begin(make_splits(cohort.patients, 1))
     size = noise.profile.preprocess.roi_size_xyz
     roi = Grid(size, (6.0, 6.0, 6.0), (0.0, 0.0, 0.0))
     labels = np.zeros((2, *size[::-1]), np.float32)
@@ -73,21 +73,21 @@ def test_a_fraction_is_held_out_evenly_and_alike_every_time(workspace: Workspace
         assert len(kinds) == 4
         assert all(abs(chosen[kind] - 0.25 * count) < 1 for kind, count in kinds.items())
     assert len(set(held.values())) == len(members)
-    assert hold_out(replace(workspace, profile=with_fraction(0.0)), FIRST) == frozenset()
-    assert len(hold_out(replace(workspace, profile=with_fraction(0.001)), FIRST)) == 1
+    assert hold_out(replace(workspace, settings=RunSettings("noise", with_fraction(0.0))), FIRST) == frozenset()
+    assert len(hold_out(replace(workspace, settings=RunSettings("noise", with_fraction(0.001))), FIRST)) == 1
 
 
 @pytest.fixture
 def jobs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[Stage, Job]:
     """Every stage of the first model, trained one after the other."""
     made: list[Job] = []
+    train = loop.train
 
     def train_and_keep(job: Job, devices: int) -> None:
         made.append(job)
-        loop.train(job, devices)
+        train(job, devices)
 
-    for module in (segmentation, outcome):
-        monkeypatch.setattr(module, "train", train_and_keep)
+    monkeypatch.setattr(loop, "train", train_and_keep)
     train_member(workspace, FIRST)
     middle = ((np.array(workspace.profile.preprocess.roi_size_xyz) - 1) / 2).tolist()
     workspace.write_json("lesion_centers", {p.patient_id: middle for p in workspace.patients})

@@ -1,8 +1,8 @@
-"""The one place that spreads work, by joblib: over processes of this machine, or over a Dask cluster.
+"""The one place that spreads work: by joblib over processes of this machine, or over a Dask cluster.
 
 A cluster is named by its scheduler's address (`--scheduler tcp://host:8786`); all its workers must see the folders of
-run and cohort, and run in the checkout. Where workers offer `GPU` resources, each network takes one. A worker of a
-cluster that dies loses nothing: its work is given to another, which goes on from the last checkpoint.
+run and cohort, and all its processes start in the checkout. Where workers offer `GPU` resources, each network takes
+one. A worker of a cluster that dies loses nothing: its work goes to another, which goes on from the last checkpoint.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
-from joblib import Parallel, cpu_count, delayed, parallel_config
+from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from mmpl.labels import Stage
@@ -63,23 +63,23 @@ class Engine:
             trainings: The networks that the calls train, to be watched.
 
         Raises:
-            OSError: Less memory is free than one process takes, or a process of this machine was killed; or a worker
+            OSError: Less memory is free than one process takes, or a process of this machine was killed; or a process
                 of the cluster cannot import the programs, or there is no such cluster.
         """
-        items = list(items)
+        items, done = list(items), []
         if not items:
             return []
-        with self._backend(title, networks, item_gib, len(items)) as (workers, threads):
-            calls = (delayed(_call)(function, item, threads) for item in items)
-            with Display.open(title, len(items), trainings) as display:
-                results = []
-                try:
-                    for result in Parallel(n_jobs=workers, return_as="generator")(calls):
-                        results.append(result)
-                        display.advance()
-                except TerminatedWorkerError as error:
-                    raise ChildProcessError(f"{title}: {_describe_loss(error, item_gib)}") from None
-        return results
+        with (
+            self._call_each(title, function, items, networks, item_gib) as results,
+            Display.open(title, len(items), trainings) as display,
+        ):
+            try:
+                for result in results:
+                    done.append(result)
+                    display.advance()
+            except TerminatedWorkerError as error:
+                raise ChildProcessError(f"{title}: {_describe_loss(error, item_gib)}") from None
+        return done
 
     def train(
         self,
@@ -96,20 +96,23 @@ class Engine:
         return self.spread(title, function, members, networks=True, item_gib=needed, trainings=trainings)
 
     @contextmanager
-    def _backend(self, title: str, networks: bool, item_gib: float, items: int) -> Iterator[tuple[int, int | None]]:
-        """Make joblib use the engine; how many jobs it may have, and the threads of each (None: as they are)."""
+    def _call_each(
+        self, title: str, function: Callable[..., Any], items: list[Any], networks: bool, item_gib: float
+    ) -> Iterator[Iterable[Any]]:
+        """Start the calls; results can be waited for in the items' order."""
         if self.scheduler is None:
-            workers = self._count_workers(title, networks, item_gib, items)
-            yield workers, max(1, CORES // workers)
+            workers = self._count_workers(title, networks, item_gib, len(items))
+            calls = (delayed(_call)(item, function, max(1, CORES // workers)) for item in items)
+            yield Parallel(n_jobs=workers, return_as="generator")(calls)
             return
-        from distributed import Client
+        from distributed import Client  # joblib's own way to Dask computes here where one worker is all there is
 
         with Client(self.scheduler, set_as_default=False) as client:
-            _check_workers(client)
+            _check_cluster(client)
             known = client.scheduler_info(n_workers=-1)["workers"].values()
-            options = {"resources": {GPU: 1}} if networks and any(GPU in w["resources"] for w in known) else {}
-            with parallel_config(backend="dask", client=client, **options):
-                yield -1, None
+            resources = {GPU: 1} if networks and any(GPU in worker["resources"] for worker in known) else None
+            futures = client.map(_call, items, function=function, threads=None, pure=False, resources=resources)
+            yield (future.result() for future in futures)
 
     def _count_workers(self, title: str, networks: bool, item_gib: float, items: int) -> int:
         """Choose how many processes work; what the user asked for is done, with a warning where memory looks short.
@@ -129,22 +132,25 @@ class Engine:
         return min(1 if networks and _has_gpu() else CORES, room)
 
 
-def _check_workers(client: Any) -> None:
-    """Wait for a cluster's first worker, and ask all that there are for the programs.
+def _check_cluster(client: Any) -> None:
+    """Wait for a cluster's first worker, and ask scheduler and workers for the programs.
 
     Raises:
         OSError: One cannot import them.
     """
+    advice = "start it in the checkout's folder, by .venv/bin/python -m dask"
+    try:
+        client.run_on_scheduler(importlib.import_module, __name__)
+    except ImportError as failure:
+        address = client.scheduler.address
+        raise OSError(f"the scheduler {address} cannot import the programs ({failure}); {advice} scheduler") from None
     if not client.scheduler_info(n_workers=-1)["workers"]:
         typer.echo(f"waiting for a worker to join {client.scheduler.address}", err=True)
         client.wait_for_workers(1)
     answers = client.run(importlib.import_module, __name__, on_error="return")
-    failures = {address: answer for address, answer in answers.items() if isinstance(answer, BaseException)}
-    for address, failure in failures.items():
-        raise OSError(
-            f"the worker {address} cannot import the programs ({failure}); start it in the checkout's folder, "
-            f"by .venv/bin/python -m dask worker"
-        )
+    for address, answer in answers.items():
+        if isinstance(answer, ImportError):
+            raise OSError(f"the worker {address} cannot import the programs ({answer}); {advice} worker")
 
 
 def _describe_loss(error: TerminatedWorkerError, item_gib: float) -> str:
@@ -163,7 +169,7 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _call(function: Callable[..., Any], item: Any, threads: int | None) -> Any:
+def _call(item: Any, function: Callable[..., Any], threads: int | None) -> Any:
     import torch
 
     keep_freed_memory()
