@@ -38,9 +38,9 @@ from mmpl.network import build_network
 from mmpl.processor import PRECISION
 from mmpl.profile import Profile, load_profile
 from mmpl.segmentation import window_probability
-from train.loop import Job, Optimization, PrecisionName
-from train.losses import balanced_bce, discrete_time_nll, oda_loss
-from train.patches import Batch
+from mmpl.training.loop import Job, Optimization, PrecisionName
+from mmpl.training.losses import balanced_bce, discrete_time_nll, oda_loss
+from mmpl.training.patches import Batch
 
 SOURCE = Path(__file__).with_suffix("").with_name("pretended_cuda.cpp")
 CUDA = torch.device("cuda", 0)

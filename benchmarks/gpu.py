@@ -31,10 +31,10 @@ from mmpl.processor import Processor
 from mmpl.profile import Profile, load_profile
 from mmpl.radiomics import extract
 from mmpl.segmentation import Windows
+from mmpl.training.loop import Job, train
+from mmpl.training.losses import oda_loss
+from mmpl.training.patches import Batch, DrawBatch, PatchStore, SegmentationCrops
 from mmpl.weights import NETWORK_FILE, SHIPPED_FOLDER, load_ensemble, write_manifest
-from train.loop import Job, train
-from train.losses import oda_loss
-from train.patches import Batch, DrawBatch, PatchStore, SegmentationCrops
 
 WARM_UP = 5
 """Steps, or batches, that do not count."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.boxed import Boxed
+from mmpl.training.boxed import Boxed
 
 SHAPE = (5, 6, 7)
 

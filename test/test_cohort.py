@@ -13,7 +13,7 @@ from mmpl.clinical import fields
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
 from mmpl.labels import Label
-from train import prepare
+from mmpl.training import prepare
 
 CT_GRID = Grid((6, 5, 4), (0.9765625, 0.9765625, 3.27), (-249.51, -100.3, 12.7))
 PET_GRID = Grid((3, 3, 3), (4.0, 4.0, 5.0), (-250.0, -101.0, 10.0))

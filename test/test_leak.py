@@ -18,9 +18,9 @@ from mmpl.network import build_network
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import load_profile
 from mmpl.radiomics import feature_names
-from train import hpv, parallel, survival, workspace
-from train.splits import Splits, make_splits
-from train.workspace import RunSettings, Workspace
+from mmpl.training import hpv, parallel, survival, workspace
+from mmpl.training.splits import Splits, make_splits
+from mmpl.training.workspace import RunSettings, Workspace
 
 PATIENTS = 160
 PROFILE = load_profile("micro")

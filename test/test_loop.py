@@ -17,9 +17,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from mmpl.labels import Stage
 from mmpl.network import build_network
 from mmpl.profile import load_profile
-from train import loop
-from train.loop import Job, Optimization, draw_ahead
-from train.patches import Batch
+from mmpl.training import loop
+from mmpl.training.loop import Job, Optimization, draw_ahead
+from mmpl.training.patches import Batch
 
 PROFILE = load_profile("micro")
 CPU = torch.device("cpu")

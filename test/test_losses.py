@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from train.losses import balanced_bce, dice_loss, discrete_time_nll, oda_loss, tversky_index
+from mmpl.training.losses import balanced_bce, dice_loss, discrete_time_nll, oda_loss, tversky_index
 
 
 def test_dice_and_tversky_by_hand() -> None:

@@ -22,11 +22,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from mmpl.labels import Stage
 from mmpl.network import build_network
 from mmpl.profile import load_profile
-from train import parallel
-from train.loop import Job, train
-from train.memory import free_memory_gib, measure_step, training_gib
-from train.parallel import Engine
-from train.patches import Batch
+from mmpl.training import parallel
+from mmpl.training.loop import Job, train
+from mmpl.training.memory import free_memory_gib, measure_step, training_gib
+from mmpl.training.parallel import Engine
+from mmpl.training.patches import Batch
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = load_profile("micro")
@@ -142,7 +142,8 @@ class TestMemory:
 
 def test_cores_are_those_that_the_process_may_use() -> None:
     program = (
-        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import train.parallel as p; print(p.CORES)"
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from mmpl.training import parallel; print(parallel.CORES)"
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert found.stdout == "1\n"
@@ -216,8 +217,8 @@ from mmpl.labels import Stage
 from mmpl.memory import keep_freed_memory
 from mmpl.network import build_network
 from mmpl.profile import load_profile
-from train.loop import Job
-from train.losses import oda_loss
+from mmpl.training.loop import Job
+from mmpl.training.losses import oda_loss
 keep_freed_memory()
 network = build_network(load_profile("paper"), Stage.SEGMENTATION).to(memory_format=torch.channels_last_3d)
 optimizer = torch.optim.AdamW(network.parameters())

@@ -22,13 +22,13 @@ from mmpl.labels import Stage
 from mmpl.network import StageNetwork, build_network
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import AugmentationSettings, OutcomeTraining, SegmentationTraining, load_profile
-from train import loop, patches
-from train.augment import Warp, _interpolate, vary_intensities, warped_crop
-from train.boxed import Boxed
-from train.loop import Job, average_decay, draw_ahead, learning_rate, train
-from train.outcome import training_center
-from train.patches import Batch, DrawBatch, LesionCrops, PatchStore, SegmentationCrops
-from train.workspace import RunSettings, Workspace
+from mmpl.training import loop, patches
+from mmpl.training.augment import Warp, _interpolate, vary_intensities, warped_crop
+from mmpl.training.boxed import Boxed
+from mmpl.training.loop import Job, average_decay, draw_ahead, learning_rate, train
+from mmpl.training.outcome_network import training_center
+from mmpl.training.patches import Batch, DrawBatch, LesionCrops, PatchStore, SegmentationCrops
+from mmpl.training.workspace import RunSettings, Workspace
 
 SHAPE = (10, 12, 14)
 ROI = Grid((14, 12, 10), (3.0, 3.0, 3.0), (-1.5, 2.25, 1 / 3))

@@ -14,11 +14,11 @@ from mmpl.case import Case, Outcome, Patient
 from mmpl.labels import Stage
 from mmpl.network import build_network
 from mmpl.profile import load_profile
-from train import plan, workspace
-from train.loop import Job, train
-from train.patches import Batch, DrawBatch
-from train.plan import CHECKPOINT_BYTES, NETWORK_BYTES, Parts, count_work, hours_table, measure_parts, run_bytes
-from train.workspace import RunSettings, Workspace
+from mmpl.training import plan, workspace
+from mmpl.training.loop import Job, train
+from mmpl.training.patches import Batch, DrawBatch
+from mmpl.training.plan import CHECKPOINT_BYTES, NETWORK_BYTES, Parts, count_work, hours_table, measure_parts, run_bytes
+from mmpl.training.workspace import RunSettings, Workspace
 
 PAPER = load_profile("paper")
 RELEASED = 726

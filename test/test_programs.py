@@ -15,19 +15,22 @@ import pytest
 
 from mmpl.profile import load_profile
 from mmpl.radiomics import feature_names
+from mmpl.training.command import run_program
+from mmpl.training.workspace import Workspace
 from mmpl.weights import load_ensemble
-from train.command import run_program
-from train.workspace import Workspace
 
 COHORT = "phantom:16:16:0.5"
 """So few that, by this seed, either half has three patients of each HPV status and three relapses."""
 SMALL = ("--profile", "micro", "--folds", "2", "--no-center-out", "--set", "training.segmentation.steps=3")
+TRAIN = Path(__file__).parents[1] / "train"
 PROGRAMS = sorted(
-    path.stem
-    for path in (Path(__file__).parents[1] / "train").glob("*.py")
-    if path.stem != "command" and "run_program(main)" in path.read_text()
+    ".".join(path.relative_to(TRAIN).with_suffix("").parts)
+    for path in TRAIN.rglob("*.py")
+    if "run_program(main)" in path.read_text()
 )
-assert {"prepare", "segmentation", "radiomics", "hpv", "survival", "ensemble", "export"} <= set(PROGRAMS)
+assert {"prepare", "segmentation", "radiomics", "hpv", "survival", "ensemble", "export", "experiments.tables"} <= set(
+    PROGRAMS
+)
 
 
 @dataclass(frozen=True)
@@ -276,7 +279,7 @@ import importlib, io, sys
 from contextlib import redirect_stdout
 for name in ("dask", "distributed", "imblearn", "lifelines", "lightning", "openpyxl", "pandas", "skglm", "tensorboard"):
     sys.modules[name] = None  # importing it now raises ModuleNotFoundError
-from train.command import run_program
+from mmpl.training.command import run_program
 for program in sys.argv[1].split(","):
     sys.argv = [f"train.{program}", "--help"]
     main = importlib.import_module(f"train.{program}").main
@@ -321,7 +324,7 @@ def test_whatever_goes_wrong_is_one_line(error: Exception, line: str, monkeypatc
         raise error
 
     monkeypatch.delenv("MMPL_DEBUG", raising=False)
-    monkeypatch.setattr("train.radiomics.Workspace.open", fail)
+    monkeypatch.setattr("mmpl.training.radiomics.Workspace.open", fail)
     assert shell("radiomics", "run").error.startswith(line)
     monkeypatch.setenv("MMPL_DEBUG", "1")
     monkeypatch.setattr(sys, "argv", ["train.radiomics", "run"])

@@ -13,10 +13,10 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_patches import STEPS, make_job
 
-from train import loop, progress
-from train.loop import train
-from train.parallel import Engine
-from train.progress import HEADER, Display, LogRow, Training, read_log
+from mmpl.training import loop, progress
+from mmpl.training.loop import train
+from mmpl.training.parallel import Engine
+from mmpl.training.progress import HEADER, Display, LogRow, Training, read_log
 
 ROW = LogRow(step=400, loss=1.25, learning_rate=1e-3, seconds=100.0, steps_per_second=4.0, skipped=0.0, validation=0.5)
 LINES = "\n".join([",".join(HEADER), ",".join(replace(ROW, step=200).cells()), ",".join(ROW.cells()), ""])

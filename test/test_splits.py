@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmpl.case import ClinicalRecord, Outcome, Patient
-from train.splits import (
+from mmpl.training.splits import (
     FOLDS,
     Member,
     Scheme,

@@ -9,11 +9,11 @@ import pytest
 from mmpl.case import ClinicalRecord, Outcome, Patient
 from mmpl.metrics import balanced_accuracy
 from mmpl.survival import RiskScale
-from train import figures
-from train.outoffold import decide, make_results
-from train.splits import Scheme, Splits
-from train.tables import Comparison, Method, mean_and_sd, measure_hpv, measure_survival, write_table
-from train.transfer import at_prevalence, estimate_prevalence, rank
+from mmpl.training.splits import Scheme, Splits
+from train.experiments import figures
+from train.experiments.results import decide, make_results
+from train.experiments.tables import Comparison, Method, mean_and_sd, measure_hpv, measure_survival, write_table
+from train.experiments.unseen_centers import at_prevalence, estimate_prevalence, rank
 
 NAN = float("nan")
 

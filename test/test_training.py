@@ -16,12 +16,13 @@ from mmpl.io.cohort import read_cohort
 from mmpl.labels import Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.pipeline import Pipeline
+from mmpl.training import segmentation
+from mmpl.training.outcome_network import own_scales, standardize
+from mmpl.training.segmentation import Start, train_member
+from mmpl.training.splits import Member, Scheme, Splits
+from mmpl.training.workspace import RunSettings, Workspace, may_share_patients
 from mmpl.weights import Scale, load_ensemble, read_state
-from train import ablation, segmentation
-from train.outcome import own_scales, standardize
-from train.segmentation import Start, train_member
-from train.splits import Member, Scheme, Splits
-from train.workspace import RunSettings, Workspace, may_share_patients
+from train.experiments import ablation
 
 PATIENTS = 36
 FIRST = Member(Scheme.PATIENT, 0)
@@ -168,9 +169,9 @@ def test_networks_train_without_an_image_library(tmp_path: Path) -> None:
 import sys
 sys.modules["SimpleITK"] = None  # importing it now raises ImportError
 from pathlib import Path
-from train import prepare
-from train.segmentation import predict_fold, train_member
-from train.workspace import Workspace
+from mmpl.training import prepare
+from mmpl.training.segmentation import predict_fold, train_member
+from mmpl.training.workspace import Workspace
 run = Path(sys.argv[1])
 prepare.main("phantom:20:3", run, "micro", workers=1)
 workspace = Workspace.open(run)

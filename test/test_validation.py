@@ -18,18 +18,18 @@ from mmpl.case import Grid
 from mmpl.labels import Stage
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import Profile, load_profile
-from train import loop
-from train import workspace as workspaces
-from train.hpv import hpv_task
-from train.loop import Job
-from train.outcome import train_outcome_network
-from train.patches import Batch, LesionCrops, SegmentationCrops
-from train.progress import read_log
-from train.segmentation import train_member
-from train.splits import Member, Scheme, make_splits
-from train.survival import cut_intervals, survival_task
-from train.validation import MaskScore, OutcomeScore, hold_out
-from train.workspace import RunSettings, Workspace
+from mmpl.training import loop
+from mmpl.training import workspace as workspaces
+from mmpl.training.hpv import hpv_task
+from mmpl.training.loop import Job
+from mmpl.training.outcome_network import train_outcome_network
+from mmpl.training.patches import Batch, LesionCrops, SegmentationCrops
+from mmpl.training.progress import read_log
+from mmpl.training.segmentation import train_member
+from mmpl.training.splits import Member, Scheme, make_splits
+from mmpl.training.survival import cut_intervals, survival_task
+from mmpl.training.validation import MaskScore, OutcomeScore, hold_out
+from mmpl.training.workspace import RunSettings, Workspace
 
 PATIENTS = 24
 FIRST = Member(Scheme.PATIENT, 0)

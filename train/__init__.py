@@ -1,1 +1,1 @@
-"""The training programs, one runnable step a file; they import mmpl, never the other way."""
+"""The training programs, one runnable step a file, each a shell over a step of `mmpl.training`."""

@@ -1,52 +1,7 @@
-"""Check a cohort's folder before anything is trained on it, all of it in one go: `python -m train.check COHORT`."""
+"""Check a cohort's folder before anything is trained on it: `python -m train.check COHORT`."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
-import typer
-
-from mmpl.case import InvalidInputError
-from mmpl.clinical import is_missing
-from mmpl.io.cohort import Cohort, inspect_cohort, report
-from train.command import Workers, run_program
-from train.parallel import Engine
-
-
-@dataclass(frozen=True)
-class _MaskProblem:
-    cohort: Cohort
-
-    def __call__(self, patient_id: str) -> str | None:
-        try:
-            self.cohort.check_mask(patient_id)
-        except InvalidInputError as error:
-            return f"patient {patient_id}: {error}"
-        return None
-
-
-def check_cohort(folder: Path, engine: Engine) -> None:
-    """Check table, images and reference masks of a cohort's folder.
-
-    Raises:
-        InvalidInputError: Something is wrong; the message lists every problem with its patient and file.
-    """
-    cohort, problems = inspect_cohort(folder)
-    problems += [
-        f"patient {patient.patient_id}: the center is not known (CenterID is {patient.center_id!r})"
-        for patient in cohort.patients
-        if is_missing(patient.center_id)
-    ]
-    with_mask = {p.patient_id for p in cohort.patients if cohort.mask_path(p.patient_id)}
-    problems += filter(None, engine.spread("checking masks", _MaskProblem(cohort), sorted(with_mask)))
-    if problems:
-        raise InvalidInputError(report(cohort.table, problems))
-
-
-def main(cohort: Path, workers: Workers = 0) -> None:
-    """Check the cohort's folder COHORT."""
-    check_cohort(cohort, Engine(workers))
-    typer.echo(f"{cohort}: fit for training")
-
+from mmpl.training.check import main
+from mmpl.training.command import run_program
 
 if __name__ == "__main__":
     run_program(main)

@@ -1,74 +1,7 @@
 """Train the whole ensemble and write its weights: `python -m train.ensemble COHORT RUN --profile paper`."""
 
-import time
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from mmpl.labels import Stage
-from train import hpv, prepare, radiomics, segmentation, survival
-from train.command import (
-    CenterOut,
-    Changes,
-    CohortName,
-    Devices,
-    Folds,
-    Force,
-    Only,
-    RunFolder,
-    RunProfile,
-    Scheduler,
-    Start,
-    StartStep,
-    Workers,
-    need,
-    run_program,
-)
-from train.export import export, refuse_other_training
-from train.parallel import Engine
-
-
-def main(
-    cohort: CohortName,
-    run: RunFolder,
-    profile: RunProfile = None,
-    changes: Changes = None,
-    folds: Folds = None,
-    center_out: CenterOut = None,
-    only: Only = None,
-    weights: Annotated[Path | None, typer.Option(help="Takes the weights; by default RUN/weights.")] = None,
-    force: Force = False,
-    workers: Workers = 0,
-    scheduler: Scheduler = None,
-    devices: Devices = 1,
-    start: Start = None,
-    start_step: StartStep = 0,
-) -> None:
-    """Run every step, each where it was left, and write the models' weights once all of them are trained."""
-    need("lightning", "imblearn", "lifelines", "skglm")
-    engine, target = Engine(workers, scheduler), weights or run / "weights"
-    workspace = prepare.begin(engine, cohort, run, profile, changes, folds, center_out)
-    workspace.choose(only)
-    if not force:
-        refuse_other_training(workspace, target)
-    segmentation.find_start(workspace, start, start_step)
-    steps = {
-        "prepare": lambda: prepare.cache(workspace, engine),
-        "segmentation": lambda: segmentation.main(run, only, workers, scheduler, devices, start, start_step),
-        "radiomics": lambda: radiomics.main(run, workers, scheduler),
-        "hpv": lambda: hpv.main(run, only, workers, scheduler, devices),
-        "survival": lambda: survival.main(run, only, workers, scheduler, devices),
-    }
-    for name, step in steps.items():
-        started = time.monotonic()
-        step()
-        typer.echo(f"{name}: {time.monotonic() - started:.0f} s")
-        if name == "segmentation" and workspace.missing(Stage.SEGMENTATION):
-            return  # every later crop lies where the out-of-fold masks of all models say
-    if not workspace.missing(Stage.SURVIVAL):
-        export(workspace, target, force)
-
+from mmpl.training.command import run_program
+from mmpl.training.ensemble import main
 
 if __name__ == "__main__":
     run_program(main)

@@ -1,74 +1,7 @@
 """Cache every patient's patch and make the folds: `python -m train.prepare COHORT RUN --profile demo`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-from mmpl.preprocess import prepare
-from train.command import CenterOut, Changes, CohortName, Folds, RunFolder, RunProfile, Scheduler, Workers, run_program
-from train.memory import IMAGES_GIB
-from train.parallel import Engine
-from train.splits import make_splits
-from train.workspace import RunSettings, Workspace, is_phantom
-
-
-@dataclass(frozen=True)
-class _PreparePatient:
-    workspace: Workspace
-
-    def __call__(self, patient_id: str) -> None:
-        case = self.workspace.source.read_case(patient_id)
-        reference = None if case.reference is None else case.reference.voxels
-        self.workspace.store.save(prepare(case, self.workspace.profile.preprocess), reference)
-
-
-def begin(
-    engine: Engine,
-    cohort: str,
-    run: Path,
-    profile: str | None = None,
-    changes: Sequence[str] | None = None,
-    folds: int | None = None,
-    center_out: bool | None = None,
-) -> Workspace:
-    """Start a run, or go on with one; settings, cohort and folds are checked before anything is written.
-
-    Raises:
-        ValueError: One of them cannot be used, or the run that is there is another.
-    """
-    workspace = Workspace(run, RunSettings.make(run, cohort, profile, changes or (), folds, center_out))
-    if workspace.begun:
-        return workspace
-    settings = workspace.settings
-    if not is_phantom(settings.cohort):
-        from train.check import check_cohort  # needs an image library
-
-        check_cohort(Path(settings.cohort), engine)
-    seed = settings.profile.training.seed
-    workspace.begin(make_splits(workspace.patients, seed, settings.folds, settings.center_out))
-    return workspace
-
-
-def cache(workspace: Workspace, engine: Engine) -> None:
-    """Keep the patch of every patient that has none yet."""
-    missing = [p.patient_id for p in workspace.patients if not workspace.store.has(p.patient_id)]
-    engine.spread("preparing", _PreparePatient(workspace), missing, item_gib=IMAGES_GIB)
-
-
-def main(
-    cohort: CohortName,
-    run: RunFolder,
-    profile: RunProfile = None,
-    changes: Changes = None,
-    folds: Folds = None,
-    center_out: CenterOut = None,
-    workers: Workers = 0,
-    scheduler: Scheduler = None,
-) -> None:
-    """Prepare a cohort for training in the folder RUN."""
-    engine = Engine(workers, scheduler)
-    cache(begin(engine, cohort, run, profile, changes, folds, center_out), engine)
-
+from mmpl.training.command import run_program
+from mmpl.training.prepare import main
 
 if __name__ == "__main__":
     run_program(main)

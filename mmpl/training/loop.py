@@ -22,8 +22,8 @@ from torch.optim import AdamW
 from mmpl.files import write_whole
 from mmpl.network import StageNetwork
 from mmpl.profile import OutcomeTraining, SegmentationTraining, TrainingSettings
-from train.patches import Batch, DrawBatch
-from train.progress import HEADER, LOG_FILE, LogRow, read_log
+from mmpl.training.patches import Batch, DrawBatch
+from mmpl.training.progress import HEADER, LOG_FILE, LogRow, read_log
 
 PrecisionName = Literal["bf16-mixed", "16-mixed", "32-true"]
 

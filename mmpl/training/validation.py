@@ -14,9 +14,9 @@ from torch import nn
 
 from mmpl.metrics import dice
 from mmpl.profile import AugmentationSettings
-from train.patches import LesionCrops, SegmentationCrops
-from train.splits import Member
-from train.workspace import Workspace
+from mmpl.training.patches import LesionCrops, SegmentationCrops
+from mmpl.training.splits import Member
+from mmpl.training.workspace import Workspace
 
 UNCHANGED = AugmentationSettings.model_validate(dict.fromkeys(AugmentationSettings.model_fields, 0.0))
 """No augmentation at all."""

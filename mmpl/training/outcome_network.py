@@ -16,12 +16,12 @@ from mmpl.network import build_network, transfer_backbone
 from mmpl.processor import Processor
 from mmpl.profile import OutcomeTraining
 from mmpl.segmentation import crop_around, predict_logits
+from mmpl.training.parallel import Engine
+from mmpl.training.patches import HALF, LesionCrops
+from mmpl.training.splits import Member, Scheme, Splits
+from mmpl.training.validation import OutcomeScore, hold_out
+from mmpl.training.workspace import Workspace
 from mmpl.weights import Scale, read_network, read_state
-from train.parallel import Engine
-from train.patches import HALF, LesionCrops
-from train.splits import Member, Scheme, Splits
-from train.validation import OutcomeScore, hold_out
-from train.workspace import Workspace
 
 Table = TypeVar("Table")
 """What a stage's network says of each patient of its fold."""
@@ -67,7 +67,7 @@ def train_outcome_network(
     Raises:
         ValueError: All patients of a group are held out inside the training split.
     """
-    from train.loop import Job, train  # needs lightning, which `--help` does without
+    from mmpl.training.loop import Job, train  # needs lightning, which `--help` does without
 
     profile, stage = workspace.profile, task.stage
     settings: OutcomeTraining = getattr(profile.training, stage)

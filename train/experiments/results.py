@@ -14,11 +14,11 @@ from mmpl.radiomics import feature_names
 from mmpl.scoring import MASK_COLUMNS, Results, score_mask
 from mmpl.segmentation import Thresholds, restore
 from mmpl.survival import CoxModel, RiskScale, SurvivalEvidence
-from train.hpv import fit_encoder
-from train.parallel import Engine
-from train.splits import Member, Scheme
-from train.survival import outcomes, with_rfs
-from train.workspace import Workspace
+from mmpl.training.hpv import fit_encoder
+from mmpl.training.parallel import Engine
+from mmpl.training.splits import Member, Scheme
+from mmpl.training.survival import outcomes, with_rfs
+from mmpl.training.workspace import Workspace
 
 Values = Mapping[str, float]
 """One number a patient."""

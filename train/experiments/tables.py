@@ -1,8 +1,8 @@
-"""The paper's Tables 1 to 3 from a finished run, and what the paper lacks: `python -m train.tables RUN OUT`.
+"""The paper's Tables 1 to 3 from a finished run, and more: `python -m train.experiments.tables RUN OUT`.
 
 Every number is out of fold: mean and SD over the folds, as in the paper, beside all patients pooled with a 95%
-bootstrap interval. OUT takes `RESULTS.md` and the figures. `train.ablation RUN` trains the comparisons; without it
-their rows are left out.
+bootstrap interval. OUT takes `RESULTS.md` and the figures. `train.experiments.ablation RUN` trains the comparisons;
+without it their rows are left out.
 """
 
 import math
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from mmpl.case import Patient
 from mmpl.labels import Label
 from mmpl.scoring import RESAMPLES, Results, interval, resamples, score, score_mask
-from train import figures
-from train.ablation import DICE_ONLY, EXPECTED_DAYS, HPV_SCORES
-from train.baseline import threshold_mask
-from train.command import RunFolder, Scheduler, Workers, run_program
-from train.outcome import standardize
-from train.outoffold import Baseline, Values, decide, make_results, score_masks
-from train.parallel import Engine
-from train.splits import Scheme
-from train.workspace import Workspace, is_phantom
+from mmpl.training.command import RunFolder, Scheduler, Workers, run_program
+from mmpl.training.outcome_network import standardize
+from mmpl.training.parallel import Engine
+from mmpl.training.splits import Scheme
+from mmpl.training.workspace import Workspace, is_phantom
+from train.experiments import figures
+from train.experiments.ablation import DICE_ONLY, EXPECTED_DAYS, HPV_SCORES
+from train.experiments.baseline import threshold_mask
+from train.experiments.results import Baseline, Values, decide, make_results, score_masks
 
 Measured = Mapping[str, float]
 Measure = Callable[[Results], Measured]

@@ -1,4 +1,4 @@
-"""What becomes of the answers at centers nobody has seen: `python -m train.transfer PREDICTIONS COHORT RUN`.
+"""Ways to answer at centers nobody has seen: `python -m train.experiments.unseen_centers PREDICTIONS COHORT RUN`.
 
 Several ways to decide, all fixed without a label of the new centers, are compared on predictions for their patients, by
 balanced accuracy and paired with a plain threshold of one half:
@@ -30,10 +30,10 @@ from mmpl.io.cohort import read_cohort
 from mmpl.metrics import balanced_accuracy, c_index, roc_auc
 from mmpl.scoring import RESAMPLES, interval, resamples
 from mmpl.survival import SMALLEST_SD, RiskScale
-from train.command import RunFolder, run_program
-from train.splits import Scheme
-from train.survival import outcomes, with_rfs
-from train.workspace import Workspace
+from mmpl.training.command import RunFolder, run_program
+from mmpl.training.splits import Scheme
+from mmpl.training.survival import outcomes, with_rfs
+from mmpl.training.workspace import Workspace
 
 Floats = NDArray[np.float64]
 

@@ -1,4 +1,6 @@
-"""Train what the paper's claims are compared with, on the same patches and patient-level folds: `train.ablation RUN`.
+"""Train what the paper's claims are compared with: `python -m train.experiments.ablation RUN`.
+
+Patches and patient-level folds are the run's own.
 
 - `dice-only`: stage 1 with the Dice loss alone, against ODA; a run that had a `--start` needs it again here.
 - `scratch`: stages 2 and 3 from untrained backbones, against progressive transfer.
@@ -9,12 +11,12 @@ from dataclasses import replace
 import typer
 
 from mmpl.labels import Stage
-from train import hpv, segmentation, survival
-from train.command import Devices, RunFolder, Scheduler, Start, StartStep, Workers, need, run_program
-from train.losses import dice_only_loss
-from train.parallel import Engine
-from train.splits import Scheme
-from train.workspace import Workspace
+from mmpl.training import hpv, segmentation, survival
+from mmpl.training.command import Devices, RunFolder, Scheduler, Start, StartStep, Workers, need, run_program
+from mmpl.training.losses import dice_only_loss
+from mmpl.training.parallel import Engine
+from mmpl.training.splits import Scheme
+from mmpl.training.workspace import Workspace
 
 DICE_ONLY, SCRATCH = "dice-only", "scratch"
 HPV_SCORES, EXPECTED_DAYS = f"ablations/{SCRATCH}/hpv_scores", f"ablations/{SCRATCH}/expected_days"

@@ -14,8 +14,8 @@ from mmpl.case import Grid
 from mmpl.geometry import place_box
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import AugmentationSettings, OutcomeTraining, SegmentationTraining
-from train.augment import Warp, upload, vary_intensities, warped_crop
-from train.boxed import Boxed
+from mmpl.training.augment import Warp, upload, vary_intensities, warped_crop
+from mmpl.training.boxed import Boxed
 
 HALF = 127
 """A label byte above this is more lesion than not."""

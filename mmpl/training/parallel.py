@@ -19,10 +19,10 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from mmpl.labels import Stage
 from mmpl.memory import keep_freed_memory
-from train.memory import PROCESS_GIB, free_memory_gib, training_gib
-from train.progress import LOG_FILE, Display, Training
-from train.splits import Member
-from train.workspace import Workspace
+from mmpl.training.memory import PROCESS_GIB, free_memory_gib, training_gib
+from mmpl.training.progress import LOG_FILE, Display, Training
+from mmpl.training.splits import Member
+from mmpl.training.workspace import Workspace
 
 CORES: int = cpu_count()
 """What this process may use of the machine, by affinity and cgroup."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmpl.profile import AugmentationSettings
-from train.boxed import Boxed, Size
+from mmpl.training.boxed import Boxed, Size
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from mmpl.files import write_whole
 from mmpl.labels import Stage
 from mmpl.profile import Profile, change_profile, differences, load_profile
 from mmpl.segmentation import Thresholds
-from train.boxed import Boxed
-from train.patches import PatchStore
-from train.splits import FOLDS, Member, Scheme, Splits, read_splits, write_splits
+from mmpl.training.boxed import Boxed
+from mmpl.training.patches import PatchStore
+from mmpl.training.splits import FOLDS, Member, Scheme, Splits, read_splits, write_splits
 
 if TYPE_CHECKING:
     from mmpl.phantom.latent import LatentPatient

@@ -1,4 +1,6 @@
-"""Measure how hard the synthetic cohort is, so that a result on it means something: `python -m train.difficulty 200 5`.
+"""Measure how hard the synthetic cohort is: `python -m train.experiments.difficulty 200 5`.
+
+A result on it means something only then.
 
 A fixed threshold must not find the primary, and every planted imaging variable must show in some radiomics feature on
 the true mask. `train/LOG.md` keeps what was found.
@@ -21,9 +23,9 @@ from mmpl.phantom.render import render
 from mmpl.preprocess import prepare
 from mmpl.profile import PreprocessSettings, load_profile
 from mmpl.radiomics import extract, feature_names
-from train.baseline import threshold_mask
-from train.command import Workers, run_program
-from train.parallel import Engine
+from mmpl.training.command import Workers, run_program
+from mmpl.training.parallel import Engine
+from train.experiments.baseline import threshold_mask
 
 
 @dataclass(frozen=True)

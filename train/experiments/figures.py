@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmpl.labels import Label
 from mmpl.metrics import roc_auc
 from mmpl.scoring import Results
-from train.workspace import Workspace
+from mmpl.training.workspace import Workspace
 
 GRAY = "0.55"
 

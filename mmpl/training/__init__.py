@@ -1,0 +1,1 @@
+"""Training: what the programs of `train/` run; nothing that answers a case imports it."""

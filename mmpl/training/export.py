@@ -1,0 +1,91 @@
+"""Write the weights of a finished run, which inference can load: `python -m train.export RUN WEIGHTS`."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmpl.files import write_whole
+from mmpl.labels import Stage
+from mmpl.training.command import Force, RunFolder
+from mmpl.training.workspace import Workspace
+from mmpl.weights import FOREST_FILE, MANIFEST, NETWORK_FILE, TABLES_FILE, digest, write_manifest
+
+_NETWORK_SUFFIX = ".safetensors"
+
+
+def refuse_other_training(workspace: Workspace, weights: Path) -> None:
+    """Refuse a folder that holds an ensemble of other networks than the run's; of the same, it may be written again.
+
+    Raises:
+        ValueError: It does, or its manifest cannot be read.
+    """
+    path = weights / MANIFEST
+    if not path.is_file():
+        return
+    ours = {
+        f"{member.name}/{NETWORK_FILE[stage]}": workspace.network_file(member, stage)
+        for member in workspace.splits.members
+        for stage in Stage
+    }
+    try:
+        files = json.loads(path.read_text())["files"]
+        theirs = {name: known for name, known in files.items() if name.endswith(_NETWORK_SUFFIX)}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        theirs = None
+    if theirs != {name: digest(file) for name, file in ours.items() if file.is_file()}:
+        raise ValueError(f"{path}: of other training than {workspace.folder}; --force writes over that ensemble")
+
+
+def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
+    """Copy the finished models into a folder that inference can load, and seal it with a manifest.
+
+    Args:
+        workspace: The run.
+        weights: The folder; its manifest is taken away first and written last.
+        force: Write over an ensemble of other training.
+
+    Raises:
+        ValueError: The run is not finished, or the folder holds an ensemble of other training.
+    """
+    for stage in Stage:
+        workspace.require(stage)
+    if not force:
+        refuse_other_training(workspace, weights)
+    (weights / MANIFEST).unlink(missing_ok=True)
+    members = workspace.splits.members
+    for member in members:
+        folder = weights / member.name
+        folder.mkdir(parents=True, exist_ok=True)
+        sources = {NETWORK_FILE[stage]: workspace.network_file(member, stage) for stage in Stage}
+        sources |= {FOREST_FILE: workspace.forest_file(member), TABLES_FILE: workspace.tables_file(member)}
+        for name, source in sources.items():
+            with write_whole(folder / name) as partial:
+                shutil.copyfile(source, partial)
+    summary = {
+        "cohort": Path(workspace.cohort).name,
+        "patients": len(workspace.patients),
+        "segmentation": workspace.read_json("thresholds"),
+        "hpv": workspace.read_json("hpv"),
+        "survival": workspace.read_json("survival"),
+    }
+    if started := workspace.read_json("start"):
+        summary["started_from"] = started
+    write_manifest(
+        weights,
+        workspace.profile,
+        [member.name for member in members],
+        workspace.mask_thresholds,
+        workspace.read_json("hpv")["threshold"],
+        summary,
+    )
+    typer.echo(f"wrote {len(members)} models to {weights}")
+
+
+def main(
+    run: RunFolder, weights: Annotated[Path, typer.Argument(help="Takes the weights.")], force: Force = False
+) -> None:
+    """Write the models of the finished run in RUN to the folder WEIGHTS."""
+    export(Workspace.open(run), weights, force)
