@@ -118,7 +118,7 @@ class TestMemory:
         self, monkeypatch: pytest.MonkeyPatch, item_gib: float, workers: int
     ) -> None:
         started = []
-        monkeypatch.setattr(parallel, "Parallel", lambda n_jobs, **_: started.append(n_jobs) or list)
+        monkeypatch.setattr(parallel, "call_each", lambda *calls: started.append(calls[2]) or [])
         Engine().spread("squares", square, range(9), item_gib=item_gib)
         assert started == [workers]
 

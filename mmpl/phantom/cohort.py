@@ -8,13 +8,14 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from uuid import NAMESPACE_OID, uuid5
 
 from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient
 from mmpl.files import write_whole
 from mmpl.labels import Column
+from mmpl.parallel import call_each
 from mmpl.phantom.centers import CenterGroup
 from mmpl.phantom.latent import CLINICAL_COLUMNS, LatentPatient, center_of, draw_patients
 from mmpl.phantom.oracle import hpv_log_likelihood_ratio, oracle_figures
@@ -71,16 +72,13 @@ def write_cohort(
     Raises:
         InvalidInputError: The folder holds patients of another seed or other settings, or other files.
     """
-    from joblib import Parallel, delayed
     from rich.progress import track
 
     out.mkdir(parents=True, exist_ok=True)
     patients = draw_patients(count, seed, centers, hpv_positive)
     _write_truth(out / TRUTH_NAME, patients)
     waiting = [patient for patient in patients if not _is_written(out, patient)]
-    done = Parallel(n_jobs=workers, return_as="generator_unordered")(
-        delayed(write_patient)(out, patient) for patient in waiting
-    )
+    done = call_each(partial(write_patient, out), waiting, workers, ordered=False)
     for _ in track(done, description="drawing patients", total=len(waiting)):
         pass
     figures = {key: value if value is None else round(value, 6) for key, value in oracle_figures(patients).items()}

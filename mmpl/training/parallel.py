@@ -1,4 +1,4 @@
-"""The one place that spreads work: by joblib over processes of this machine, or over a Dask cluster.
+"""The one place that spreads training: over processes of this machine, or over a Dask cluster.
 
 A cluster is named by its scheduler's address (`--scheduler tcp://host:8786`); all its workers must see the folders of
 run and cohort, and all its processes start in the checkout. Where workers offer `GPU` resources, each network takes
@@ -11,14 +11,16 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import typer
-from joblib import Parallel, cpu_count, delayed
+from joblib import cpu_count
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from mmpl.labels import Stage
 from mmpl.memory import keep_freed_memory
+from mmpl.parallel import call_each
 from mmpl.training.memory import PROCESS_GIB, free_memory_gib, training_gib
 from mmpl.training.progress import LOG_FILE, Display, Training
 from mmpl.training.splits import Member
@@ -102,8 +104,7 @@ class Engine:
         """Start the calls; results can be waited for in the items' order."""
         if self.scheduler is None:
             workers = self._count_workers(title, networks, item_gib, len(items))
-            calls = (delayed(_call)(item, function, max(1, CORES // workers)) for item in items)
-            yield Parallel(n_jobs=workers, return_as="generator")(calls)
+            yield call_each(partial(_call, function=function, threads=max(1, CORES // workers)), items, workers)
             return
         from distributed import Client  # joblib's own way to Dask computes here where one worker is all there is
 
