@@ -7,7 +7,6 @@ must; `MMPL_TIME_BUDGET_S` is another limit, in seconds, or 0 for none. Nothing 
 in the output folder.
 """
 
-import logging
 import os
 import signal
 import sys
@@ -26,6 +25,8 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["invoke"]):
         print("usage: inference.py [invoke]", file=sys.stderr)
         return 2
+    from mmpl.logs import set_up_logging
+
     set_up_logging()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the first process of a container ignores it otherwise
     from mmpl.io.server import one_line, serve
@@ -58,23 +59,6 @@ def load(keep_networks: bool = False, began: float | None = None) -> Callable[[]
         refuse_inside(output, source)
     clear_challenge_result(target)  # weights that cannot be loaded leave no answer of an earlier case, either
     return partial(Algorithm.load(keep_networks).answer, source, target, picture, report, began)
-
-
-def set_up_logging() -> None:
-    """Send news to stdout, errors to stderr, and warnings into the log: the platform shows whatever is on stderr."""
-    news, errors = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
-    news.addFilter(is_news)
-    errors.setLevel(logging.ERROR)
-    logging.basicConfig(handlers=[news, errors], level=logging.INFO, format="%(message)s")
-    logging.captureWarnings(True)
-
-
-def is_news(record: logging.LogRecord) -> bool:
-    """Keep what this program says and what libraries warn of; pyradiomics logs and warns at every step."""
-    library = record.name.partition(".")[0]
-    return record.levelno < logging.ERROR and (
-        library == "mmpl" or (library != "radiomics" and record.levelno >= logging.WARNING)
-    )
 
 
 if __name__ == "__main__":

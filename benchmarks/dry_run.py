@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
@@ -33,20 +32,20 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.network import build_network
 from mmpl.processor import PRECISION
 from mmpl.profile import Profile, load_profile
 from mmpl.segmentation import window_probability
 from mmpl.training.loop import Job, Optimization, PrecisionName
-from mmpl.training.losses import balanced_bce, discrete_time_nll, oda_loss
+from mmpl.training.losses import discrete_time_nll, hpv_loss, oda_loss
 from mmpl.training.patches import Batch
 
 SOURCE = Path(__file__).with_suffix("").with_name("pretended_cuda.cpp")
 CUDA = torch.device("cuda", 0)
 LOSSES: dict[Stage, Callable[..., Tensor]] = {
     Stage.SEGMENTATION: oda_loss,
-    Stage.HPV: partial(balanced_bce, prevalence=0.5),
+    Stage.HPV: hpv_loss,
     Stage.SURVIVAL: discrete_time_nll,
 }
 TRAINING_PRECISIONS: tuple[PrecisionName, ...] = ("bf16-mixed", "16-mixed", "32-true")

@@ -24,13 +24,13 @@ from benchmarks.scans import draw_lesions, draw_scan
 from mmpl.case import Grid
 from mmpl.io.challenge import read_edition
 from mmpl.io.images import write_image
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.network import StageNetwork, build_network, count_gflop
 from mmpl.preprocess import PreparedCase
 from mmpl.processor import Processor
 from mmpl.profile import Profile, load_profile
 from mmpl.radiomics import extract
-from mmpl.segmentation import Windows
+from mmpl.segmentation import SlidingWindow
 from mmpl.training.loop import Job, train
 from mmpl.training.losses import oda_loss
 from mmpl.training.patches import Batch, DrawBatch, PatchStore, SegmentationCrops
@@ -46,7 +46,7 @@ def sliding_window(profile: Profile, device: torch.device, repeats: int, models:
     networks = [build_network(profile, Stage.SEGMENTATION).half().float().eval() for _ in range(models)]
     x, y, z = profile.preprocess.roi_size_xyz
     images = np.random.default_rng(0).standard_normal((2, z, y, x), np.float32)
-    windows = Windows(profile.inference, Processor(device))
+    windows = SlidingWindow(profile.inference, Processor(device))
 
     def average(predict: Callable[[StageNetwork], NDArray[np.float32]]) -> NDArray[np.float32]:
         total = np.zeros_like(images)
@@ -101,7 +101,9 @@ def whole_case(profile: Profile, device: torch.device, repeats: int, models: int
         write_case(case)
         runs = [run_program(case, weights) for _ in range(repeats)]
     total, begun = sorted(runs)[repeats // 2]
-    radiomics = seconds_of(partial(extract, *draw_lesions(20, 2, 10, profile.preprocess.roi_size_xyz)))
+    radiomics = seconds_of(
+        partial(extract, *draw_lesions(20, 2, 10, profile.preprocess.roi_size_xyz), profile.radiomics)
+    )
     return (
         f"{total + radiomics:.1f} s, of which {begun:.1f} s until the images are read and the first network "
         f"starts, and {radiomics:.1f} s radiomics of a primary of 20 ml and two nodes of 5 ml"
@@ -118,7 +120,9 @@ def write_untrained(folder: Path, profile: Profile, models: int) -> None:
             state = build_network(profile, stage).half().state_dict()
             save_file(state, folder / member.name / NETWORK_FILE[stage])
     names = [member.name for member in members]
-    write_manifest(folder, profile, names, shipped.thresholds, shipped.hpv_threshold, {"cohort": "none"})
+    write_manifest(
+        folder, profile, names, shipped.stages, shipped.thresholds, shipped.hpv_threshold, {"cohort": "none"}
+    )
 
 
 def write_case(folder: Path, length_mm: float = 600.0) -> None:

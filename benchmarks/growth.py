@@ -14,13 +14,14 @@ from benchmarks.measure import MIB, Apart, memory_kib, peak_mib, seconds_of
 from benchmarks.parts import SAMPLE, Row
 from benchmarks.scans import draw_lesions, draw_scan
 from mmpl.case import Case, Image
-from mmpl.clinical import fields
 from mmpl.io.challenge import read_challenge_case
 from mmpl.io.images import write_image
-from mmpl.labels import Column
+from mmpl.names import Column
 from mmpl.pipeline import Pipeline
 from mmpl.predict import predict
+from mmpl.profile import load_profile
 from mmpl.radiomics import extract
+from mmpl.schema import default_schema
 from mmpl.weights import load_ensemble
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def answer(case: Case) -> None:
 
 def measure(lesions: tuple[Image, Image, Image]) -> None:
     """Measure radiomics."""
-    extract(*lesions)
+    extract(*lesions, load_profile("demo").radiomics)
 
 
 def scan_length(repeats: int) -> Row:
@@ -100,7 +101,7 @@ def cohort(repeats: int) -> Row:
             names = [f"P-{number:04d}" for number in range(count)]
             folder.mkdir()
             with (folder / "cohort.csv").open("w", newline="") as file:
-                table = csv.DictWriter(file, [*Column, *fields()])
+                table = csv.DictWriter(file, [*Column, *default_schema().names])
                 table.writeheader()
                 table.writerows({Column.PATIENT_ID: name} for name in names)
             for kind, source in sources.items():

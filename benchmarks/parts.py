@@ -20,11 +20,11 @@ from benchmarks.measure import Apart, alternate, peak_mib, product_tflops, same_
 from benchmarks.plain import PAPER, carry_out_literally, measure_plainly, with_instance_norm
 from benchmarks.scans import draw_lesions, draw_scan
 from mmpl.case import Case
-from mmpl.labels import LESIONS, Modality, Stage
+from mmpl.names import LESIONS, Modality, Stage
 from mmpl.network import build_network, count_gflop
 from mmpl.preprocess import prepare
 from mmpl.profile import load_profile
-from mmpl.radiomics import extract, feature_names, read_settings
+from mmpl.radiomics import extract
 from mmpl.weights import SHIPPED_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,22 +93,22 @@ def long_scan(repeats: int) -> Row:
 def radiomics(repeats: int) -> Row:
     """All filters, both images, both classes."""
     ct, pet, mask = draw_lesions(20, 2, 10, PAPER.roi_size_xyz)
-    images = {Modality.CT: ct, Modality.PET: pet}
+    images, settings = {Modality.CT: ct, Modality.PET: pet}, load_profile("paper").radiomics
 
     def plainly() -> dict[str, float]:
         found = {}
         for label in LESIONS:
             for modality, image in images.items():
-                how = read_settings().images[modality]
-                for name, value in measure_plainly(image, mask, label, how.bin_width, how.resegment).items():
+                for name, value in measure_plainly(image, mask, label, settings, settings.images[modality]).items():
                     found[f"{modality}_{label.name.lower()}_{name}"] = value
         return found
 
-    ours, theirs = dict(zip(feature_names(), extract(ct, pet, mask), strict=True)), plainly()
+    measured = extract(ct, pet, mask, settings)
+    ours, theirs = dict(zip(measured.names, measured.values[0], strict=True)), plainly()
     names = [name for name in ours if not name.endswith("_absent")]  # ours alone
     apart = {name: abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-12) for name in names}
     far = {name: value for name, value in apart.items() if not value <= 1e-4}
-    time_ = alternate(plainly, partial(extract, ct, pet, mask), repeats)
+    time_ = alternate(plainly, partial(extract, ct, pet, mask, settings), repeats)
     differing = "".join(f"; {name} is {ours[name]:.5g}, not {theirs[name]:.5g}" + spread(name, theirs) for name in far)
     return Row(
         part="radiomics, all filters, PET and CT: primary of 20 ml, two nodes of 5 ml",

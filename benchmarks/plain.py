@@ -10,9 +10,8 @@ from torch import nn
 
 from mmpl.case import Case, Image
 from mmpl.geometry import to_sitk
-from mmpl.labels import Label
-from mmpl.profile import load_profile
-from mmpl.radiomics import read_settings
+from mmpl.names import Label
+from mmpl.profile import GrayLevels, RadiomicsSettings, load_profile
 
 PAPER = load_profile("paper").preprocess
 
@@ -87,17 +86,17 @@ def with_instance_norm(network: nn.Module) -> nn.Module:
 
 
 def measure_plainly(
-    image: Image, mask: Image, label: Label, bin_width: float, resegment: tuple[float, float] | None = None
+    image: Image, mask: Image, label: Label, settings: RadiomicsSettings, how: GrayLevels
 ) -> dict[str, float]:
     """Let pyradiomics filter and measure a whole image, as its README shows, with our settings."""
     from radiomics.featureextractor import RadiomicsFeatureExtractor
 
-    filters = read_settings().filters
+    filters, kept = settings.filters, how.resegment and list(how.resegment)
     extractor = RadiomicsFeatureExtractor(
-        binWidth=bin_width, additionalInfo=False, label=int(label), resegmentRange=resegment and list(resegment)
+        binWidth=how.bin_width, additionalInfo=False, label=int(label), resegmentRange=kept
     )
     extractor.enableImageTypes(LoG={"sigma": list(filters.log_sigmas_mm)}, Wavelet={"wavelet": filters.wavelet})
     extractor.disableAllFeatures()
-    extractor.enableFeaturesByName(**{name: [] for name in read_settings().feature_classes})
+    extractor.enableFeaturesByName(**{name: [] for name in settings.feature_classes})
     features = extractor.execute(to_sitk(image), to_sitk(mask))
     return {name: float(value) for name, value in features.items()}

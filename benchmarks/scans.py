@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Case, ClinicalRecord, Grid, Image
-from mmpl.labels import Label
+from mmpl.names import Label
 
 NECK_MM = 230.0
 """From the top of the scan to the middle of the lesions."""

@@ -1,5 +1,7 @@
-"""The command line: `python -m mmpl phantom | predict | evaluate | info`."""
+"""The command line: `mmpl answer | predict | evaluate | phantom | info | train`, or `python -m mmpl` in a checkout."""
 
+import importlib
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -7,11 +9,39 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+from mmpl.version import __version__
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+TRAINING_STEPS = ("check", "plan", "prepare", "segmentation", "radiomics", "hpv", "survival", "export", "ensemble")
+
+Weights = Annotated[
+    Path | None, typer.Option(help="Folder of the weights; by default what MMPL_WEIGHTS names, else a checkout's own.")
+]
+
+
+def use_weights(weights: Path | None) -> None:
+    """Let the folder of weights that a user names go before the environment's."""
+    if weights:
+        os.environ["MMPL_WEIGHTS"] = str(weights)
+
+
+def show_version(asked: bool) -> None:
+    """Print the version and end, where it was asked for."""
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Masks, HPV status and recurrence risk from PET/CT and clinical record. Research only, not for clinical use."""
 
 
 class Centers(StrEnum):
-    """Which synthetic centers patients come from."""
+    """The synthetic centers that patients come from."""
 
     TRAINING = "training"
     UNSEEN = "unseen"
@@ -34,6 +64,24 @@ def phantom(
 
 
 @app.command()
+def answer(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="images/ct/*.mha, images/pet/*.mha, ehr.json.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Takes mask, risk and HPV status.")],
+    weights: Weights = None,
+) -> None:
+    """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
+    from mmpl.algorithm import Algorithm
+    from mmpl.files import refuse_inside
+    from mmpl.logs import set_up_logging
+
+    refuse_inside(target, source)
+    use_weights(weights)
+    set_up_logging()
+    os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
+    Algorithm.load().answer(source, target, target / "picture.png", target / "report.json")
+
+
+@app.command()
 def predict(
     cohort: Path,
     out: Path,
@@ -41,15 +89,39 @@ def predict(
     model: Annotated[
         list[str] | None, typer.Option(help="Use this model of the ensemble alone; may be repeated.")
     ] = None,
+    weights: Weights = None,
+    all_radiomics: Annotated[bool, typer.Option("--all-radiomics", help="Write every radiomics feature, too.")] = False,
 ) -> None:
     """Answer the patients of COHORT: predictions.csv, masks, pictures and reports in OUT; finished ones are skipped."""
     from mmpl.predict import predict as predict_cohort
 
-    failures = predict_cohort(cohort, out, pictures, model or ())
+    use_weights(weights)
+    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics)
     for name, reason in failures.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
     if failures:
         raise typer.Exit(1)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def train(context: typer.Context) -> None:
+    """Run a training step: mmpl train STEP ...; mmpl train STEP --help says more. It needs the extra `train`.
+
+    Steps: check, plan, prepare, segmentation, radiomics, hpv, survival, export, and ensemble, which runs them all.
+    """
+    step, *arguments = context.args or ["--help"]
+    if step == "--help":
+        print(context.get_help())
+        return
+    if step not in TRAINING_STEPS:
+        raise ValueError(f"no training step {step!r}; there are {', '.join(TRAINING_STEPS)}")
+    from mmpl.training.command import run_program
+
+    sys.argv = [f"{sys.argv[0]} train {step}", *arguments]
+    run_program(importlib.import_module(f"mmpl.training.{step}").main)
 
 
 @app.command()
@@ -80,16 +152,18 @@ def info(
     profile: Annotated[
         str | None, typer.Option(help="A name, or a file of your own; by default the loaded weights' own.")
     ] = None,
+    weights: Weights = None,
 ) -> None:
     """Say how large the networks are, and where the loaded weights come from."""
     from rich.console import Console
     from rich.table import Table
 
-    from mmpl.labels import Stage
+    from mmpl.names import Stage
     from mmpl.network import build_network, count_gflop, count_parameters
     from mmpl.profile import PROFILES, differences, load_profile
     from mmpl.weights import load_ensemble
 
+    use_weights(weights)
     ensemble = load_ensemble() if profile is None else None
     chosen = ensemble.profile if ensemble else load_profile(profile or "")
     table = Table(title=f"profile {chosen.name}", title_justify="left")
@@ -106,8 +180,11 @@ def info(
         for difference in differences(chosen.to_dict(), named.to_dict()):
             console.print(f"unlike resources/profiles/{named.name}.yaml, {difference}", markup=False)
     if ensemble:
+        stages = ", ".join(ensemble.stages)
         console.print(f"weights: {len(ensemble.members)} models from {ensemble.folder}, code {ensemble.code_version}")
-        console.print(f"trained on: {ensemble.training.get('cohort')}, {ensemble.training.get('patients')} patients")
+        console.print(
+            f"trained for {stages} on {ensemble.training.get('cohort')}, {ensemble.training.get('patients')} patients"
+        )
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from mmpl.io.challenge import clear_challenge_result, read_challenge_case, read_edition, write_challenge_result
-from mmpl.labels import Task
 from mmpl.memory import keep_freed_memory
+from mmpl.names import Task
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.weights import load_ensemble
 
@@ -21,17 +21,22 @@ TASKS_VARIABLE, BUDGET_VARIABLE = "MMPL_TASKS", "MMPL_TIME_BUDGET_S"
 log = logging.getLogger(__name__)
 
 
-def chosen_tasks() -> frozenset[Task]:
-    """Read which of the challenge's tasks to answer from `MMPL_TASKS`, a list with commas or spaces; by default all.
+def chosen_tasks(able: Collection[Task]) -> frozenset[Task]:
+    """Read which of the challenge's tasks to answer from `MMPL_TASKS`, a list with commas or spaces.
+
+    Args:
+        able: Tasks that the weights can answer, and do by default.
 
     Raises:
-        ValueError: A task is not known.
+        ValueError: A task is not known, or the weights cannot answer it.
     """
     names = os.environ.get(TASKS_VARIABLE, "").replace(",", " ").split()
     unknown = [name for name in names if name not in list(Task)]
     if unknown:
         raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unknown)}; there are {', '.join(Task)}")
-    return frozenset(map(Task, names)) or frozenset(Task)
+    if unable := [name for name in names if Task(name) not in able]:
+        raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unable)}, for which these weights were not trained")
+    return frozenset(map(Task, names)) or frozenset(able)
 
 
 def chosen_budget_s(tasks: Collection[Task], gpu: bool) -> float | None:
@@ -76,7 +81,8 @@ class Algorithm:
             WeightsError: The weights are missing or damaged.
         """
         keep_freed_memory()
-        tasks, ensemble = chosen_tasks(), load_ensemble(keep_networks=keep_networks)
+        ensemble = load_ensemble(keep_networks=keep_networks)
+        tasks = chosen_tasks(ensemble.tasks)
         gpu = torch.cuda.is_available()
         device = torch.device("cuda" if gpu else "cpu")
         where = torch.cuda.get_device_name() if gpu else "the CPU, as no GPU can be used"
@@ -96,11 +102,11 @@ class Algorithm:
         """Answer the case in one folder into another; answers of an earlier case are removed first.
 
         Args:
-            source: In the challenge's layout.
-            target: Takes the challenge's own files alone.
-            picture: Where to draw the case, if all tasks are answered.
-            report: Where to write each model's answers, flags and notes.
-            began: When the case's time began, as `time.monotonic` has it; by default now.
+            source: Folder in the challenge's layout.
+            target: Folder that takes the challenge's own files alone.
+            picture: File to draw the case into; None for no picture.
+            report: File for each model's answers, flags and notes; None for no report.
+            began: Moment at which the case's time began, as `time.monotonic` has it; by default now.
 
         Raises:
             InvalidInputError: The case cannot be answered; nothing is left in the target.
@@ -110,14 +116,14 @@ class Algorithm:
         clear_challenge_result(target)
         for extra in filter(None, (picture, report)):
             extra.unlink(missing_ok=True)
-        case = read_challenge_case(source)
+        case = read_challenge_case(source, self.pipeline.ensemble.profile.clinical)
         left_s = None if self.budget_s is None else began + self.budget_s - time.monotonic()
         result = self.pipeline(case, budget_s=left_s)
         for note in result.notes:
             log.info("clinical record: %s", note)
         for flag in result.flags:
             log.info("note: %s", flag)
-        if picture and result.hpv and result.survival:
+        if picture:
             from mmpl.picture import draw
 
             draw(case, result, picture, self.pipeline.ensemble.hpv_threshold)

@@ -1,13 +1,13 @@
 """What one patient brings: two images with their geometry, a clinical record and, in training, labels and outcome."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpl.labels import Label
+from mmpl.names import Label
 
 Vector = tuple[float, float, float]
 
@@ -18,9 +18,14 @@ class InvalidInputError(ValueError):
     """An input that cannot be answered; the message names what is wrong with which file."""
 
 
+def describe_problems(source: object, problems: Sequence[str]) -> str:
+    """Write the problems of an input as the message of one error, a line each."""
+    return "\n  ".join([f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", *problems])
+
+
 @dataclass(frozen=True)
 class Grid:
-    """Where voxels lie in patient space (LPS, mm), in SimpleITK's terms.
+    """A grid of voxels in patient space (LPS, mm), in SimpleITK's terms.
 
     Attributes:
         size_xyz: Number of voxels along each index axis.
@@ -110,8 +115,8 @@ class Case:
         pet: PET, SUV, on its own grid.
         clinical: The clinical record, already read through the schema.
         reference: Label map on the CT's grid, in training only.
-        pet_is_suv: False where the PET's numbers cannot be SUV (`mmpl.mend`).
-        flags: What was found on entry that the reader of the answers should know.
+        pet_is_suv: False where the PET's numbers cannot be SUV (`mmpl.units`).
+        flags: Findings on entry that the reader of the answers should know.
     """
 
     patient_id: str
@@ -157,7 +162,7 @@ class Patient:
     """One row of a cohort's table.
 
     Attributes:
-        center_id: Where the patient was seen; splits use it, no model ever does.
+        center_id: ID of the center where the patient was seen; splits use it, no model ever does.
     """
 
     patient_id: str

@@ -1,4 +1,4 @@
-"""Score a folder of predictions against a cohort by the official metrics (`mmpl.scoring`), and print what was found."""
+"""Score a folder of predictions against a cohort by the official metrics, and print what was found."""
 
 import csv
 import json
@@ -15,10 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmpl.case import Grid, InvalidInputError, Outcome
-from mmpl.io.cohort import Cohort, read_cohort
-from mmpl.io.images import read_image
-from mmpl.labels import Column
-from mmpl.scoring import (
+from mmpl.cohort_scores import (
     MASK_COLUMNS,
     RESAMPLES,
     Counts,
@@ -33,6 +30,9 @@ from mmpl.scoring import (
     score,
     score_mask,
 )
+from mmpl.io.cohort import Cohort, read_cohort
+from mmpl.io.images import read_image
+from mmpl.names import Column
 
 PREDICTIONS_FILE = "predictions.csv"
 TRUTH_FILE = "truth.csv"
@@ -42,12 +42,12 @@ _GRID_TOLERANCE_MM = 1e-3
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found of one set of predictions.
+    """Scores, counts and intervals of one set of predictions.
 
     Attributes:
         intervals: 95% bootstrap intervals of the scores, by metric.
         centers: Scores and counts of each center's patients.
-        against: Where two sets were compared, the first less the second, by metric.
+        against: Differences where two sets were compared, the first less the second, by metric.
     """
 
     scores: Scores
@@ -75,18 +75,18 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """One row of the predictions; NaN where blank.
 
     Attributes:
-        risk_score: Higher means earlier recurrence.
-        hpv_probability: Of being HPV-positive.
-        hpv_positive: The decision, 1 or 0.
+        risk_score: Predicted risk; higher means earlier recurrence.
+        hpv_probability: Predicted probability of being HPV-positive.
+        hpv_decision: Predicted HPV status, 1 for positive, 0 for negative.
     """
 
     risk_score: float = math.nan
     hpv_probability: float = math.nan
-    hpv_positive: float = math.nan
+    hpv_decision: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resam
         predictions: Folder with `predictions.csv` and one `<PatientID>.nii.gz` a patient.
         cohort: Folder in the released layout.
         against: Another folder of predictions, to be compared patient by patient.
-        resamples: Of the bootstrap.
+        resamples: Number of bootstrap resamples.
 
     Raises:
         InvalidInputError: A file cannot be read, or a mask is not on its reference's grid.
@@ -146,7 +146,7 @@ def collect(predictions: Path, cohort: Path) -> Results:
     """
     released = read_cohort(cohort)
     patients, answers = released.patients, _read_answers(predictions / PREDICTIONS_FILE)
-    answered = [answers.get(p.patient_id, Answer()) for p in patients]
+    answered = [answers.get(p.patient_id, Prediction()) for p in patients]
     rfs = [p.outcome if p.outcome.has_rfs else Outcome() for p in patients]
     return Results(
         center=np.array([p.center_id for p in patients], str),
@@ -156,7 +156,7 @@ def collect(predictions: Path, cohort: Path) -> Results:
         days=_column(outcome.rfs_days for outcome in rfs),
         relapse=_column(outcome.relapse for outcome in rfs),
         hpv_probability=np.array([answer.hpv_probability for answer in answered]),
-        hpv_decision=np.array([answer.hpv_positive for answer in answered]),
+        hpv_decision=np.array([answer.hpv_decision for answer in answered]),
         hpv_positive=_column(p.outcome.hpv_positive for p in patients),
         **_line_up_truth(cohort / TRUTH_FILE, [p.patient_id for p in patients]),
     )
@@ -266,12 +266,12 @@ def _line_up_truth(path: Path, patients: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _read_answers(path: Path) -> dict[str, Answer]:
+def _read_answers(path: Path) -> dict[str, Prediction]:
     return {
-        name: Answer(
+        name: Prediction(
             risk_score=_number(path, name, row, "risk_score"),
             hpv_probability=_number(path, name, row, "hpv_probability"),
-            hpv_positive=_decision(path, name, row, "hpv_status"),
+            hpv_decision=_decision(path, name, row, "hpv_status"),
         )
         for name, row in _read_rows(path, ("risk_score", "hpv_probability", "hpv_status")).items()
     }

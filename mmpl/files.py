@@ -1,13 +1,20 @@
-"""Files written whole or not at all, and never over what they are made from."""
+"""Files written whole or not at all, and never over what they are made from; records as JSON."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter
+
+Record = TypeVar("Record")
 
 PARTIAL = ".partial."
-"""How the name of a file begins that is not whole yet."""
+"""Beginning of the name of a file that is not whole yet."""
 
 
 class OverwriteError(ValueError):
@@ -22,7 +29,7 @@ def write_whole(path: Path, partial_folder: Path | None = None) -> Iterator[Path
 
     Args:
         path: The file.
-        partial_folder: Where the partial file lies, on the same filesystem; by default beside.
+        partial_folder: Folder of the partial file, on the same filesystem; by default that of `path`.
 
     Raises:
         OSError: It cannot be written; the message names the file, never its partial name.
@@ -46,3 +53,34 @@ def refuse_inside(output: Path, inputs: Path) -> None:
     """
     if output.resolve().is_relative_to(inputs.resolve()):
         raise OverwriteError(f"{output}: lies in {inputs}, which is read; name a folder outside it")
+
+
+def write_json(path: Path, record: object) -> None:
+    """Write a record (a dataclass or a pydantic model), or what JSON can hold, whole or not at all."""
+    content = record
+    if isinstance(record, BaseModel):
+        content = record.model_dump(mode="json")
+    elif is_dataclass(record) and not isinstance(record, type):
+        content = asdict(record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path, record: type[Record]) -> Record:
+    """Read a record that `write_json` wrote.
+
+    Raises:
+        ValueError: The file is missing or holds another record; the message names it.
+    """
+    try:
+        content: Any = json.loads(path.read_text())
+        return TypeAdapter(record).validate_python(content)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not a {record.__name__} of this version ({_first_line(error)})") from error
+
+
+def _first_line(error: ValueError) -> str:
+    return " ".join(str(error).split())[:200]

@@ -28,7 +28,7 @@ _EDGE_TOLERANCE = 1e-6  # voxels; a center on the very edge of an image counts a
 
 
 class Interpolation(StrEnum):
-    """How a value between voxel centers is found; BSPLINE is cubic and passes through the samples."""
+    """The way a value between voxel centers is found; BSPLINE is cubic and passes through the samples."""
 
     BSPLINE = "bspline"
     LINEAR = "linear"
@@ -124,8 +124,8 @@ def resample(image: Image, grid: Grid, interpolation: Interpolation, fill: float
 
     Args:
         image: The source, on any grid.
-        grid: Where to sample it.
-        interpolation: How.
+        grid: Grid at whose voxel centers the source is sampled.
+        interpolation: Way to find values between the source's voxel centers.
         fill: The value outside the source's voxel edges.
 
     Returns:
@@ -137,7 +137,7 @@ def resample(image: Image, grid: Grid, interpolation: Interpolation, fill: float
 
 
 class _Axes(NamedTuple):
-    """How an axis-aligned grid lies in patient space, each in x, y, z order of the patient."""
+    """The axes of an axis-aligned grid in patient space, each in x, y, z order of the patient."""
 
     index_axis: Index  # which index axis runs along this patient axis
     sign: Index  # -1 where it runs downwards

@@ -3,12 +3,13 @@
 Where a metric is undefined (nothing to compare) the answer is NaN, never a number that could be averaged unseen.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage, sparse
+from scipy import ndimage, sparse, stats
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 LESION_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
@@ -76,7 +77,7 @@ def lesion_counts(
     Args:
         reference: True lesions (z, y, x).
         prediction: Predicted lesions, same shape.
-        iou_threshold: What a hit must exceed.
+        iou_threshold: Intersection over union that a hit must exceed.
     """
     _check_shapes(reference, prediction)
     box = _bounding_box(reference | prediction)
@@ -143,7 +144,12 @@ def roc_auc(score: ArrayLike, positive: ArrayLike) -> float:
         The area, NaN if only one class is present.
     """
     values, truth = np.asarray(score, float), np.asarray(positive, bool)
-    return _fraction_ranked_higher(values, truth[:, None] & ~truth[None, :])
+    pairs, given = int(truth.sum()) * int((~truth).sum()), np.isfinite(values)
+    if pairs == 0:
+        return math.nan
+    positives, negatives = int((truth & given).sum()), int((~truth & given).sum())
+    ranks = stats.rankdata(values[given])[truth[given]].sum() - positives * (positives + 1) / 2
+    return float((ranks + 0.5 * (pairs - positives * negatives)) / pairs)
 
 
 def balanced_accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:

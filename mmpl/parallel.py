@@ -11,9 +11,9 @@ def call_each(function: Callable[..., Any], items: Iterable[Any], workers: int, 
     """Call a function on each item in processes, and give the results as they come.
 
     Args:
-        function: What to call; it and its results are pickled.
-        items: One argument each.
-        workers: How many processes.
+        function: Function to call; it and its results are pickled.
+        items: Arguments, one a call.
+        workers: Number of processes.
         ordered: Whether results come in the items' order, rather than as they are ready.
     """
     from joblib import Parallel, delayed

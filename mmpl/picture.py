@@ -16,13 +16,15 @@ from scipy import ndimage
 from mmpl.case import Case, Grid, Image
 from mmpl.files import write_whole
 from mmpl.geometry import Interpolation, extent_mm, index_to_mm, resample
-from mmpl.labels import LESIONS, Label
+from mmpl.names import LESIONS, Label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from mmpl.hpv import HpvResult
     from mmpl.pipeline import PatientResult
+    from mmpl.survival import SurvivalResult
 
 TITLES = {Label.GTVP: "GTVp", Label.GTVN: "Largest GTVn"}
 COLORS = {Label.GTVP: "#00d5ff", Label.GTVN: "#7dff4a"}
@@ -72,8 +74,8 @@ def draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float |
 
     Args:
         case: The images.
-        result: What the ensemble found; its mask lies on the CT's grid.
-        path: Where to write; the file is whole or absent.
+        result: The ensemble's answers; its mask lies on the CT's grid.
+        path: File to write, which is whole or absent.
         hpv_threshold: The decision threshold on the HPV probability, drawn where given.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -104,8 +106,10 @@ def draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float |
         1, 3, left=0.04, right=0.965, top=3.05 / height, bottom=0.85 / height, wspace=0.24, width_ratios=(1.15, 1, 1)
     )
     _write_summary(figure.add_subplot(panels[0]), result)
-    _draw_hpv(figure.add_subplot(panels[1]), result, hpv_threshold)
-    _draw_survival(figure.add_subplot(panels[2]), result)
+    if result.hpv:
+        _draw_hpv(figure.add_subplot(panels[1]), result.hpv, hpv_threshold)
+    if result.survival:
+        _draw_survival(figure.add_subplot(panels[2]), result.survival)
     figure.text(0.04, 1 - 0.3 / height, f"Patient {result.patient_id}", fontsize=14, weight="bold", color=_INK)
     figure.text(0.04, 0.16 / height, SMALL_PRINT, fontsize=8, color=_GREY)
 
@@ -184,20 +188,22 @@ def _draw_suv_bar(figure: "Figure", bottom: float, top: float) -> None:
 
 
 def _write_summary(axes: "Axes", result: "PatientResult") -> None:
-    hpv, survival = result.complete
-    status = "positive" if hpv.positive else "negative"
+    hpv, survival = result.hpv, result.survival
     flags = textwrap.wrap("; ".join(result.flags) or "none", 40, max_lines=4)
-    lines = (
+    lines = [
         ("GTVp", f"{result.gtvp_ml:.1f} ml" if result.gtvp_ml else "none found", _INK),
         ("GTVn", f"{result.gtvn_ml:.1f} ml" if result.gtvn_ml else "none found", _INK),
         ("Agreement", f"{result.segmentation.agreement:.2f}", _INK),
         ("", "mean Dice of each model with the mask", _GREY),
-        ("HPV", f"{status}, probability {hpv.probability:.2f}", _INK),
-        ("", f"models {min(hpv.member_probabilities):.2f} to {max(hpv.member_probabilities):.2f}", _GREY),
-        ("Risk score", f"{survival.risk_score:+.2f}, higher = earlier recurrence", _INK),
-        ("", f"models {min(survival.member_risks):+.2f} to {max(survival.member_risks):+.2f}", _GREY),
-        *(("" if row else "Flags", text, _ACCENT if result.flags else _INK) for row, text in enumerate(flags)),
-    )
+    ]
+    if hpv:
+        status = "positive" if hpv.positive else "negative"
+        lines.append(("HPV", f"{status}, probability {hpv.probability:.2f}", _INK))
+        lines.append(("", f"models {min(hpv.member_probabilities):.2f} to {max(hpv.member_probabilities):.2f}", _GREY))
+    if survival:
+        lines.append(("Risk score", f"{survival.risk_score:+.2f}, higher = earlier recurrence", _INK))
+        lines.append(("", f"models {min(survival.member_risks):+.2f} to {max(survival.member_risks):+.2f}", _GREY))
+    lines += [("" if row else "Flags", text, _ACCENT if result.flags else _INK) for row, text in enumerate(flags)]
     y = 1.02
     for name, text, color in lines:
         y -= 0.1 if name else 0.085
@@ -207,8 +213,7 @@ def _write_summary(axes: "Axes", result: "PatientResult") -> None:
     axes.axis("off")
 
 
-def _draw_hpv(axes: "Axes", result: "PatientResult", threshold: float | None) -> None:
-    hpv, _ = result.complete
+def _draw_hpv(axes: "Axes", hpv: "HpvResult", threshold: float | None) -> None:
     members = np.asarray(hpv.member_probabilities)
     if threshold is not None:
         axes.axvline(threshold, color=_INK, linestyle="--", linewidth=1)
@@ -222,8 +227,7 @@ def _draw_hpv(axes: "Axes", result: "PatientResult", threshold: float | None) ->
     axes.spines["left"].set_visible(False)
 
 
-def _draw_survival(axes: "Axes", result: "PatientResult") -> None:
-    _, survival = result.complete
+def _draw_survival(axes: "Axes", survival: "SurvivalResult") -> None:
     years, curves = survival.curve_days / _DAYS_PER_YEAR, survival.member_curves
     axes.fill_between(years, curves.min(axis=0), curves.max(axis=0), color=_GREY, alpha=0.2, linewidth=0)
     axes.plot(years, curves.T, color=_GREY, linewidth=0.6, alpha=0.7)

@@ -8,18 +8,19 @@ import numpy as np
 import torch
 
 from mmpl.case import Case
-from mmpl.hpv import Evidence, HpvResult
+from mmpl.evidence import FeatureTable, hpv_evidence, survival_evidence
+from mmpl.hpv import HpvResult
 from mmpl.hpv import ensemble as ensemble_hpv
-from mmpl.labels import Label, Stage, Task
+from mmpl.names import Label, Stage, Task
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
-from mmpl.radiomics import extract
+from mmpl.radiomics import measure_lesions
 from mmpl.segmentation import Budget, Segmentation, crop_around, lesion_center, predict_logits, segment
-from mmpl.survival import SurvivalEvidence, SurvivalResult, combine, expected_days, member_curves, survival_curve
-from mmpl.weights import Ensemble, Member
+from mmpl.survival import SurvivalResult, combine, expected_days, member_curves, survival_curve
+from mmpl.weights import Ensemble, EnsembleMember
 
 SEGMENTATION_SHARE = 0.6
-"""Of a time budget, to be over by then; the rest is for radiomics, and the networks of the later stages."""
+"""Share of a time budget after which stage 1 is over; the rest is for radiomics and the later stages' networks."""
 CLINICAL_ASSUMED = "clinical fields assumed"
 
 
@@ -29,9 +30,12 @@ class PatientResult:
 
     Attributes:
         segmentation: GTVp and GTVn on the CT's own grid.
-        hpv: HPV status and the models' probabilities; None where it was not asked for.
-        survival: Recurrence risk, higher is worse, and the models' survival curves; None where it was not asked for.
-        flags: What the reader of the answers should know.
+        hpv: HPV status and the models' probabilities; None where neither it nor survival, which reads it, was asked
+            for, or the weights have no stage 2.
+        survival: Recurrence risk, higher is worse, and the models' survival curves; None where it was not asked for, or
+            the weights have no stage 3.
+        radiomics: One row, of what the models read or of everything; None where neither was asked for.
+        flags: Findings that the reader of the answers should know.
         notes: One sentence for each clinical value that was assumed.
     """
 
@@ -39,19 +43,9 @@ class PatientResult:
     segmentation: Segmentation
     hpv: HpvResult | None
     survival: SurvivalResult | None
+    radiomics: FeatureTable | None
     flags: tuple[str, ...]
     notes: tuple[str, ...]
-
-    @property
-    def complete(self) -> tuple[HpvResult, SurvivalResult]:
-        """HPV status and survival, for those who need both.
-
-        Raises:
-            ValueError: One of them was not asked for.
-        """
-        if self.hpv is None or self.survival is None:
-            raise ValueError("HPV status and survival were not both asked for")
-        return self.hpv, self.survival
 
     @property
     def gtvp_ml(self) -> float:
@@ -65,30 +59,32 @@ class PatientResult:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What the later stages see of the lesions.
+class LesionInputs:
+    """The lesions as the later stages see them.
 
     Attributes:
         crop: CT and PET around them, (2, z, y, x), for the networks.
-        radiomics: One value a feature of `mmpl.radiomics.feature_names`.
+        radiomics: One row of features: those that the models read, or all.
     """
 
     crop: np.ndarray
-    radiomics: np.ndarray
+    radiomics: FeatureTable
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """From a case to its answers, with one ensemble on one device.
+    """The way from a case to its answers, with one ensemble on one device.
 
     Attributes:
-        tasks: What to answer; the mask is always made, as the others rest on it.
-        progress: Called with a short sentence before each stage.
+        tasks: Tasks to answer, as far as the weights can; the mask is always made, as the others rest on it.
+        all_radiomics: Whether to measure every feature that the settings make, not just those that the models read.
+        progress: Function called with a short sentence before each stage.
     """
 
     ensemble: Ensemble
     device: torch.device
     tasks: frozenset[Task] = frozenset(Task)
+    all_radiomics: bool = False
     progress: Callable[[str], None] = lambda _: None
 
     def __call__(self, case: Case, known_hpv: bool | None = None, budget_s: float | None = None) -> PatientResult:
@@ -96,7 +92,7 @@ class Pipeline:
 
         Args:
             case: CT, PET and clinical record.
-            known_hpv: Replaces the predicted HPV status in the survival model.
+            known_hpv: HPV status that replaces the predicted one in the survival model.
             budget_s: Seconds that are left for it; where they are few, less is done, and flagged (`mmpl.segmentation`).
 
         Raises:
@@ -109,15 +105,18 @@ class Pipeline:
         prepared = prepare(case, self.ensemble.profile.preprocess)
         segmentation = self.segment(prepared, processor, budget)
         members = self.ensemble.members[: segmentation.models]
-        hpv, survival = None, None
-        if self.tasks - {Task.SEGMENTATION}:
-            findings = self.examine(case, prepared, segmentation)
-            hpv = self.diagnose(case, findings, members, processor)
-            if Task.SURVIVAL in self.tasks:
-                survival = self.prognose(case, findings, hpv, members, processor, known_hpv)
-        notes = tuple(dict.fromkeys((*case.clinical.assumed, *self._encoding_notes(case))))
+        tasks = (self.tasks & self.ensemble.tasks) - {Task.SEGMENTATION}
+        lesions, hpv, survival = None, None, None
+        if tasks or self.all_radiomics:
+            lesions = self.examine(case, prepared, segmentation, members)
+        if lesions and tasks and Stage.HPV in self.ensemble.stages:
+            hpv = self.diagnose(case, lesions, members, processor)
+        if lesions and Task.SURVIVAL in tasks:
+            survival = self.prognose(case, lesions, hpv, members, processor, known_hpv)
+        notes = self._clinical_notes(case, members) if tasks else ()
         flags = (*prepared.flags, *processor.notes, *segmentation.flags, *((CLINICAL_ASSUMED,) if notes else ()))
-        return PatientResult(case.patient_id, segmentation, hpv, survival, flags, notes)
+        radiomics = lesions.radiomics if lesions else None
+        return PatientResult(case.patient_id, segmentation, hpv, survival, radiomics, flags, notes)
 
     def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""
@@ -126,54 +125,57 @@ class Pipeline:
         networks = (member.network(Stage.SEGMENTATION) for member in ensemble.members)
         return segment(prepared, networks, ensemble.thresholds, settings, processor, budget)
 
-    def examine(self, case: Case, prepared: PreparedCase, segmentation: Segmentation) -> Findings:
+    def examine(
+        self, case: Case, prepared: PreparedCase, segmentation: Segmentation, members: Sequence[EnsembleMember]
+    ) -> LesionInputs:
         """Cut the crop around the lesions, and measure radiomics on the mask."""
         self.progress("measuring radiomics")
+        profile = self.ensemble.profile
         center = lesion_center(segmentation.mask, prepared.roi)
-        crop = crop_around(prepared.images, center, self.ensemble.profile.inference.lesion_crop_xyz)
-        return Findings(crop, extract(case.ct, case.pet if case.pet_is_suv else None, segmentation.mask))
+        crop = crop_around(prepared.images, center, profile.inference.lesion_crop_xyz)
+        read = None if self.all_radiomics else frozenset[str]().union(*(member.radiomics_names for member in members))
+        return LesionInputs(crop, measure_lesions(case, segmentation.mask, profile.radiomics, read))
 
-    def diagnose(self, case: Case, findings: Findings, members: Sequence[Member], processor: Processor) -> HpvResult:
+    def diagnose(
+        self, case: Case, lesions: LesionInputs, members: Sequence[EnsembleMember], processor: Processor
+    ) -> HpvResult:
         """Stage 2: each model's logit, then its forest on logit, radiomics and clinical record; the mean of all."""
         self.progress("predicting HPV status")
+        assert self.ensemble.hpv_threshold is not None
         probabilities = []
         for member in members:
-            logits = predict_logits(findings.crop, member.network(Stage.HPV), processor)
-            evidence = Evidence(
-                deep_score=np.array([member.tables.hpv_scale.standardize(float(logits[0]))]),
-                radiomics=findings.radiomics[None],
-                clinical=member.tables.encoder.encode([case.clinical]),
-            )
+            logits = predict_logits(lesions.crop, member.network(Stage.HPV), processor)
+            score = member.hpv.scale.standardize(float(logits[0]))
+            evidence = hpv_evidence([score], lesions.radiomics, member.encoder.encode([case.clinical]))
             probabilities.append(float(member.forest.probability(evidence)[0]))
         return ensemble_hpv(probabilities, self.ensemble.hpv_threshold)
 
     def prognose(
         self,
         case: Case,
-        findings: Findings,
-        hpv: HpvResult,
-        members: Sequence[Member],
+        lesions: LesionInputs,
+        hpv: HpvResult | None,
+        members: Sequence[EnsembleMember],
         processor: Processor,
         known_hpv: bool | None = None,
     ) -> SurvivalResult:
         """Stage 3: each model's survival curve, then its Cox model on the expected time and all that came before."""
         self.progress("predicting recurrence")
         curves, hazards = [], []
-        for member, probability in zip(members, hpv.member_probabilities, strict=True):
-            tables = member.tables
-            curve = survival_curve(predict_logits(findings.crop, member.network(Stage.SURVIVAL), processor))
-            days = tables.days_scale.standardize(float(expected_days(curve, tables.intervals)))
-            evidence = SurvivalEvidence(
-                expected_days_score=np.array([days]),
-                hpv_probability=np.array([probability if known_hpv is None else float(known_hpv)]),
-                radiomics=findings.radiomics[None],
-                clinical=tables.encoder.encode([case.clinical]),
-            )
+        for position, member in enumerate(members):
+            tables, probability = member.survival, None
+            if hpv:
+                probability = [hpv.member_probabilities[position] if known_hpv is None else float(known_hpv)]
+            curve = survival_curve(predict_logits(lesions.crop, member.network(Stage.SURVIVAL), processor))
+            score = tables.scale.standardize(float(expected_days(curve, tables.intervals)))
+            clinical = member.encoder.encode([case.clinical])
+            evidence = survival_evidence([score], probability, lesions.radiomics, clinical)
             curves.append(curve)
             hazards.append(float(tables.cox.log_partial_hazard(evidence)[0]))
-        fitted = [member.tables for member in members]
+        fitted = [member.survival for member in members]
         curve_days, on_common_days = member_curves(curves, [tables.intervals for tables in fitted])
         return combine(hazards, [tables.risk_scale for tables in fitted], curve_days, on_common_days)
 
-    def _encoding_notes(self, case: Case) -> list[str]:
-        return [note for member in self.ensemble.members for note in member.tables.encoder.notes(case.clinical)]
+    def _clinical_notes(self, case: Case, members: Sequence[EnsembleMember]) -> tuple[str, ...]:
+        encoded = [note for member in members for note in member.encoder.notes(case.clinical)]
+        return tuple(dict.fromkeys((*case.clinical.assumed, *encoded)))

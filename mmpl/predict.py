@@ -14,12 +14,12 @@ from mmpl.evaluate import PREDICTIONS_FILE
 from mmpl.files import refuse_inside, write_whole
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
-from mmpl.labels import Column
 from mmpl.memory import keep_freed_memory
+from mmpl.names import Column
 from mmpl.picture import draw
 from mmpl.pipeline import Pipeline
-from mmpl.report import ReportedAnswer, read_report, write_report
-from mmpl.weights import load_ensemble
+from mmpl.report import ReportedAnswer, read_report, write_radiomics, write_report
+from mmpl.weights import Ensemble, load_ensemble
 
 COLUMNS = (
     Column.PATIENT_ID.value,
@@ -37,7 +37,9 @@ TABLE_SHARE = 0.05
 log = logging.getLogger(__name__)
 
 
-def predict(cohort: Path, out: Path, pictures: bool = True, models: Sequence[str] = ()) -> dict[str, str]:
+def predict(
+    cohort: Path, out: Path, pictures: bool = True, models: Sequence[str] = (), all_radiomics: bool = False
+) -> dict[str, str]:
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
     Of each patient the mask `<PatientID>.nii.gz` comes first, then the report `<PatientID>.json`, with which the
@@ -46,31 +48,36 @@ def predict(cohort: Path, out: Path, pictures: bool = True, models: Sequence[str
 
     Args:
         cohort: A folder in the released layout.
-        out: Takes the answers; not in the cohort's folder, whose masks have the same names.
-        pictures: Whether to draw them.
-        models: Which models of the ensemble answer, by name; by default all.
+        out: Folder that takes the answers; not in the cohort's folder, whose masks have the same names.
+        pictures: Whether to draw a picture of each patient.
+        models: Models of the ensemble that answer, by name; by default all.
+        all_radiomics: Whether to write every radiomics feature, too, as `<PatientID>_radiomics.csv`.
 
     Returns:
         What went wrong, by patient; such a patient has no row.
 
     Raises:
         OverwriteError: `out` lies in the cohort's folder.
+        ValueError: `out` holds answers of other weights, or of other models of them.
     """
     keep_freed_memory()
     refuse_inside(out, cohort)
-    patients = read_cohort(cohort)
     ensemble = load_ensemble().only(models)
+    patients = read_cohort(cohort, ensemble.profile.clinical)
+    table = _Table(out)
+    table.refuse_other_models(ensemble)
     for member in ensemble.members:
         member.keep()
-    pipeline = Pipeline(ensemble, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = Pipeline(ensemble, device, all_radiomics=all_radiomics)
     out.mkdir(parents=True, exist_ok=True)
-    table = _Table(out)
     failures: dict[str, str] = {}
     with Progress() as progress:
         for patient in progress.track(patients.patients, description="predicting"):
             name = patient.patient_id
-            mask, report = out / f"{name}.nii.gz", out / f"{name}.json"
-            if mask.is_file() and read_report(report):
+            mask, report, features = (out / f"{name}{end}" for end in (".nii.gz", ".json", "_radiomics.csv"))
+            wanted = [mask, features] if all_radiomics else [mask]
+            if all(path.is_file() for path in wanted) and read_report(report):
                 continue
             try:
                 case = patients.read_case(name)
@@ -83,6 +90,8 @@ def predict(cohort: Path, out: Path, pictures: bool = True, models: Sequence[str
                 failures[name] = f"{type(error).__name__}: {error}"
                 continue
             write_image(mask, result.segmentation.mask)
+            if all_radiomics and result.radiomics:
+                write_radiomics(features, result.radiomics)
             write_report(report, result, ensemble)
             table.write_now_and_then()
             if pictures:
@@ -102,6 +111,20 @@ class _Table:
         self._read: dict[Path, tuple[int, ReportedAnswer | None]] = {}
         self._written = 0.0  # seconds of the clock
         self._took_s = 0.0
+
+    def refuse_other_models(self, ensemble: Ensemble) -> None:
+        """Refuse to go on with answers that other weights, or other models of them, gave.
+
+        Raises:
+            ValueError: There are some; the message names one.
+        """
+        names = tuple(member.name for member in ensemble.members)
+        for answer in self._answers():
+            if answer.weights != ensemble.identity or answer.models != names:
+                theirs = f"{self._folder / answer.patient_id}.json"
+                raise ValueError(
+                    f"{theirs}: answered by other weights or models than {ensemble.folder}; name another folder"
+                )
 
     def write_now_and_then(self) -> None:
         """Write the table if that has not taken more than its share of the time of late."""
@@ -137,9 +160,9 @@ def _row(answer: ReportedAnswer) -> tuple[str, ...]:
     """Write a patient's answers as a row of COLUMNS."""
     return (
         answer.patient_id,
-        f"{answer.risk_score:.6f}",
-        f"{answer.hpv_probability:.6f}",
-        str(int(answer.hpv_positive)),
+        "" if answer.risk_score is None else f"{answer.risk_score:.6f}",
+        "" if answer.hpv_probability is None else f"{answer.hpv_probability:.6f}",
+        "" if answer.hpv_positive is None else str(int(answer.hpv_positive)),
         f"{answer.gtvp_ml:.3f}",
         f"{answer.gtvn_ml:.3f}",
         "; ".join(answer.flags),

@@ -1,4 +1,4 @@
-"""From a case to the region of interest the networks see; the one path for training and inference.
+"""The way from a case to the region of interest the networks see; the one path for training and inference.
 
 The definition is "resample CT and PET to an isotropic common grid, localize the head on PET, crop": the common grid
 spans the intersection of the two images; its cranial quarter is z-scored, and the centroid of the largest component
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmpl.case import Case, Grid, Image
 from mmpl.geometry import Interpolation, common_grid, crop_grid, place_box, resample
-from mmpl.labels import LESIONS
+from mmpl.names import LESIONS
 from mmpl.profile import PreprocessSettings
 
 AIR_HU = -1024.0
@@ -34,9 +34,9 @@ class PreparedCase:
     Attributes:
         images: CT and PET as the networks see them, float32 (2, z, y, x): CT scaled to [-1, 1], PET z-scored.
         labels: GTVp and GTVn as fractions of a voxel, float32 (2, z, y, x), where there is a reference mask.
-        roi: Where the patch lies.
-        ct_grid: Where the answer has to lie.
-        flags: What the reader of the answer should know.
+        roi: Grid of the patch.
+        ct_grid: Grid of the CT, on which the answer has to lie.
+        flags: Findings that the reader of the answer should know.
     """
 
     patient_id: str

@@ -9,20 +9,20 @@ import torch
 log = logging.getLogger(__name__)
 
 PRECISION = {"cpu": torch.float32, "cuda": torch.float16}
-"""What stage 1 computes in, by the kind of device; the weights are stored in half precision, so none is lost. Stages 2
+"""Precision of stage 1, by the kind of device; the weights are stored in half precision, so none is lost. Stages 2
 and 3 stay in single precision: they take one crop a model, where stage 1 takes some forty windows."""
 ON_CPU = "out of GPU memory: the rest on the CPU"
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class Processor:
     """The GPU, as far as its memory goes, or the CPU: one for each case, as what is given up stays given up for it.
 
     Attributes:
-        device: What computes from now on.
-        dtype: What stage 1 computes in from now on.
-        notes: What was given up, for the reader of the answers.
+        device: Device that computes from now on.
+        dtype: Precision that stage 1 computes in from now on.
+        notes: Notes of what was given up, for the reader of the answers.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,7 +30,7 @@ class Processor:
         self.dtype = PRECISION[device.type]
         self.notes: tuple[str, ...] = ()
 
-    def attempt(self, work: Callable[[], Answer]) -> Answer | None:
+    def attempt(self, work: Callable[[], Result]) -> Result | None:
         """Do some work; None where GPU memory ran out, and what the work had taken is free again.
 
         Raises:

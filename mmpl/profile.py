@@ -1,10 +1,12 @@
-"""Settings: one frozen, validated object; `resources/profiles/*.yaml` are the only home of a default.
+"""Settings: one frozen, validated object; the files of `resources/` are the only home of a default.
 
-A profile is read from one of these files, or from one of the user's own, once: a training run and its weights carry
-every setting with them (`Profile.to_dict`), and whatever is done with them later reads that.
+A profile is read from one of `resources/profiles`, or from a file of the user's own, once, with the radiomics settings
+and the clinical schema beside it: a training run and its weights carry every setting with them (`Profile.to_dict`), and
+whatever is done with them later reads that.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,7 +14,10 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-RESOURCES = Path(__file__).resolve().parent.parent / "resources"
+from mmpl.datafiles import RESOURCES, read_data
+from mmpl.names import Modality
+from mmpl.schema import ClinicalSchema
+
 PROFILES = RESOURCES / "profiles"
 YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -29,10 +34,10 @@ class Settings(BaseModel):
 
 
 class PreprocessSettings(Settings):
-    """How a case becomes a patch; see `mmpl.preprocess`.
+    """Settings of how a case becomes a patch; see `mmpl.preprocess`.
 
     Attributes:
-        localize: Center the patch on the head, or on the middle of what both images show.
+        localize: Center of the patch: the head, or the middle of what both images show.
     """
 
     spacing_mm: Positive
@@ -86,15 +91,15 @@ class InferenceSettings(Settings):
 
 
 class AugmentationSettings(Settings):
-    """How far a training crop may stray from what was scanned; each value is a bound, drawn evenly up to it.
+    """Bounds of how far a training crop may stray from what was scanned; the change is drawn evenly up to each.
 
     Attributes:
         flip: Probability of swapping left and right.
-        rotation_degrees: About each axis.
-        scale: Share of the size.
-        misalignment_mm: Of the PET against the CT, along each axis.
-        gain: Share of an image's contrast.
-        offset: Added to an image, in the networks' units.
+        rotation_degrees: Angle about each axis, degrees.
+        scale: Change of the size, as a share of it.
+        misalignment_mm: Shift of the PET against the CT along each axis, mm.
+        gain: Change of an image's contrast, as a share of it.
+        offset: Value added to an image, in the networks' units.
         noise: SD of the noise, in the networks' units.
         modality_dropout: Probability that CT or PET is blank.
     """
@@ -113,8 +118,7 @@ class SegmentationTraining(Settings):
     """Stage 1's optimization.
 
     Attributes:
-        micro_batch: How many crops are in memory at once; the gradients of a batch's pieces add up to that of the
-            whole.
+        micro_batch: Number of crops in memory at once; the gradients of a batch's pieces add up to that of the whole.
     """
 
     steps: Count
@@ -129,7 +133,7 @@ class OutcomeTraining(Settings):
     """Stage 2's or stage 3's optimization.
 
     Attributes:
-        micro_batch: As of stage 1.
+        micro_batch: Number of crops in memory at once, as in stage 1.
     """
 
     steps: Count
@@ -141,10 +145,10 @@ class OutcomeTraining(Settings):
 
 
 class TrainingSettings(Settings):
-    """What the three stages share, and each stage's own.
+    """Settings of the training: those that the three stages share, and each stage's own.
 
     Attributes:
-        average_decay: Of the exponential moving average of the weights, a step; the average is what is kept.
+        average_decay: Decay of the exponential moving average of the weights, a step; the average is what is kept.
         validation_fraction: Share of a model's training patients that its networks do not train on but are scored on,
             for whoever reads the log; nothing is chosen by it.
     """
@@ -173,9 +177,9 @@ class ForestSettings(Settings):
     """The random forest of stage 2: what its inner cross-validation chooses from; see `mmpl.hpv`.
 
     Attributes:
-        radiomics_images: Whose radiomics may be kept: of the original images, of those a LoG or a wavelet made.
+        radiomics_images: Images whose radiomics may be kept: the original ones, those a LoG made, those a wavelet made.
         radiomics_kept: Numbers of radiomics features to keep, as the others are candidates.
-        inner_folds: Of the inner cross-validation, which is repeated `inner_repeats` times.
+        inner_folds: Number of folds of the inner cross-validation, which is repeated `inner_repeats` times.
     """
 
     trees: tuple[Count, ...]
@@ -185,6 +189,79 @@ class ForestSettings(Settings):
     radiomics_kept: tuple[Count, ...]
     inner_folds: Annotated[int, Field(ge=2)]
     inner_repeats: Count
+
+
+class GrayLevels(Settings):
+    """Settings of how one modality becomes gray levels; all in its unit (HU or SUV).
+
+    Attributes:
+        fill: Value outside the scanned field.
+        range: Lowest and highest value; all others are clipped to them.
+        resegment: Range outside which a lesion's voxels are not measured, but for its shape; None measures all.
+    """
+
+    bin_width: Positive
+    fill: float
+    range: tuple[float, float]
+    resegment: tuple[float, float] | None
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Self:
+        for name, bounds in (("range", self.range), ("resegment", self.resegment)):
+            if bounds and not bounds[0] < bounds[1]:
+                raise ValueError(f"{name} {bounds}: the lower bound comes first")
+        return self
+
+
+class FilterSettings(Settings):
+    """The filtered images that are measured beside the original."""
+
+    log_sigmas_mm: tuple[Positive, ...]
+    wavelet: str | None
+
+    @model_validator(mode="after")
+    def _wavelet_is_known(self) -> Self:
+        import pywt
+
+        if self.wavelet is not None and self.wavelet not in pywt.wavelist(kind="discrete"):
+            raise ValueError(f"wavelet {self.wavelet!r} is none that PyWavelets knows")
+        return self
+
+
+class RadiomicsSettings(Settings):
+    """Settings of how lesions are measured, as in `resources/radiomics.yaml`, where each value has its reason.
+
+    Attributes:
+        margin_sigmas: Number of the largest LoG's sigmas that the filters see around a lesion.
+    """
+
+    spacing_mm: Positive
+    margin_sigmas: Positive
+    images: Mapping[Modality, GrayLevels]
+    filters: FilterSettings
+    feature_classes: tuple[Literal["shape", "firstorder", "glcm", "glrlm", "glszm", "gldm", "ngtdm"], ...]
+
+    @model_validator(mode="after")
+    def _both_images(self) -> Self:
+        if missing := [modality for modality in Modality if modality not in self.images]:
+            raise ValueError(f"images lacks {', '.join(missing)}")
+        return self
+
+    def log_margin(self, sigma_mm: float) -> int:
+        """Room that a LoG needs around a lesion, voxels."""
+        return math.ceil(self.margin_sigmas * sigma_mm / self.spacing_mm)
+
+    @property
+    def wavelet_margin(self) -> int:
+        """Room that the wavelet needs around a lesion, voxels."""
+        import pywt
+
+        return pywt.Wavelet(self.filters.wavelet).dec_len if self.filters.wavelet else 0
+
+    @property
+    def margin(self) -> int:
+        """Room that any of the filters needs around a lesion, voxels."""
+        return max([self.wavelet_margin, *map(self.log_margin, self.filters.log_sigmas_mm)])
 
 
 class Profile(Settings):
@@ -197,6 +274,8 @@ class Profile(Settings):
     training: TrainingSettings
     survival: SurvivalSettings
     forest: ForestSettings
+    radiomics: RadiomicsSettings
+    clinical: ClinicalSchema
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
@@ -241,8 +320,8 @@ def load_profile(profile: str, changes: Sequence[str] = ()) -> Profile:
 
     Args:
         profile: A name in `resources/profiles`, or the path of a file of one's own: it ends in `.yaml` or `.yml`, or
-            has a folder in it.
-        changes: Each `training.segmentation.steps=4`: a setting, and its value as YAML.
+            has a folder in it. Its `radiomics` and `clinical` are those of `resources/` where it has none.
+        changes: Changes such as `training.segmentation.steps=4`: a setting, and its value as YAML.
 
     Raises:
         ValueError: There is no such profile, or a setting is unknown, missing or out of range; one line says which.
@@ -254,7 +333,10 @@ def load_profile(profile: str, changes: Sequence[str] = ()) -> Profile:
         if profile not in known:
             raise ValueError(f"no profile {profile!r}; there are {', '.join(known)}")
     try:
-        read = Profile.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            content = {"radiomics": read_data("radiomics.yaml"), "clinical": read_data("clinical.yaml"), **content}
+        read = Profile.from_dict(content)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {_one_line(error)}") from error
     return change_profile(read, changes)
@@ -289,12 +371,18 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any], prefix: str =
     """List in which settings two records differ, as `to_dict` makes them: `training.seed is 7, not 8`."""
     found = []
     for key in [*here, *(key for key in there if key not in here)]:
-        one, other = here.get(key), there.get(key)
+        one, other = map(_by_key, (here.get(key), there.get(key)))
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             found += differences(one, other, f"{prefix}{key}.")
         elif one != other:
             found.append(f"{prefix}{key} is {json.dumps(one)}, not {json.dumps(other)}")
     return found
+
+
+def _by_key(value: Any) -> Any:
+    """Key a list of named groups by their names, so that one that changed is found."""
+    named = isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) and "name" in one for one in value)
+    return {one["name"]: one for one in value} if named else value
 
 
 def _describe(error: Mapping[str, Any]) -> str:

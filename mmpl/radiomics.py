@@ -1,24 +1,25 @@
 """Named radiomics features of the two lesion classes, by pyradiomics, on PET (SUV) and CT (HU).
 
-Each class is measured as one region (all nodes together) on its own 1 mm grid. Settings are `resources/radiomics.yaml`.
+Each class is measured as one region (all nodes together) on its own 1 mm grid, as `RadiomicsSettings` say.
 """
 
 import math
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-from mmpl.case import Grid, Image
+from mmpl.case import Case, Grid, Image
+from mmpl.evidence import FeatureTable
 from mmpl.geometry import Interpolation, crop_grid, extent_mm, grid_between, resample, to_sitk
-from mmpl.labels import LESIONS, Label, Modality
+from mmpl.names import LESIONS, Label, Modality
+from mmpl.profile import GrayLevels, RadiomicsSettings
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -26,95 +27,66 @@ if TYPE_CHECKING:
 
 Box = tuple[slice, slice, slice]
 
-_SETTINGS_FILE = Path(__file__).parents[1] / "resources" / "radiomics.yaml"
+_ORIGINAL, _SHAPE = "original", "shape"
+_FEATURE = re.compile(r"(?:gtvp|gtvn)_absent$|(?:ct|pet)_(?:gtvp|gtvn)_(?P<kind>[a-z]+)[^_]*_[^_]+_[^_]+$")
 _WAVELET_BANDS = ("LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH", "LLL")
 _HALF = 0.5 - 1e-3  # a voxel center on the very surface is inside, whatever the last bits of the origin
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ImageSettings(_Frozen):
-    """How one modality becomes gray levels; all in its unit (HU or SUV)."""
-
-    bin_width: float
-    fill: float
-    range: tuple[float, float]
-    resegment: tuple[float, float] | None = None
-
-
-class FilterSettings(_Frozen):
-    """Which filtered images are measured beside the original."""
-
-    log_sigmas_mm: tuple[float, ...] = ()
-    wavelet: str | None = None
-
-
-class RadiomicsSettings(_Frozen):
-    """The content of `resources/radiomics.yaml`, where each value has its reason."""
-
-    spacing_mm: float
-    margin_sigmas: float
-    images: Mapping[Modality, ImageSettings]
-    filters: FilterSettings
-    feature_classes: tuple[str, ...]
-
-    def log_margin(self, sigma_mm: float) -> int:
-        """Room that a LoG needs around a lesion, voxels."""
-        return math.ceil(self.margin_sigmas * sigma_mm / self.spacing_mm)
-
-    @property
-    def margin(self) -> int:
-        """Room that any of the filters needs around a lesion, voxels."""
-        return max([_wavelet_margin(self.filters.wavelet), *map(self.log_margin, self.filters.log_sigmas_mm)])
-
-
-def _wavelet_margin(wavelet: str | None) -> int:
-    import pywt
-
-    return pywt.Wavelet(wavelet).dec_len if wavelet else 0
-
-
-@cache
-def read_settings() -> RadiomicsSettings:
-    """Read and check `resources/radiomics.yaml`."""
-    return RadiomicsSettings.model_validate(yaml.safe_load(_SETTINGS_FILE.read_text()))
-
-
-@cache
-def feature_names() -> tuple[str, ...]:
-    """Name every feature of `extract`, in its order: per class its absence, its shape, then CT, then PET."""
-    settings = read_settings()
+def feature_names(settings: RadiomicsSettings) -> tuple[str, ...]:
+    """Name every feature that the settings make: per class its absence, its shape, then CT, then PET."""
     names = []
     for label in LESIONS:
         names.append(f"{label.name.lower()}_absent")
         for modality in Modality:
             shape = modality is Modality.CT
-            names += [_full_name(modality, label, name) for name in _measured_names(settings, shape)]
+            names += [_full_name(modality, label, name) for name in _region_names(settings, shape)]
     return tuple(names)
 
 
-def image_kind(feature_name: str) -> str | None:
-    """Tell what a feature of `feature_names()` is measured on: "original", "log" or "wavelet"; None of an absence."""
-    parts = feature_name.split("_")
-    return parts[2].split("-")[0] if len(parts) > 2 else None
+def is_radiomics(column: str) -> bool:
+    """Tell a feature of `feature_names` from other columns of evidence."""
+    return _FEATURE.match(column) is not None
 
 
-def extract(ct: Image, pet: Image | None, mask: Image) -> NDArray[np.float64]:
-    """Measure both lesion classes.
+def image_kind(column: str) -> str | None:
+    """Tell what a feature is measured on: "original", "log" or "wavelet"; None of an absence, and of other columns."""
+    found = _FEATURE.match(column)
+    return found["kind"] if found else None
+
+
+def measure_lesions(
+    case: Case, mask: Image, settings: RadiomicsSettings, names: Collection[str] | None = None
+) -> FeatureTable:
+    """Measure a case's lesions by `extract`; a PET that is not in SUV is left out."""
+    return extract(case.ct, case.pet if case.pet_is_suv else None, mask, settings, names)
+
+
+def extract(
+    ct: Image, pet: Image | None, mask: Image, settings: RadiomicsSettings, names: Collection[str] | None = None
+) -> FeatureTable:
+    """Measure both lesion classes of a patient.
 
     Args:
         ct: CT, HU.
         pet: PET, SUV, on any grid; None where there is none in SUV, and its features are missing.
         mask: Label map, on any grid.
+        settings: Settings of the measurement.
+        names: The features that are asked for, among `feature_names(settings)`; None for all. What is left out costs no
+            time, and changes no other value.
 
     Returns:
-        One number for each of `feature_names()`. A class that is absent has its indicator at 1 and NaN elsewhere; one
-        too small for texture (a point or a line on the 1 mm grid) has NaN and its indicator at 0. A class of which
-        re-segmentation leaves too little has a shape, and NaN for that image.
+        One row of the features asked for, in the order of `feature_names`. A class that is absent has its indicator at
+        1 and NaN elsewhere; one too small for texture (a point or a line on the 1 mm grid) has NaN and its indicator at
+        0. A class of which re-segmentation leaves too little has a shape, and NaN for that image.
+
+    Raises:
+        ValueError: The settings do not make a feature that is asked for.
     """
-    settings = read_settings()
+    known = feature_names(settings)
+    wanted = set(known if names is None else names)
+    if unknown := sorted(wanted - set(known)):
+        raise ValueError(f"the radiomics settings make no {', '.join(unknown[:3])}")
     images = {Modality.CT: ct} if pet is None else {Modality.CT: ct, Modality.PET: pet}
     values: dict[str, float] = {}
     for label in LESIONS:
@@ -125,50 +97,49 @@ def extract(ct: Image, pet: Image | None, mask: Image) -> NDArray[np.float64]:
         grid = _lesion_grid(lesion.grid, settings)
         inside = resample(_padded(lesion), grid, Interpolation.LINEAR, 0.0) >= _HALF
         for modality, image in images.items():
-            how = settings.images[modality]
-            voxels = resample(image, grid, Interpolation.BSPLINE, how.fill).clip(*how.range)
-            shape = modality is Modality.CT
-            measured = measure(Image(voxels, grid), inside, how.bin_width, settings, shape, how.resegment)
-            values |= {_full_name(modality, label, name): value for name, value in measured.items()}
-    return np.array([values.get(name, math.nan) for name in feature_names()])
+            prefix, how = _full_name(modality, label, ""), settings.images[modality]
+            asked = [name.removeprefix(prefix) for name in known if name.startswith(prefix) and name in wanted]
+            if asked:
+                voxels = resample(image, grid, Interpolation.BSPLINE, how.fill).clip(*how.range)
+                measured = measure(Image(voxels, grid), inside, asked, settings, how)
+                values |= {prefix + name: value for name, value in measured.items()}
+    chosen = tuple(name for name in known if name in wanted)
+    return FeatureTable(chosen, np.array([[values.get(name, math.nan) for name in chosen]]))
 
 
 def measure(
-    image: Image,
-    inside: NDArray[np.bool_],
-    bin_width: float,
-    settings: RadiomicsSettings,
-    shape: bool,
-    resegment: tuple[float, float] | None = None,
+    image: Image, inside: NDArray[np.bool_], names: Iterable[str], settings: RadiomicsSettings, how: GrayLevels
 ) -> dict[str, float]:
     """Measure one region of one image, as it is: nothing is resampled here.
 
     Args:
         image: The image, with room around the region for the filters.
         inside: The region (z, y, x), on the image's grid.
-        bin_width: Width of a gray level, in the image's unit.
-        settings: Which filters and feature classes.
-        shape: Whether to measure the region's shape too.
-        resegment: All but the shape is measured on the region's voxels in this range alone, in the image's unit.
+        names: The features, by pyradiomics' names: `original_glcm_Contrast`.
+        settings: The filters.
+        how: The image's gray levels; all but the shape is measured on its voxels inside `how.resegment` alone.
 
     Returns:
-        Features by pyradiomics' names; none of a region, or of what is left of it, in fewer than two dimensions.
+        Features by name; none of a region, or of what is left of it, in fewer than two dimensions.
     """
     if not _has_texture(inside):
         return {}
+    asked: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # image, then class, then features
+    for name in names:
+        image_name, class_name, feature = name.split("_")
+        asked[image_name][class_name].append(feature)
     box = _bounding_box(inside)
-    low, high = resegment or (-math.inf, math.inf)
+    low, high = how.resegment or (-math.inf, math.inf)
     kept = inside & (image.voxels >= low) & (image.voxels <= high)
     region, core = (to_sitk(_crop(Image(part.astype(np.uint8), image.grid), box, 0)) for part in (inside, kept))
     values: dict[str, float] = {}
     with _quiet():
-        for name, filtered in _filtered_images(image, box, settings):
-            if shape and name == "original":
-                values |= _measure_classes(["shape"], name, filtered, region)
-            if not _has_texture(kept):
-                break
-            textures = [class_name for class_name in settings.feature_classes if class_name != "shape"]
-            values |= _measure_classes(textures, name, filtered, core, binWidth=bin_width)
+        for name, filtered in _filtered_images(image, box, settings, asked):
+            textures = dict(asked[name])
+            if shape := textures.pop(_SHAPE, None):
+                values |= _measure_classes({_SHAPE: shape}, name, filtered, region)
+            if textures and _has_texture(kept):
+                values |= _measure_classes(textures, name, filtered, core, binWidth=how.bin_width)
     return {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
 
 
@@ -177,8 +148,10 @@ def _has_texture(inside: NDArray[np.bool_]) -> bool:
     return bool(inside.any()) and sum(side.stop - side.start > 1 for side in _bounding_box(inside)) >= 2
 
 
-def _filtered_images(image: Image, box: Box, settings: RadiomicsSettings) -> Iterator[tuple[str, "sitk.Image"]]:
-    """Yield the original and each filtered image, by pyradiomics' names, cut to a box.
+def _filtered_images(
+    image: Image, box: Box, settings: RadiomicsSettings, names: Collection[str]
+) -> Iterator[tuple[str, "sitk.Image"]]:
+    """Yield those of the original and the filtered images that are asked for, by pyradiomics' names, cut to a box.
 
     Each filter sees no more around the box than can change its response inside: half the time of filtering the whole
     grid for all.
@@ -186,15 +159,18 @@ def _filtered_images(image: Image, box: Box, settings: RadiomicsSettings) -> Ite
     import SimpleITK as sitk
     from radiomics import imageoperations
 
-    yield "original", to_sitk(_crop(image, box, 0))
+    if _ORIGINAL in names:
+        yield _ORIGINAL, to_sitk(_crop(image, box, 0))
     for sigma in settings.filters.log_sigmas_mm:
-        room = settings.log_margin(sigma)
-        yield _log_name(sigma), _laplacian_of_gaussian(to_sitk(_crop(image, box, room)), sigma, room)
-    if settings.filters.wavelet:
-        room = _wavelet_margin(settings.filters.wavelet)
+        if _log_name(sigma) in names:
+            room = settings.log_margin(sigma)
+            yield _log_name(sigma), _laplacian_of_gaussian(to_sitk(_crop(image, box, room)), sigma, room)
+    if any(name.startswith("wavelet") for name in names):
+        room = settings.wavelet_margin
         source = to_sitk(_crop(image, box, room))
         for filtered, name, _ in imageoperations.getWaveletImage(source, None, wavelet=settings.filters.wavelet):
-            yield name, sitk.Crop(filtered, [room] * 3, [room] * 3)
+            if name in names:
+                yield name, sitk.Crop(filtered, [room] * 3, [room] * 3)
 
 
 def _laplacian_of_gaussian(image: "sitk.Image", sigma_mm: float, room: int) -> "sitk.Image":
@@ -223,32 +199,35 @@ def _full_name(modality: Modality, label: Label, name: str) -> str:
     return f"{modality}_{label.name.lower()}_{name}"
 
 
-def _measured_names(settings: RadiomicsSettings, shape: bool) -> list[str]:
-    """List what `measure` returns; a test holds the two together."""
+def _region_names(settings: RadiomicsSettings, shape: bool) -> list[str]:
+    """List what `measure` can be asked for; a test holds the two together."""
     from radiomics import getFeatureClasses
 
     filtered = [_log_name(sigma) for sigma in settings.filters.log_sigmas_mm]
     if settings.filters.wavelet:
         filtered += [f"wavelet-{band}" for band in _WAVELET_BANDS]
     names = []
-    for image_type in ("original", *filtered):
+    for image_name in (_ORIGINAL, *filtered):
         for class_name in settings.feature_classes:
-            if class_name == "shape" and not (shape and image_type == "original"):
+            if class_name == _SHAPE and not (shape and image_name == _ORIGINAL):
                 continue
             features = getFeatureClasses()[class_name].getFeatureNames()
-            names += [f"{image_type}_{class_name}_{name}" for name, deprecated in features.items() if not deprecated]
+            names += [f"{image_name}_{class_name}_{name}" for name, deprecated in features.items() if not deprecated]
     return names
 
 
 def _measure_classes(
-    class_names: Sequence[str], image_name: str, image: "sitk.Image", region: "sitk.Image", **how: Any
+    classes: Mapping[str, Sequence[str]], image_name: str, image: "sitk.Image", region: "sitk.Image", **how: Any
 ) -> dict[str, float]:
-    """Measure feature classes of one image, which share its gray levels."""
+    """Measure features, by class, of one image, whose gray levels they share."""
     binned: list[Any] = []
     values: dict[str, float] = {}
-    for class_name in class_names:
-        features = _feature_classes()[class_name](image, region, binned=binned, **how).execute()
-        values |= {f"{image_name}_{class_name}_{name}": float(value) for name, value in features.items()}
+    for class_name, features in classes.items():
+        measurement = _feature_classes()[class_name](image, region, binned=binned, **how)
+        for feature in features:
+            measurement.enableFeatureByName(feature)
+        measured = measurement.execute()
+        values |= {f"{image_name}_{class_name}_{name}": float(value) for name, value in measured.items()}
     return values
 
 

@@ -1,13 +1,16 @@
 """What is kept of one patient beside the answers, as JSON: each model's own, flags and notes."""
 
+import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpl import __version__
+from mmpl.evidence import FeatureTable
 from mmpl.files import write_whole
 from mmpl.pipeline import PatientResult
+from mmpl.version import __version__
 from mmpl.weights import Ensemble
 
 
@@ -17,6 +20,7 @@ def describe(result: PatientResult, ensemble: Ensemble) -> dict[str, Any]:
         "patient": result.patient_id,
         "code_version": __version__,
         "profile": ensemble.profile.name,
+        "weights": ensemble.identity,
         "models": [member.name for member in ensemble.members[: result.segmentation.models]],
         "gtvp_ml": round(result.gtvp_ml, 3),
         "gtvn_ml": round(result.gtvn_ml, 3),
@@ -42,37 +46,53 @@ def write_report(path: Path, result: PatientResult, ensemble: Ensemble) -> None:
         partial.write_text(json.dumps(describe(result, ensemble), indent=1) + "\n")
 
 
+def write_radiomics(path: Path, table: FeatureTable) -> None:
+    """Write one patient's radiomics as CSV, a feature a row; blank where it is missing."""
+    with write_whole(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("feature", "value"))
+        values = zip(table.names, table.values[0].tolist(), strict=True)
+        writer.writerows((name, "" if math.isnan(value) else repr(value)) for name, value in values)
+
+
 @dataclass(frozen=True)
 class ReportedAnswer:
     """The ensemble's answers as a report holds them, for a table of many patients.
 
     Attributes:
-        risk_score: Recurrence risk, higher is worse.
-        hpv_probability, hpv_positive: Mean of the models' probabilities, and the decision.
+        weights: Identity of the ensemble.
+        models: Names of its models that answered, in its order.
+        risk_score: Recurrence risk, higher is worse; None where it was not answered.
+        hpv_probability, hpv_positive: Mean of the models' probabilities, and the decision; None likewise.
         gtvp_ml, gtvn_ml: Volumes, ml.
     """
 
     patient_id: str
-    risk_score: float
-    hpv_probability: float
-    hpv_positive: bool
+    weights: str
+    models: tuple[str, ...]
+    risk_score: float | None
+    hpv_probability: float | None
+    hpv_positive: bool | None
     gtvp_ml: float
     gtvn_ml: float
     flags: tuple[str, ...]
 
 
 def read_report(path: Path) -> ReportedAnswer | None:
-    """Read the answers back from a report; None where the file is not a whole report of all tasks."""
+    """Read the answers back from a report; None where the file is not a whole report of this version."""
     try:
         content = json.loads(path.read_text())
+        risk, hpv = content.get("risk"), content.get("hpv")
         return ReportedAnswer(
             patient_id=str(content["patient"]),
-            risk_score=float(content["risk"]["score"]),
-            hpv_probability=float(content["hpv"]["probability"]),
-            hpv_positive=bool(content["hpv"]["positive"]),
+            weights=str(content["weights"]),
+            models=tuple(map(str, content["models"])),
+            risk_score=float(risk["score"]) if risk else None,
+            hpv_probability=float(hpv["probability"]) if hpv else None,
+            hpv_positive=bool(hpv["positive"]) if hpv else None,
             gtvp_ml=float(content["gtvp_ml"]),
             gtvn_ml=float(content["gtvn_ml"]),
             flags=tuple(map(str, content["flags"])),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

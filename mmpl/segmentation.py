@@ -23,7 +23,7 @@ from mmpl.geometry import (
     place_box,
     resample,
 )
-from mmpl.labels import LESIONS, Label
+from mmpl.names import LESIONS, Label
 from mmpl.preprocess import PreparedCase
 from mmpl.processor import Processor
 from mmpl.profile import InferenceSettings
@@ -36,7 +36,7 @@ _LOW_AGREEMENT_BELOW = 0.5
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Above which probability a voxel belongs to a class."""
+    """The probability at or above which a voxel belongs to each class."""
 
     gtvp: float
     gtvn: float
@@ -46,6 +46,10 @@ class Thresholds:
         return self.gtvp if label is Label.GTVP else self.gtvn
 
 
+UNTUNED = Thresholds(gtvp=0.5, gtvn=0.5)
+"""One half for both, so that no method gains from thresholds chosen on the patients that are scored."""
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """Stage 1's answer.
@@ -53,7 +57,7 @@ class Segmentation:
     Attributes:
         mask: Label map, uint8, on the CT's own grid.
         agreement: Mean Dice, all lesions together, of each model's mask with the ensemble's; 1 where all are empty.
-        models: How many models answered, the first of the list; fewer than all only where time ran out.
+        models: Number of models that answered, the first of the list; fewer than all only where time ran out.
     """
 
     mask: Image
@@ -80,7 +84,7 @@ def segment(
     """
     total: NDArray[np.float32] = np.zeros_like(prepared.images)
     foregrounds: list[NDArray[np.bool_]] = []
-    windows = Windows(settings, processor)
+    windows = SlidingWindow(settings, processor)
     for network in networks if budget is None else _while_time(networks, windows, total.shape[1:], budget):
         probability = windows.predict(prepared.images, network)
         total += probability
@@ -98,14 +102,14 @@ def segment(
     return Segmentation(mask, agreement, len(foregrounds), flags)
 
 
-class Windows:
+class SlidingWindow:
     """A sliding window over patches, which gives way where memory or half precision ends.
 
     Out of GPU memory, fewer windows run at once, then the CPU takes over; what overflows is done again in single
     precision.
 
     Attributes:
-        overlap: Of neighboring windows; may be lowered between patches.
+        overlap: Overlap of neighboring windows, as a share of their size; may be lowered between patches.
     """
 
     def __init__(self, settings: InferenceSettings, processor: Processor) -> None:
@@ -159,12 +163,12 @@ def window_probability(windows: Tensor, network: nn.Module, dtype: torch.dtype) 
 
 @dataclass
 class Budget:
-    """Time for stage 1, and what its passes took: one network over the whole patch each.
+    """The time for stage 1, and the time its passes took; a pass is one network over the whole patch.
 
     Attributes:
-        deadline: When stage 1 must be over, as `time.monotonic` has it.
-        models: How many there are to spend the time on.
-        passes: Seconds of those that were made, by how many windows they had: with overlap and without.
+        deadline: Time at which stage 1 must be over, as `time.monotonic` has it.
+        models: Number of models to spend the time on.
+        passes: Seconds of the passes that were made, by how many windows they had: with overlap and without.
     """
 
     deadline: float
@@ -195,7 +199,7 @@ class Budget:
 
 
 def _while_time(
-    networks: Iterable[nn.Module], windows: Windows, patch_zyx: tuple[int, ...], budget: Budget
+    networks: Iterable[nn.Module], windows: SlidingWindow, patch_zyx: tuple[int, ...], budget: Budget
 ) -> Iterator[nn.Module]:
     """Give networks while there is time for one more, the first always; where not for all, windows lose their overlap.
 
@@ -218,7 +222,7 @@ def predict_probability(
     images: NDArray[np.float32], network: nn.Module, settings: InferenceSettings, processor: Processor
 ) -> NDArray[np.float32]:
     """Run one network over the patch in overlapping windows; probabilities (2, z, y, x), averaged over overlaps."""
-    return Windows(settings, processor).predict(images, network)
+    return SlidingWindow(settings, processor).predict(images, network)
 
 
 def compose(probability: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.uint8]:

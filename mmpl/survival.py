@@ -1,35 +1,32 @@
 """Stage 3: discrete-time survival, expected time, Cox integration and the ensemble's risk score (higher is worse).
 
 The network gives K hazard logits a patient. From them come a survival curve and the expected days without recurrence;
-a Cox model joins these with the HPV probability, radiomics and clinical indicators (paper, section 2.5). Fitting needs
-lifelines and skglm; a fitted `CoxModel` is a short table of numbers, and applying it needs NumPy alone.
+a Cox model joins these with the HPV probability, radiomics and clinical indicators (paper, section 2.5). Fitting it
+(`mmpl.training.cox`) needs lifelines and skglm; a fitted `CoxModel` is a short table of numbers.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from mmpl.cox import (
-    DUPLICATE_CORRELATION,
-    RADIOMICS_LIMIT_SD,
-    Floats,
-    checked_outcome,
-    fit_ridge,
-    screen_clinical,
-    select_radiomics,
-)
-from mmpl.selection import distinct
+from mmpl.evidence import Evidence, Floats, Scale
 
-log = logging.getLogger(__name__)
 
-MINIMUM_EVENTS = 3
-"""Fewer relapses than this fit no Cox model."""
-SMALLEST_SD = 0.05
-"""Floor of the SD that standardizes a model's risk: a model that says nothing must not be blown up to say much."""
+def checked_outcome(
+    rfs_days: ArrayLike, relapse: ArrayLike, minimum_events: int = 0
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return times and events as arrays (n,), or raise ValueError where a model cannot use them."""
+    days, seen = np.asarray(rfs_days, dtype=float), np.asarray(relapse, dtype=bool)
+    if days.ndim != 1 or days.shape != seen.shape:
+        raise ValueError(f"times {days.shape} and relapses {seen.shape} are not one of each a patient")
+    if not (np.isfinite(days) & (days >= 0)).all():
+        raise ValueError("a recurrence-free survival is negative or not finite")
+    if seen.sum() < minimum_events:
+        raise ValueError(f"{seen.sum()} relapses among {len(days)} patients: at least {minimum_events} are needed")
+    return days, seen
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class TimeIntervals:
         Args:
             rfs_days: (n,) days to relapse or to the end of follow-up.
             relapse: (n,) whether the relapse was seen.
-            count: K.
+            count: Number of intervals, K.
 
         Raises:
             ValueError: If no relapse was seen, or a time is negative or not finite.
@@ -115,7 +112,7 @@ def member_curves(
     """Read the models' curves, each (K,) on its own intervals, at common days; the hazard is constant in an interval.
 
     Returns:
-        curve_days: (points,) from 0 to the earliest of the last edges, so that no curve is extrapolated.
+        curve_days: (points,) days from 0 to the earliest of the last edges, so that no curve is extrapolated.
         curves: (models, points) probabilities of no relapse.
     """
     days = np.linspace(0, min(each.edges_days[-1] for each in intervals), points)
@@ -125,70 +122,39 @@ def member_curves(
 
 
 @dataclass(frozen=True)
-class SurvivalEvidence:
-    """What a Cox model sees of n patients.
+class ScaledColumn:
+    """The way one column of the evidence becomes a covariate.
 
     Attributes:
-        expected_days_score: (n,) expected days, standardized by mean and SD of their network's out-of-fold scores.
-        hpv_probability: (n,) the same model's forest probability, or a known status as 0 or 1.
-        radiomics: (n, p) radiomics; NaN for an absent lesion.
-        clinical: (n, q) encoded clinical record.
-    """
-
-    expected_days_score: Floats
-    hpv_probability: Floats
-    radiomics: Floats
-    clinical: Floats
-
-    def __post_init__(self) -> None:
-        shapes = [getattr(self, name).shape for name in ("expected_days_score", "hpv_probability")]
-        shapes += [self.radiomics.shape[:1], self.clinical.shape[:1]]
-        if set(shapes) != {(len(self.clinical),)}:
-            raise ValueError(f"the survival evidence is not of one number of patients: {shapes}")
-        for name in ("expected_days_score", "hpv_probability", "clinical"):
-            if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"the survival evidence's {name} is not finite")
-
-    def column(self, block: str, index: int) -> Floats:
-        """Return one (n,) column of the field named."""
-        return getattr(self, block).reshape(len(self.clinical), -1)[:, index]
-
-    def check_columns(self, radiomics: int, clinical: int) -> None:
-        """Raise ValueError where the columns are not so many."""
-        got = (self.radiomics.shape[1], self.clinical.shape[1])
-        if got != (radiomics, clinical):
-            raise ValueError(f"{got} radiomics and clinical columns, where {(radiomics, clinical)} are expected")
-
-
-@dataclass(frozen=True)
-class Column:
-    """How to read one covariate of every patient.
-
-    Attributes:
-        name: What a table calls it.
-        block: The field of `SurvivalEvidence` it comes from.
-        index: Its column there; 0 for the two fields of one column.
-        fill: What stands in for a missing value, the training median.
-        mean: Subtracted.
-        scale: Divided by: the SD for radiomics, 1 elsewhere, so that a hazard ratio is per level or per unit.
+        name: The column of `mmpl.evidence.Evidence`.
+        fill: Value that stands in for a missing one, the training median.
+        mean: Value that is subtracted.
+        scale: Divisor: the SD for radiomics, 1 elsewhere, so that a hazard ratio is per level or per unit.
+        limit: Bound to which the covariate is clipped, plus and minus; None for no limit.
     """
 
     name: str
-    block: str
-    index: int
     fill: float
     mean: float
     scale: float
+    limit: float | None
 
-    def read(self, evidence: SurvivalEvidence) -> Floats:
-        """Return the (n,) covariate, imputed and scaled."""
-        values = evidence.column(self.block, self.index)
-        values = (np.where(np.isfinite(values), values, self.fill) - self.mean) / self.scale
-        return np.clip(values, -RADIOMICS_LIMIT_SD, RADIOMICS_LIMIT_SD) if self.block == "radiomics" else values
+    def read(self, evidence: Evidence) -> Floats:
+        """Return the (n,) covariate, imputed, scaled and clipped.
+
+        Raises:
+            ValueError: The evidence has no such column.
+        """
+        return self.scale_values(evidence.table.read([self.name])[:, 0])
+
+    def scale_values(self, values: Floats) -> Floats:
+        """Impute, scale and clip (n,) values of the column."""
+        scaled = (np.where(np.isfinite(values), values, self.fill) - self.mean) / self.scale
+        return scaled if self.limit is None else np.clip(scaled, -self.limit, self.limit)
 
 
 @dataclass(frozen=True)
-class Covariate(Column):
+class Covariate(ScaledColumn):
     """One row of a Cox model: the column, its coefficient, and what a paper would print of it.
 
     Attributes:
@@ -212,65 +178,21 @@ class CoxModel:
 
     Attributes:
         covariates: The model's rows, which are also its table of results; none where nothing varied.
-        radiomics_count, clinical_count: Columns the evidence must have.
-        patients, events: What it was fitted on.
+        patients, events: Numbers of patients and relapses it was fitted on, by `mmpl.training.cox`.
     """
 
     covariates: tuple[Covariate, ...]
-    radiomics_count: int
-    clinical_count: int
     patients: int
     events: int
 
-    @classmethod
-    def fit(
-        cls,
-        evidence: SurvivalEvidence,
-        rfs_days: ArrayLike,
-        relapse: ArrayLike,
-        radiomics_names: Sequence[str],
-        clinical_names: Sequence[str],
-        screening_p: float,
-        seed: int,
-    ) -> Self:
-        """Select covariates and fit, all on these patients alone.
-
-        Expected time and HPV probability always enter; clinical columns with a univariate p below `screening_p`;
-        radiomics that an L1-penalized Cox regression chooses among themselves. Of each one-hot (`Field=level`) the
-        commonest level is the reference and left out; constant columns and near duplicates are dropped.
-
-        Args:
-            rfs_days: (n,) days to relapse or to the end of follow-up.
-            relapse: (n,) whether the relapse was seen.
-            radiomics_names: p names, for the table.
-            clinical_names: q names; `Field=level` for the columns of a one-hot.
-            screening_p: 0.05 in the paper.
-            seed: Of the inner cross-validation's folds.
+    def log_partial_hazard(self, evidence: Evidence) -> Floats:
+        """Return (n,) log partial hazards, higher is worse; 0 is a patient at the training means.
 
         Raises:
-            ValueError: If there are fewer than `MINIMUM_EVENTS` relapses, or shapes or names do not fit.
+            ValueError: The evidence lacks a covariate's column; the message names it.
         """
-        days, seen = checked_outcome(rfs_days, relapse, MINIMUM_EVENTS)
-        if len(days) != len(evidence.hpv_probability):
-            raise ValueError(f"{len(days)} outcomes for {len(evidence.hpv_probability)} patients")
-        evidence.check_columns(len(radiomics_names), len(clinical_names))
-        columns = [_column(block, block, 0, evidence) for block in ("expected_days_score", "hpv_probability")]
-        for index in screen_clinical(evidence.clinical, clinical_names, days, seen, screening_p):
-            columns.append(_column(clinical_names[index], "clinical", index, evidence))
-        for index in select_radiomics(evidence.radiomics, days, seen, seed):
-            columns.append(_column(radiomics_names[index], "radiomics", index, evidence))
-        values = np.column_stack([column.read(evidence) for column in columns])
-        kept = distinct(values, DUPLICATE_CORRELATION)
-        rows = fit_ridge(values[:, kept], days, seen)
-        covariates = tuple(Covariate(**asdict(columns[i]), **row) for i, row in zip(kept, rows, strict=True))
-        log.info("Cox model on %d patients, %d relapses: %s", len(days), seen.sum(), [c.name for c in covariates])
-        return cls(covariates, len(radiomics_names), len(clinical_names), len(days), int(seen.sum()))
-
-    def log_partial_hazard(self, evidence: SurvivalEvidence) -> Floats:
-        """Return (n,) log partial hazards, higher is worse; 0 is a patient at the training means."""
-        evidence.check_columns(self.radiomics_count, self.clinical_count)
         terms = [covariate.coefficient * covariate.read(evidence) for covariate in self.covariates]
-        return np.sum(terms, axis=0) if terms else np.zeros(len(evidence.hpv_probability))
+        return np.sum(terms, axis=0) if terms else np.zeros(len(evidence))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the model as JSON can hold it; `covariates` is the table of hazard ratios."""
@@ -280,23 +202,6 @@ class CoxModel:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read `to_dict`'s answer back."""
         return cls(**{**data, "covariates": tuple(Covariate(**row) for row in data["covariates"])})
-
-
-@dataclass(frozen=True)
-class RiskScale:
-    """Mean and SD of one model's out-of-fold log partial hazards."""
-
-    mean: float
-    sd: float
-
-    @classmethod
-    def of(cls, log_partial_hazards: Floats) -> Self:
-        """Measure out-of-fold log partial hazards (n,)."""
-        return cls(float(log_partial_hazards.mean()), float(log_partial_hazards.std()))
-
-    def standardize(self, log_partial_hazard: float) -> float:
-        """Put a log partial hazard on the ensemble's common scale; higher stays worse."""
-        return (log_partial_hazard - self.mean) / max(self.sd, SMALLEST_SD)
 
 
 @dataclass(frozen=True)
@@ -322,17 +227,8 @@ class SurvivalResult:
 
 
 def combine(
-    log_partial_hazards: Sequence[float], scales: Sequence[RiskScale], curve_days: Floats, curves: Floats
+    log_partial_hazards: Sequence[float], scales: Sequence[Scale], curve_days: Floats, curves: Floats
 ) -> SurvivalResult:
     """Join the models' log partial hazards for one patient, and carry their `member_curves` along."""
     risks = tuple(scale.standardize(hazard) for hazard, scale in zip(log_partial_hazards, scales, strict=True))
     return SurvivalResult(float(np.mean(risks)), risks, curve_days, curves)
-
-
-def _column(name: str, block: str, index: int, evidence: SurvivalEvidence) -> Column:
-    """Learn how to read one column: its median, its mean and, for radiomics, its SD."""
-    values = evidence.column(block, index)
-    fill = float(np.median(values[np.isfinite(values)]))
-    filled = np.where(np.isfinite(values), values, fill)
-    scale = float(filled.std()) if block == "radiomics" else 1.0
-    return Column(name, block, int(index), fill, float(filled.mean()), scale)

@@ -7,44 +7,43 @@ are JSON. Every file's SHA-256 stands in `manifest.json`, and loading checks the
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmpl import __version__
+from mmpl.case import InvalidInputError
 from mmpl.clinical import ClinicalEncoder
-from mmpl.labels import Stage
+from mmpl.evidence import Scale
+from mmpl.files import Record, read_json, write_json
+from mmpl.names import Stage, Task
 from mmpl.network import StageNetwork, build_network
 from mmpl.profile import Profile
+from mmpl.radiomics import is_radiomics
 from mmpl.segmentation import Thresholds
-from mmpl.survival import CoxModel, RiskScale, TimeIntervals
+from mmpl.survival import CoxModel, TimeIntervals
+from mmpl.version import __version__
 
 if TYPE_CHECKING:
     from mmpl.hpv import HpvModel
 
 MANIFEST = "manifest.json"
 FORMAT = 3
-"""Of the weights: another number where older ones would be read without error and answer wrongly, as 1 would, whose
-forests and Cox models were fitted to CT radiomics of whole masks, and 2, which names a profile that may since have
-changed."""
+"""Version of the folder's layout: another number where older ones would be read without error and answer wrongly, as 1
+would, whose forests and Cox models were fitted to CT radiomics of whole masks, and 2, which names settings that may
+since have changed, and features by their position."""
 VARIABLE = "MMPL_WEIGHTS"
 PLATFORM_FOLDER = Path("/opt/ml/model")
 SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
 NETWORK_FILE = {stage: f"{stage}.safetensors" for stage in Stage}
 FOREST_FILE = "forest.skops"
-TABLES_FILE = "tables.json"
-
-
-_SMALLEST_SD = 1e-6  # of the scores of a network that says the same of everyone
+ENCODER_FILE = "encoder.json"
+TABLES_FILE = {Stage.HPV: "hpv.json", Stage.SURVIVAL: "survival.json"}
 
 
 class WeightsError(ValueError):
@@ -52,68 +51,35 @@ class WeightsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Mean and SD of one network's out-of-fold scores; other networks' scores may lie elsewhere."""
-
-    mean: float
-    sd: float
-
-    @classmethod
-    def of(cls, scores: NDArray[np.float64]) -> "Scale":
-        """Measure out-of-fold scores (n,)."""
-        return cls(float(scores.mean()), max(float(scores.std()), _SMALLEST_SD))
-
-    def standardize(self, value: float) -> float:
-        """Turn a deep score into a standard score."""
-        return (value - self.mean) / self.sd
-
-
-@dataclass(frozen=True)
-class MemberTables:
-    """What is fitted on one model's training patients, beside its networks and its forest.
+class HpvTables:
+    """The tables fitted on one model's training patients for stage 2, beside network and forest.
 
     Attributes:
-        encoder: Of the clinical record.
-        hpv_scale: Of the stage 2 logit.
-        days_scale: Of stage 3's expected time.
-        intervals: Of stage 3's discrete time.
-        cox: The final survival model.
-        risk_scale: Out-of-fold mean and SD of its log partial hazard.
+        scale: Scale of the network's logit.
     """
 
-    encoder: ClinicalEncoder
-    hpv_scale: Scale
-    days_scale: Scale
-    intervals: TimeIntervals
-    cox: CoxModel
-    risk_scale: RiskScale
-
-    def to_dict(self) -> dict[str, Any]:
-        """Make what JSON can hold."""
-        return {
-            "encoder": self.encoder.to_dict(),
-            "hpv_scale": asdict(self.hpv_scale),
-            "days_scale": asdict(self.days_scale),
-            "intervals_days": list(self.intervals.edges_days),
-            "cox": self.cox.to_dict(),
-            "risk_scale": asdict(self.risk_scale),
-        }
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "MemberTables":
-        """Read what `to_dict` made."""
-        return cls(
-            encoder=ClinicalEncoder.from_dict(content["encoder"]),
-            hpv_scale=Scale(**content["hpv_scale"]),
-            days_scale=Scale(**content["days_scale"]),
-            intervals=TimeIntervals(tuple(content["intervals_days"])),
-            cox=CoxModel.from_dict(content["cox"]),
-            risk_scale=RiskScale(**content["risk_scale"]),
-        )
+    scale: Scale
 
 
 @dataclass(frozen=True)
-class Member:
+class SurvivalTables:
+    """The tables fitted on one model's training patients for stage 3, beside the network.
+
+    Attributes:
+        intervals: Intervals of the network's discrete time.
+        scale: Scale of its expected days.
+        cox: The final survival model.
+        risk_scale: Scale of the Cox model's log partial hazard.
+    """
+
+    intervals: TimeIntervals
+    scale: Scale
+    cox: CoxModel
+    risk_scale: Scale
+
+
+@dataclass(frozen=True)
+class EnsembleMember:
     """One model of the ensemble; networks are read when asked for, so that one at a time is held.
 
     Attributes:
@@ -123,6 +89,7 @@ class Member:
     name: str
     folder: Path
     profile: Profile
+    stages: tuple[Stage, ...]
     kept: dict[Stage, StageNetwork] = field(default_factory=dict, repr=False, compare=False)
 
     def network(self, stage: Stage) -> StageNetwork:
@@ -131,20 +98,52 @@ class Member:
 
     def keep(self) -> None:
         """Read all that this model consists of, now."""
-        self.kept.update({stage: self.network(stage) for stage in Stage})
-        _ = self.forest, self.tables
+        self.kept.update({stage: self.network(stage) for stage in self.stages})
+        if len(self.stages) > 1:
+            _ = self.encoder, self.radiomics_names  # which reads forest and Cox model
+        if Stage.HPV in self.stages:
+            _ = self.hpv
+
+    @cached_property
+    def encoder(self) -> ClinicalEncoder:
+        """Read the encoder of the clinical record."""
+        return self._read(ENCODER_FILE, ClinicalEncoder)
 
     @cached_property
     def forest(self) -> "HpvModel":
         """Read the forest."""
         from mmpl.hpv import HpvModel
 
-        return HpvModel.load(self.folder / FOREST_FILE)
+        try:
+            return HpvModel.load(self.folder / FOREST_FILE)
+        except InvalidInputError as error:
+            raise WeightsError(str(error)) from error
 
     @cached_property
-    def tables(self) -> MemberTables:
-        """Read the tables."""
-        return MemberTables.from_dict(json.loads((self.folder / TABLES_FILE).read_text()))
+    def hpv(self) -> HpvTables:
+        """Read the tables of stage 2."""
+        return self._read(TABLES_FILE[Stage.HPV], HpvTables)
+
+    @cached_property
+    def survival(self) -> SurvivalTables:
+        """Read the tables of stage 3."""
+        return self._read(TABLES_FILE[Stage.SURVIVAL], SurvivalTables)
+
+    @cached_property
+    def radiomics_names(self) -> frozenset[str]:
+        """Names of the radiomics that forest and Cox model read; none where there is neither."""
+        read: list[str] = []
+        if Stage.HPV in self.stages:
+            read += self.forest.names
+        if Stage.SURVIVAL in self.stages:
+            read += [covariate.name for covariate in self.survival.cox.covariates]
+        return frozenset(filter(is_radiomics, read))
+
+    def _read(self, file: str, record: type[Record]) -> Record:
+        try:
+            return read_json(self.folder / file, record)
+        except ValueError as error:
+            raise WeightsError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -152,20 +151,29 @@ class Ensemble:
     """A verified folder of weights.
 
     Attributes:
-        profile: What the models were made with, and answer with, as the manifest holds it.
+        profile: Profile that the models were made with, and answer with, as the manifest holds it.
         members: The models, in the order of the manifest.
-        thresholds: Of the mask probabilities.
-        hpv_threshold: Of the mean HPV probability; at or above is positive.
-        training: What the training program wrote about itself.
+        stages: Stages that the models were trained for; segmentation at least.
+        thresholds: Thresholds of the mask probabilities.
+        hpv_threshold: Threshold of the mean HPV probability; at or above is positive. None without stage 2.
+        training: Record that the training program wrote about itself.
+        identity: SHA-256 of the manifest, which names every other file by its own.
     """
 
     folder: Path
     profile: Profile
-    members: tuple[Member, ...]
+    members: tuple[EnsembleMember, ...]
+    stages: tuple[Stage, ...]
     thresholds: Thresholds
-    hpv_threshold: float
+    hpv_threshold: float | None
     code_version: str
     training: Mapping[str, Any]
+    identity: str
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """The challenge's tasks that these models can answer."""
+        return frozenset(task for task in Task if Stage(task.value) in self.stages)
 
     def only(self, names: Sequence[str]) -> "Ensemble":
         """Keep some models by name, or all where none is named; thresholds stay.
@@ -179,10 +187,18 @@ class Ensemble:
             raise WeightsError(f"{self.folder}: no model {', '.join(unknown)}; there are {known}")
         return replace(self, members=tuple(m for m in self.members if not names or m.name in names))
 
-    def networks(self, stage: Stage, device: torch.device) -> Iterator[StageNetwork]:
-        """Give the networks of a stage one after the other."""
-        for member in self.members:
-            yield member.network(stage).to(device)
+
+def stage_files(stage: Stage) -> tuple[str, ...]:
+    """Name the files that a stage leaves in a model's folder."""
+    forest = (FOREST_FILE,) if stage is Stage.HPV else ()
+    tables = (TABLES_FILE[stage],) if stage in TABLES_FILE else ()
+    return (NETWORK_FILE[stage], *forest, *tables)
+
+
+def member_files(stages: Sequence[Stage]) -> tuple[str, ...]:
+    """Name the files of a model that was trained for some stages: the encoder, where there are more than one."""
+    encoder = (ENCODER_FILE,) if len(stages) > 1 else ()
+    return (*(file for stage in stages for file in stage_files(stage)), *encoder)
 
 
 def read_network(path: Path, profile: Profile, stage: Stage) -> StageNetwork:
@@ -223,7 +239,7 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
     """Verify a folder of weights, by default the one `find_weights` finds, and open it.
 
     Args:
-        folder: Where the manifest lies.
+        folder: Folder of the manifest.
         keep_networks: Read every model now and keep it in memory.
 
     Raises:
@@ -240,9 +256,12 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
         profile = Profile.from_dict(manifest["profile"])
         for name, expected in manifest["files"].items():
             _verify(folder / name, expected)
-        members = tuple(Member(name, folder / name, profile) for name in manifest["members"])
+        stages = tuple(map(Stage, manifest["stages"]))
+        if Stage.SEGMENTATION not in stages:
+            raise WeightsError(f"{path}: the stages {', '.join(stages)} lack {Stage.SEGMENTATION}")
+        members = tuple(EnsembleMember(name, folder / name, profile, stages) for name in manifest["members"])
         for member in members:
-            for file in (*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE):
+            for file in member_files(stages):
                 if f"{member.name}/{file}" not in manifest["files"]:
                     raise WeightsError(f"{member.folder / file}: not in the manifest")
             if keep_networks:
@@ -251,10 +270,12 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
             folder=folder,
             profile=profile,
             members=members,
+            stages=stages,
             thresholds=Thresholds(**manifest["mask_thresholds"]),
-            hpv_threshold=float(manifest["hpv_threshold"]),
+            hpv_threshold=float(manifest["hpv_threshold"]) if Stage.HPV in stages else None,
             code_version=manifest["code_version"],
             training=manifest["training"],
+            identity=digest(path),
         )
     except WeightsError:
         raise
@@ -265,26 +286,36 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
 def write_manifest(
     folder: Path,
     profile: Profile,
-    members: list[str],
+    members: Sequence[str],
+    stages: Sequence[Stage],
     thresholds: Thresholds,
-    hpv_threshold: float,
+    hpv_threshold: float | None,
     training: Mapping[str, Any],
 ) -> None:
-    """Seal a folder: name the members, and the SHA-256 of each of their files."""
-    files = [f"{name}/{file}" for name in members for file in (*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE)]
+    """Seal a folder: name the members, and the SHA-256 of each of their files.
+
+    Args:
+        folder: Folder of the members' folders.
+        profile: Profile that the members were made with.
+        members: Names of the members.
+        stages: Stages that the members were trained for.
+        thresholds: Thresholds of the mask probabilities.
+        hpv_threshold: Threshold of the mean HPV probability; None without stage 2.
+        training: Record that the training program gives of itself.
+    """
+    files = [f"{name}/{file}" for name in members for file in member_files(stages)]
     manifest = {
         "format": FORMAT,
         "code_version": __version__,
         "profile": profile.to_dict(),
-        "members": members,
+        "stages": [stage.value for stage in stages],
+        "members": list(members),
         "mask_thresholds": asdict(thresholds),
         "hpv_threshold": hpv_threshold,
         "training": dict(training),
         "files": {name: digest(folder / name) for name in files},
     }
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=1) + "\n")
-    partial.replace(folder / MANIFEST)
+    write_json(folder / MANIFEST, manifest)
 
 
 def _verify(path: Path, expected: str) -> None:

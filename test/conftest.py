@@ -1,8 +1,10 @@
 """What several tests share: one small case, and a small but whole ensemble in the format that is shipped."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +12,34 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mmpl import datafiles
 from mmpl.case import Case, Grid, Image
-from mmpl.clinical import ClinicalEncoder, read_record
-from mmpl.hpv import Evidence, HpvModel
+from mmpl.clinical import ClinicalEncoder
+from mmpl.evidence import HPV_PROBABILITY, FeatureTable, Scale, hpv_evidence
+from mmpl.files import write_json
+from mmpl.hpv import HpvModel
 from mmpl.io.images import write_image
-from mmpl.labels import Label, Stage
+from mmpl.names import Label, Stage
 from mmpl.network import StageNetwork, build_network
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
 from mmpl.profile import Profile, load_profile
 from mmpl.radiomics import feature_names
+from mmpl.schema import default_schema
 from mmpl.segmentation import Thresholds, predict_probability
-from mmpl.survival import Covariate, CoxModel, RiskScale, TimeIntervals
+from mmpl.survival import Covariate, CoxModel, TimeIntervals
+from mmpl.training.forest import fit_forest
 from mmpl.weights import (
+    ENCODER_FILE,
     FOREST_FILE,
     MANIFEST,
     NETWORK_FILE,
     SHIPPED_FOLDER,
     TABLES_FILE,
-    MemberTables,
-    Scale,
+    HpvTables,
+    SurvivalTables,
+    load_ensemble,
+    member_files,
     write_manifest,
 )
 
@@ -81,7 +91,7 @@ def head() -> Case:
         "head",
         Image(ct.astype(np.int16), ct_grid),
         Image(pet.astype(np.float32), pet_grid),
-        read_record(EHR),
+        default_schema().read(EHR),
         Image(np.where(lesion, Label.GTVP, Label.BACKGROUND).astype(np.uint8), ct_grid),
     )
 
@@ -133,12 +143,15 @@ def tiny_ensemble(tmp_path_factory: pytest.TempPathFactory, head: Case) -> Path:
                 {key: value.half().contiguous() for key, value in network.state_dict().items()},
                 folder / name / NETWORK_FILE[stage],
             )
-        tables = _tables(seed, profile)
-        (folder / name / TABLES_FILE).write_text(json.dumps(tables.to_dict()))
-        _forest(seed, profile, tables).save(folder / name / FOREST_FILE)
+        encoder = _encoder()
+        write_json(folder / name / ENCODER_FILE, encoder)
+        write_json(folder / name / TABLES_FILE[Stage.HPV], HpvTables(Scale(0.1, 0.5)))
+        write_json(folder / name / TABLES_FILE[Stage.SURVIVAL], _survival_tables(seed, profile))
+        _forest(seed, profile, encoder).save(folder / name / FOREST_FILE)
     hottest = np.sort(np.mean(probabilities, axis=0).reshape(2, -1), axis=1)
     thresholds = Thresholds(gtvp=float(hottest[0, -CORE_VOXELS]), gtvn=float(hottest[1, -WHOLE_VOXELS]))
-    write_manifest(folder, profile, MEMBERS, thresholds, 0.5, {"cohort": "noise", "patients": 24})
+    training = {"cohort": "noise", "patients": 24}
+    write_manifest(folder, profile, MEMBERS, tuple(Stage), thresholds, 0.5, training)
     return folder
 
 
@@ -157,49 +170,47 @@ def _fit_head(network: StageNetwork, prepared: PreparedCase) -> None:
     network.head.project.bias.copy_((solution[-1] - 4).expand(2))
 
 
-def _tables(seed: int, profile: Profile) -> MemberTables:
-    ages = (45, 52, 61, 70, 78)
-    encoder = ClinicalEncoder.fit([read_record({**EHR, "Age": age, "Gender": age % 2}) for age in ages])
-    results = {"p": 0.01, "proportional_hazards_p": 0.5}
+def _encoder() -> ClinicalEncoder:
+    ages, schema = (45, 52, 61, 70, 78), default_schema()
+    return ClinicalEncoder.fit([schema.read({**EHR, "Age": age, "Gender": age % 2}) for age in ages], schema)
+
+
+def _survival_tables(seed: int, profile: Profile) -> SurvivalTables:
     covariates = tuple(
         Covariate(
             name=name,
-            block=block,
-            index=index,
             fill=0.0,
             mean=0.0,
             scale=1.0,
+            limit=None,
             coefficient=coefficient,
             hazard_ratio=float(np.exp(coefficient)),
             hazard_ratio_low=float(np.exp(coefficient - 0.2)),
             hazard_ratio_high=float(np.exp(coefficient + 0.2)),
-            **results,
+            p=0.01,
+            proportional_hazards_p=0.5,
         )
-        for name, block, index, coefficient in (
-            ("expected_days_score", "expected_days_score", 0, -0.4),
-            ("hpv_probability", "hpv_probability", 0, -1.0 - seed),
-            ("Age", "clinical", encoder.names.index("Age"), 0.3),
-        )
+        for name, coefficient in (("expected_days_score", -0.4), ("hpv_probability", -1.0 - seed), ("Age", 0.3))
     )
     edges = np.linspace(0, 1500 + 300 * seed, profile.survival.intervals + 1)
-    return MemberTables(
-        encoder=encoder,
-        hpv_scale=Scale(0.1, 0.5),
-        days_scale=Scale(600.0, 200.0),
+    return SurvivalTables(
         intervals=TimeIntervals(tuple(edges.tolist())),
-        cox=CoxModel(covariates, len(feature_names()), len(encoder.names), patients=24, events=9),
-        risk_scale=RiskScale(-0.5, 0.3),
+        scale=Scale(600.0, 200.0),
+        cox=CoxModel(covariates, patients=24, events=9),
+        risk_scale=Scale(-0.5, 0.3),
     )
 
 
-def _forest(seed: int, profile: Profile, tables: MemberTables) -> HpvModel:
+def _forest(seed: int, profile: Profile, encoder: ClinicalEncoder) -> HpvModel:
     noise = np.random.default_rng(seed)
     positive = np.arange(24) % 3 > 0
-    radiomics = noise.normal(size=(24, len(feature_names())))
+    names = feature_names(profile.radiomics)
+    radiomics = noise.normal(size=(24, len(names)))
     radiomics[:, :9] += positive[:, None]
-    clinical = tables.encoder.encode([read_record({**EHR, "Age": int(age)}) for age in noise.integers(40, 80, 24)])
-    evidence = Evidence(noise.normal(size=24) + positive, radiomics, clinical)
-    return HpvModel.fit(evidence, positive, feature_names(), tables.encoder.names, profile.forest, seed)
+    ages = noise.integers(40, 80, 24)
+    clinical = encoder.encode([default_schema().read({**EHR, "Age": int(age)}) for age in ages])
+    evidence = hpv_evidence(noise.normal(size=24) + positive, FeatureTable(names, radiomics), clinical)
+    return fit_forest(evidence, positive, profile.forest, seed)
 
 
 @pytest.fixture(scope="session")
@@ -219,3 +230,48 @@ def moved_away(head: Case) -> Image:
     """The PET of `head`, half a meter away from the CT."""
     x, y, z = head.pet.grid.origin_xyz
     return replace(head.pet, grid=replace(head.pet.grid, origin_xyz=(x + 500, y, z)))
+
+
+@pytest.fixture(scope="session")
+def partial_ensemble(tmp_path_factory: pytest.TempPathFactory, tiny_ensemble: Path) -> Callable[..., Path]:
+    """Make the tiny ensemble as it had been without some stages: their files are not there, nor is what reads them."""
+    whole = load_ensemble(tiny_ensemble)
+
+    @cache
+    def make(*stages: Stage) -> Path:
+        folder = tmp_path_factory.mktemp("-".join(stages))
+        for member in whole.members:
+            (folder / member.name).mkdir()
+            for file in member_files(stages):
+                (folder / member.name / file).write_bytes((member.folder / file).read_bytes())
+            if Stage.SURVIVAL in stages and Stage.HPV not in stages:
+                cox = member.survival.cox
+                kept = tuple(covariate for covariate in cox.covariates if covariate.name != HPV_PROBABILITY)
+                tables = replace(member.survival, cox=replace(cox, covariates=kept))
+                write_json(folder / member.name / TABLES_FILE[Stage.SURVIVAL], tables)
+        threshold = whole.hpv_threshold if Stage.HPV in stages else None
+        write_manifest(folder, whole.profile, MEMBERS, stages, whole.thresholds, threshold, whole.training)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def other_resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let YAML with other profiles, radiomics settings and clinical fields lie beside the code for one test."""
+    folder = Path(shutil.copytree(datafiles.RESOURCES, tmp_path / "resources"))
+    for name, old, new in (
+        ("radiomics.yaml", "log_sigmas_mm: [1.0, 3.0]", "log_sigmas_mm: [2.0, 4.0]"),
+        ("radiomics.yaml", "bin_width: 25", "bin_width: 10"),
+        ("clinical.yaml", "name: Gender", "name: Species"),
+        ("clinical.yaml", "range: [1, 120]", "range: [1, 20]"),
+        ("profiles/micro.yaml", "spacing_mm: 6.0", "spacing_mm: 9.0"),
+    ):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+    monkeypatch.setattr("mmpl.datafiles.RESOURCES", folder)
+    monkeypatch.setattr("mmpl.profile.PROFILES", folder / "profiles")
+    default_schema.cache_clear()
+    yield folder
+    default_schema.cache_clear()

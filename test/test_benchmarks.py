@@ -17,7 +17,7 @@ from benchmarks.measure import Apart, Comparison, alternate, machine, peak_mib
 from benchmarks.parts import PARTS, Row, our_network, plain_network, prepare_ours, prepare_plainly
 from benchmarks.scans import draw_lesions, draw_scan
 from mmpl.io.challenge import read_challenge_case
-from mmpl.labels import Label
+from mmpl.names import Label
 from mmpl.pipeline import Pipeline
 from mmpl.profile import load_profile
 from mmpl.weights import load_ensemble

@@ -14,7 +14,6 @@ import pytest
 import SimpleITK as sitk
 
 from mmpl.case import Image, InvalidInputError
-from mmpl.clinical import fields
 from mmpl.files import PARTIAL
 from mmpl.hpv import HpvResult
 from mmpl.io import challenge
@@ -26,8 +25,9 @@ from mmpl.io.challenge import (
     write_challenge_result,
 )
 from mmpl.io.images import read_image
-from mmpl.labels import Task
+from mmpl.names import Task
 from mmpl.pipeline import PatientResult
+from mmpl.schema import ClinicalSchema, default_schema
 from mmpl.segmentation import Segmentation
 from mmpl.survival import SurvivalResult
 
@@ -55,6 +55,7 @@ def result(head) -> PatientResult:
         segmentation=Segmentation(Image(voxels, head.ct.grid), 0.9, 2, ()),
         hpv=HpvResult(0.7, np.bool_(True), (0.6, 0.8)),
         survival=SurvivalResult(np.float64(-0.25), (-0.5, 0.0), np.arange(3.0), np.ones((2, 3))),
+        radiomics=None,
         flags=(),
         notes=(),
     )
@@ -70,7 +71,7 @@ def test_the_sample_case(sample):
     assert 300 < case.ct.voxels.max() < 5000
     assert 1 < case.pet.voxels.max() < 60
     assert case.clinical.assumed == ()
-    assert set(case.clinical.values) == set(fields())
+    assert set(case.clinical.values) == set(default_schema().names)
     assert case.reference is None
     assert sum(path.stat().st_size for path in sample.rglob("*")) < 8e6
 
@@ -195,7 +196,7 @@ def test_json_that_is_none_even_in_the_wild(text):
 
 def test_a_byte_order_mark(tmp_path):
     (tmp_path / "ehr.json").write_bytes(b'\xef\xbb\xbf{"Age": 61}')
-    assert read_clinical_file(tmp_path / "ehr.json").values["Age"] == 61
+    assert read_clinical_file(tmp_path / "ehr.json", default_schema()).values["Age"] == 61
 
 
 @pytest.mark.parametrize(
@@ -226,9 +227,18 @@ def test_odd_values_are_no_errors(write_input):
     record = {"Age": "", "Gender": None, "Tobacco Consumption": math.nan, "M-stage": "M7", "Performance Status": "2"}
     clinical = read_challenge_case(write_input(ehr=record)).clinical
     assert clinical.values["Performance Status"] == "2"
-    assert {name for name, value in clinical.values.items() if value is None} == set(fields()) - {"Performance Status"}
-    for name in set(fields()) - {"Performance Status"}:
+    missing = set(default_schema().names) - {"Performance Status"}
+    assert {name for name, value in clinical.values.items() if value is None} == missing
+    for name in missing:
         assert any(name in note for note in clinical.assumed)
+
+
+def test_the_record_is_read_by_the_schema_that_is_given(write_input):
+    """As the weights carry theirs; by default by the file beside."""
+    schema = ClinicalSchema(missing=(), ignored=(), fields=default_schema().fields[:1])
+    case = read_challenge_case(write_input(), schema)
+    assert dict(case.clinical.values) == {"Age": 61.0}
+    assert "'Gender' is no field of the clinical record: not used" in case.clinical.assumed
 
 
 # what is written
@@ -248,6 +258,16 @@ def test_the_three_answers(result, head, tmp_path):
     assert (mask.GetSize(), mask.GetSpacing()) == (grid.size_xyz, grid.spacing_xyz)
     assert (mask.GetOrigin(), mask.GetDirection()) == (grid.origin_xyz, grid.direction)
     assert set(np.unique(sitk.GetArrayViewFromImage(mask))) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [({Task.SEGMENTATION}, {MASK}), ({Task.SURVIVAL, Task.SEGMENTATION}, {MASK, "rfs.json"})],
+)
+def test_what_was_not_answered_is_not_written(result, tmp_path, tasks, expected):
+    lacking = replace(result, hpv=None, survival=result.survival if Task.SURVIVAL in tasks else None)
+    assert set(write_challenge_result(lacking, tmp_path, tasks)) == tasks
+    assert files(tmp_path) == expected
 
 
 @pytest.mark.parametrize("failing", [MASK, "rfs.json", "hpv-status.json"])
@@ -325,7 +345,7 @@ def test_the_contract_of_the_edition_on_a_known_patient(result, tmp_path):
     assert edition.hpv.slug == "hpv-status"
     assert (edition.ct.path, edition.pet.path, edition.clinical.path) == ("images/ct", "images/pet", "ehr.json")
     keys = {"Age", "Gender", "Tobacco Consumption", "Alcohol Consumption", "Performance Status", "Treatment", "M-stage"}
-    assert set(fields()) == keys
+    assert set(default_schema().names) == keys
     write_challenge_result(replace(result, survival=replace(result.survival, risk_score=1.5)), tmp_path, Task)
     worse = json.loads((tmp_path / "rfs.json").read_text())
     write_challenge_result(replace(result, survival=replace(result.survival, risk_score=-1.5)), tmp_path, Task)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from mmpl.__main__ import main
+from mmpl.names import Stage
 
 
 @pytest.fixture
@@ -50,7 +51,27 @@ def test_info_on_the_loaded_weights(run, tiny_ensemble, monkeypatch):
     assert "profile micro" in text
     assert "weights: 2 models from" in text
     assert str(tiny_ensemble) in text.replace("\n", "")
-    assert "trained on: noise, 24 patients" in text
+    assert "trained for segmentation, hpv, survival on noise, 24 patients" in text
+    assert "unlike" not in text
+
+
+def test_info_on_weights_of_some_stages(run, partial_ensemble, monkeypatch):
+    monkeypatch.setenv("MMPL_WEIGHTS", str(partial_ensemble(Stage.SEGMENTATION, Stage.HPV)))
+    code, text, error = run("info")
+    assert (code, error) == (0, "")
+    assert "trained for segmentation, hpv on noise, 24 patients" in text
+
+
+def test_info_tells_what_the_files_beside_say_otherwise(run, tiny_ensemble, monkeypatch, other_resources):
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    code, text, error = run("info")
+    assert (code, error) == (0, "")
+    for difference in (
+        "preprocess.spacing_mm is 6.0, not 9.0",
+        "radiomics.filters.log_sigmas_mm is [1.0, 3.0], not [2.0, 4.0]",
+        "clinical.fields.Age.range is [1.0, 120.0], not [1.0, 20.0]",
+    ):
+        assert f"unlike resources/profiles/micro.yaml, {difference}" in text
 
 
 def test_info_on_the_shipped_weights(run, shipped, monkeypatch):
@@ -87,7 +108,7 @@ def test_no_command_shows_the_help(run):
     [
         (("info", "--profile", "future"), "no profile 'future'; there are demo, micro, paper"),
         (("info",), "manifest.json: no such file"),
-        (("predict", "absent", "out"), "absent: no such folder"),
+        (("predict", "absent", "out"), "manifest.json: no such file"),
         (("evaluate", "absent", "absent"), "absent"),
     ],
 )
@@ -100,6 +121,13 @@ def test_a_foreseen_error_is_one_line(run, monkeypatch, tmp_path, arguments, exp
     assert error.count("\n") == 1
     assert expected in error
     assert "Traceback" not in text + error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cohort_that_is_not_there_is_one_line(run, monkeypatch, tmp_path, tiny_ensemble):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    assert run("predict", "absent", "out") == (1, "", "error: absent: no such folder\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,10 +9,10 @@ import pytest
 from openpyxl import Workbook
 
 from mmpl.case import Grid, Image, InvalidInputError, Outcome
-from mmpl.clinical import fields
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
-from mmpl.labels import Label
+from mmpl.names import Label
+from mmpl.schema import ClinicalSchema, default_schema
 from mmpl.training import prepare
 
 CT_GRID = Grid((6, 5, 4), (0.9765625, 0.9765625, 3.27), (-249.51, -100.3, 12.7))
@@ -73,7 +73,7 @@ def test_reads_both_layouts(tmp_path: Path, flat: bool) -> None:
     first, last = cohort.patients
     assert (first.patient_id, first.center_id) == ("CHUM-001", "2")
     assert first.outcome == Outcome(hpv_positive=False, relapse=True, rfs_days=412.0)
-    assert tuple(first.clinical.values) == fields()
+    assert tuple(first.clinical.values) == default_schema().names
     assert (first.clinical.values["Age"], first.clinical.values["M-stage"]) == (61.0, "M0")
     assert first.clinical.assumed == ("Alcohol Consumption is '': taken as missing",)
     assert (last.patient_id, last.center_id, last.outcome) == ("MDA-007", "MDA", Outcome())
@@ -108,6 +108,20 @@ def test_reads_other_spellings_of_a_table(tmp_path: Path) -> None:
     assert patient.outcome == Outcome(hpv_positive=True, relapse=False, rfs_days=12.5)
     assert list(patient.clinical.values.values()) == [70.0, "1", "1", None, "0", "1", "Mx"]
     assert patient.clinical.assumed == ("Alcohol Consumption is 'NaN': taken as missing",)
+
+
+def test_the_clinical_columns_are_those_of_the_schema_that_is_given(tmp_path: Path) -> None:
+    """As weights and training runs carry theirs: what another schema has besides need not be there."""
+    age = default_schema().fields[0]
+    schema = ClinicalSchema(missing=("",), ignored=(), fields=(age.model_copy(update={"also": ("Years",)}),))
+    row = {"Years": "61"} | {name: value for name, value in ROW.items() if name not in default_schema().names}
+    folder = write_table(tmp_path / "cohort", row)
+    write_images(folder, "CHUM-001")
+    (patient,) = read_cohort(folder, schema).patients
+    assert dict(patient.clinical.values) == {"Age": 61.0}
+    assert patient.clinical.assumed == ()
+    with pytest.raises(InvalidInputError, match="column 'Gender' is missing"):
+        read_cohort(folder)
 
 
 def write_workbook(folder: Path, *rows: dict[str, object], name: str = "EHR_with_Data_Dictionary.xlsx") -> Path:

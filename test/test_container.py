@@ -330,7 +330,7 @@ command -v gcc cc g++ c++ || echo no compiler
 find / -xdev \( -path '*/pip/http*' -o -path '*/.cache/pip*' \) 2>/dev/null | head -1
 find /opt -xdev \( -name '*.mha' -o -name '*.nii.gz' -o -name 'test_*.py' -path '/opt/app/*' \) | head -3
 find /opt -xdev \( -name '*.pem' -path '/opt/app/*' -o -name '.git*' -o -name '.env' -o -name 'id_*sa' \) | head -3
-for name in lightning lifelines skglm imblearn pytest ruff mypy dask pandas tensorboard openpyxl; do
+for name in lightning lifelines skglm imblearn pytest ruff mypy dask pandas tensorboard mmpl.training; do
     /opt/venv/bin/python -c "import $name" 2>/dev/null && echo "$name is there"
 done
 /opt/venv/bin/python -c 'import mmpl.algorithm, mmpl.io.server'

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.dry_run import TRAINING_PRECISIONS, LiveMemory
-from mmpl.labels import Stage
+from mmpl.names import Stage
 
 MOST_GIB = {Stage.SEGMENTATION: 10.0, Stage.HPV: 12.0, Stage.SURVIVAL: 12.0}
 """What the tensors of a step of the published networks may take, so that a card of 16 GB has room for workspace."""

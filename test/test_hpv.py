@@ -3,14 +3,18 @@
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mmpl.case import InvalidInputError
-from mmpl.hpv import DEEP_SCORE, TRUSTED_TYPES, Evidence, HpvModel, choose_threshold, ensemble
+from mmpl.evidence import DEEP_SCORE, Evidence, FeatureTable, hpv_evidence
+from mmpl.hpv import TRUSTED_TYPES, HpvModel, ensemble
 from mmpl.profile import ForestSettings
 from mmpl.radiomics import image_kind
+from mmpl.training.forest import choose_threshold, fit_forest
 
 SETTINGS = ForestSettings(
     trees=(60,),
@@ -21,7 +25,7 @@ SETTINGS = ForestSettings(
     inner_folds=5,
     inner_repeats=1,
 )
-RADIOMICS = (*(f"ct_gtvp_original_{index}" for index in range(298)), "gtvp_absent", "gtvn_absent")
+RADIOMICS = (*(f"ct_gtvp_original_glcm_{index}" for index in range(298)), "gtvp_absent", "gtvn_absent")
 CLINICAL = ("Tobacco Consumption=0", "Tobacco Consumption=1", "Tobacco Consumption=missing", "Age")
 STRONG = 17
 """The one radiomics column that knows the status."""
@@ -42,11 +46,16 @@ def simulate(
     radiomics[:, -1] = absent
     tobacco = rng.integers(0, 3, count)
     clinical = np.column_stack([*(tobacco == level for level in range(3)), rng.normal(size=count)]).astype(float)
-    return Evidence(rng.normal(size=count) + deep_shift * positive, radiomics, clinical), positive
+    score = rng.normal(size=count) + deep_shift * positive
+    return hpv_evidence(score, FeatureTable(RADIOMICS, radiomics), FeatureTable(CLINICAL, clinical)), positive
+
+
+def with_radiomics(evidence: Evidence, values: np.ndarray, names: Sequence[str] = RADIOMICS) -> Evidence:
+    return replace(evidence, radiomics=FeatureTable(tuple(names), values))
 
 
 def fit(evidence: Evidence, positive: np.ndarray, seed: int = 0) -> HpvModel:
-    return HpvModel.fit(evidence, positive, RADIOMICS, CLINICAL, SETTINGS, seed)
+    return fit_forest(evidence, positive, SETTINGS, seed)
 
 
 def area_under_curve(probability: np.ndarray, positive: np.ndarray) -> float:
@@ -62,7 +71,7 @@ def model() -> HpvModel:
 def test_planted_effects_are_recovered_with_one_negative_in_ten(model: HpvModel) -> None:
     evidence, positive = simulate(1, 1000, 0.5)
     area = area_under_curve(model.probability(evidence), positive)
-    assert area > area_under_curve(evidence.deep_score, positive) + 0.05
+    assert area > area_under_curve(evidence.table.read([DEEP_SCORE])[:, 0], positive) + 0.05
     assert area > 0.85
     assert RADIOMICS[STRONG] in model.names
 
@@ -71,9 +80,10 @@ def test_probability_is_of_hpv_positive(model: HpvModel) -> None:
     evidence, _ = simulate(2, 50, 0.5)
 
     def mean_probability(deep_score: float, radiomics: float) -> float:
-        columns = evidence.radiomics.copy()
+        columns = evidence.radiomics.values.copy()
         columns[:, STRONG] = radiomics
-        return float(model.probability(Evidence(np.full(50, deep_score), columns, evidence.clinical)).mean())
+        table = FeatureTable(RADIOMICS, columns)
+        return float(model.probability(hpv_evidence(np.full(50, deep_score), table, evidence.clinical)).mean())
 
     assert mean_probability(3.0, 4e3) > 0.8
     assert mean_probability(-3.0, -2e3) < 0.4
@@ -96,13 +106,14 @@ def test_only_selectable_radiomics_are_selected(model: HpvModel) -> None:
 @pytest.mark.parametrize(("images", "strong"), [(("original",), True), (("log",), False), (("log", "wavelet"), False)])
 def test_radiomics_of_the_named_images_alone_are_candidates(images: tuple[str, ...], strong: bool) -> None:
     names = list(RADIOMICS)
-    names[100:200] = [f"pet_gtvn_log-sigma-3-0-mm-3D_{index}" for index in range(100)]
-    names[200:298] = [f"ct_gtvp_wavelet-LLH_{index}" for index in range(98)]
-    settings = SETTINGS.model_copy(update={"radiomics_images": images})
-    model = HpvModel.fit(*simulate(0, 280, 0.8), names, CLINICAL, settings, 0)
+    names[100:200] = [f"pet_gtvn_log-sigma-3-0-mm-3D_glcm_{index}" for index in range(100)]
+    names[200:298] = [f"ct_gtvp_wavelet-LLH_glcm_{index}" for index in range(98)]
+    evidence, positive = simulate(0, 280, 0.8)
+    evidence = with_radiomics(evidence, evidence.radiomics.values, names)
+    model = fit_forest(evidence, positive, SETTINGS.model_copy(update={"radiomics_images": images}), 0)
     kinds = [kind for name in model.names if name in names and (kind := image_kind(name))]
     assert set(kinds) == set(images)
-    assert len(kinds) == settings.radiomics_kept[0]
+    assert len(kinds) == SETTINGS.radiomics_kept[0]
     assert (RADIOMICS[STRONG] in model.names) == strong
     assert {"gtvp_absent", "gtvn_absent"} <= set(model.names)
 
@@ -110,12 +121,12 @@ def test_radiomics_of_the_named_images_alone_are_candidates(images: tuple[str, .
 def test_fewer_are_kept_where_there_are_not_so_many_findings() -> None:
     """Nothing fills up: no repeat, and no image that is not named."""
     evidence, positive = simulate(13, 280, 0.8)
-    radiomics = evidence.radiomics.copy()
+    radiomics = evidence.radiomics.values.copy()
     radiomics[:, :100] = radiomics[:, STRONG - 1 : STRONG + 1].repeat(50, axis=1)
     names = list(RADIOMICS)
-    names[100:298] = [f"pet_gtvn_wavelet-LLH_{index}" for index in range(198)]
-    evidence = Evidence(evidence.deep_score, radiomics, evidence.clinical)
-    model = HpvModel.fit(evidence, positive, names, CLINICAL, SETTINGS, 0)
+    names[100:298] = [f"pet_gtvn_wavelet-LLH_glcm_{index}" for index in range(198)]
+    evidence = with_radiomics(evidence, radiomics, names)
+    model = fit(evidence, positive)
     assert [image_kind(name) for name in model.names if name.startswith(("ct_", "pet_"))] == ["original"] * 2
     assert model.choice["radiomics_kept"] == 2
     assert model.probability(evidence).shape == (280,)
@@ -123,9 +134,9 @@ def test_fewer_are_kept_where_there_are_not_so_many_findings() -> None:
 
 def test_of_findings_that_repeat_each_other_one_is_kept() -> None:
     evidence, positive = simulate(12, 280, 0.8)
-    radiomics = evidence.radiomics.copy()
+    radiomics = evidence.radiomics.values.copy()
     radiomics[:, 40:60] = radiomics[:, [STRONG]] + 100 * np.random.default_rng(0).normal(size=(280, 20))
-    model = fit(Evidence(evidence.deep_score, radiomics, evidence.clinical), positive)
+    model = fit(with_radiomics(evidence, radiomics), positive)
     repeats = {RADIOMICS[STRONG], *RADIOMICS[40:60]}
     assert len(repeats & set(model.names)) == 1
 
@@ -143,7 +154,7 @@ def test_the_inner_cross_validation_chooses() -> None:
             "inner_repeats": 2,
         }
     )
-    model = HpvModel.fit(evidence, positive, RADIOMICS, CLINICAL, settings, 0)
+    model = fit_forest(evidence, positive, settings, 0)
     assert set(model.choice) == {"trees", "depth", "minimum_leaf", "radiomics_kept", "inner_balanced_accuracy"}
     assert model.choice["radiomics_kept"] == 1
     assert model.choice["trees"] in (20, 40)
@@ -156,12 +167,12 @@ def test_the_inner_cross_validation_chooses() -> None:
 def test_missing_radiomics_count_as_the_training_median(model: HpvModel) -> None:
     evidence, _ = simulate(4, 5, 0.5)
     column = model.names.index(RADIOMICS[STRONG])
-    missing, median = evidence.radiomics.copy(), evidence.radiomics.copy()
+    missing, median = evidence.radiomics.values.copy(), evidence.radiomics.values.copy()
     missing[:, STRONG] = [np.nan, np.inf, -np.inf, np.nan, np.nan]
     median[:, STRONG] = model.fills[column]
-    answers = [model.probability(Evidence(evidence.deep_score, each, evidence.clinical)) for each in (missing, median)]
+    answers = [model.probability(with_radiomics(evidence, values)) for values in (missing, median)]
     np.testing.assert_array_equal(*answers)
-    training = simulate(0, 280, 0.9)[0].radiomics[:, STRONG]
+    training = simulate(0, 280, 0.9)[0].radiomics.values[:, STRONG]
     assert model.fills[column] == np.median(training)
 
 
@@ -198,7 +209,7 @@ def test_a_file_gives_identical_predictions(model: HpvModel, tmp_path) -> None:
 def test_a_file_of_a_large_forest_stays_under_half_a_megabyte(tmp_path) -> None:
     settings = SETTINGS.model_copy(update={"trees": (200,), "minimum_leaf": (5,), "radiomics_kept": (20,)})
     evidence, positive = simulate(8, 600, 0.9)
-    HpvModel.fit(evidence, positive, RADIOMICS, CLINICAL, settings, 0).save(tmp_path / "forest.skops")
+    fit_forest(evidence, positive, settings, 0).save(tmp_path / "forest.skops")
     assert (tmp_path / "forest.skops").stat().st_size < 0.5e6
 
 
@@ -253,24 +264,17 @@ def test_a_small_minority_still_fits(minority: int, caplog) -> None:
     assert ("SMOTE is left out" in caplog.text) == (minority == 1)
 
 
-def test_other_columns_than_the_fitted_ones_are_an_error(model: HpvModel) -> None:
+def test_a_column_of_the_forest_that_is_not_there_is_named(model: HpvModel) -> None:
+    evidence, _ = simulate(11, 20, 0.5)
+    rest = [name for name in RADIOMICS if name != RADIOMICS[STRONG]]
+    with pytest.raises(ValueError, match=f"no {RADIOMICS[STRONG]}$"):
+        model.probability(with_radiomics(evidence, evidence.radiomics.read(rest), rest))
+
+
+def test_a_status_is_needed_of_every_patient() -> None:
     evidence, positive = simulate(11, 20, 0.5)
-    short = Evidence(evidence.deep_score, evidence.radiomics[:, 1:], evidence.clinical)
-    with pytest.raises(ValueError, match=r"\(299, 4\).*\(300, 4\)"):
-        model.probability(short)
-    with pytest.raises(ValueError, match="expected"):
-        fit(short, positive)
-
-
-def test_evidence_checks_itself() -> None:
-    good = {"deep_score": np.zeros(3), "radiomics": np.zeros((3, 2)), "clinical": np.zeros((3, 1))}
-    Evidence(**good)
-    for wrong in ({"deep_score": np.zeros(2)}, {"clinical": np.zeros(3)}, {"radiomics": np.zeros((4, 2))}):
-        with pytest.raises(ValueError, match="one row a patient"):
-            Evidence(**{**good, **wrong})
-    for name in ("deep_score", "clinical"):
-        with pytest.raises(ValueError, match="not finite"):
-            Evidence(**{**good, name: np.full_like(good[name], np.nan)})
+    with pytest.raises(ValueError, match=r"\(19,\) HPV statuses for 20 patients"):
+        fit(evidence, positive[1:])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from conftest import EHR
 from expected import compare
 from small_gpu import FakeGpu
 
@@ -26,6 +27,7 @@ from mmpl.case import Image
 from mmpl.files import OverwriteError
 from mmpl.io import challenge
 from mmpl.io.images import read_image
+from mmpl.names import Stage
 
 MASK = "images/tumor-lymph-node-segmentation/output.mha"
 ANSWERS = {MASK, "rfs.json", "hpv-status.json"}
@@ -194,11 +196,11 @@ def test_odd_clinical_values_are_answered_and_the_log_says_what_was_assumed(
 def test_a_library_that_warns_is_logged(answer, write_input, monkeypatch, blind_ensemble):
     read = algorithm.read_challenge_case
 
-    def read_and_warn(folder):
+    def read_and_warn(*arguments):
         warnings.warn("old spelling", DeprecationWarning, stacklevel=1)
         logging.getLogger("some.library").warning("odd weather")
         logging.getLogger("some.library").info("fine weather")
-        return read(folder)
+        return read(*arguments)
 
     monkeypatch.setattr(algorithm, "read_challenge_case", read_and_warn)
     with warnings.catch_warnings():
@@ -243,6 +245,64 @@ def test_only_the_chosen_tasks_are_done_and_written(
     assert files(output) == expected
     assert ("measuring radiomics" in text) == (tasks != "segmentation")
     assert ("predicting recurrence" in text) == ("rfs.json" in expected)
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        ((Stage.SEGMENTATION,), {MASK}),
+        ((Stage.SEGMENTATION, Stage.SURVIVAL), {MASK, "rfs.json"}),
+        ((Stage.SEGMENTATION, Stage.HPV), {MASK, "hpv-status.json"}),
+    ],
+)
+def test_weights_of_some_stages_answer_their_tasks_and_no_others(
+    answer, write_input, output, tmp_path, monkeypatch, partial_ensemble, stages, expected
+):
+    monkeypatch.delenv("MMPL_TASKS", raising=False)
+    report, picture = tmp_path / "report.json", tmp_path / "picture.png"
+    monkeypatch.setenv("MMPL_REPORT", str(report))
+    monkeypatch.setenv("MMPL_PICTURE", str(picture))
+    code, text, error = answer(write_input(), partial_ensemble(*stages))
+    assert (code, error) == (0, "")
+    assert files(output) == expected
+    content = json.loads(report.read_text())
+    assert ("hpv" in content, "risk" in content) == ("hpv-status.json" in expected, "rfs.json" in expected)
+    assert picture.is_file()
+    assert ("measuring radiomics" in text) == (expected != {MASK})
+
+
+@pytest.mark.parametrize(
+    ("stages", "tasks", "lacking"),
+    [
+        ((Stage.SEGMENTATION,), "hpv", "hpv"),
+        ((Stage.SEGMENTATION,), "segmentation,survival,hpv", "survival, hpv"),
+        ((Stage.SEGMENTATION, Stage.SURVIVAL), "hpv", "hpv"),
+        ((Stage.SEGMENTATION, Stage.HPV), "hpv survival", "survival"),
+    ],
+)
+def test_a_task_that_the_weights_lack_is_refused(
+    refuse, write_input, monkeypatch, partial_ensemble, stages, tasks, lacking
+):
+    monkeypatch.setenv("MMPL_TASKS", tasks)
+    reason = refuse(write_input(), weights=partial_ensemble(*stages))
+    assert reason == f"MMPL_TASKS names {lacking}, for which these weights were not trained"
+
+
+def test_changed_yaml_beside_the_code_changes_no_answer(
+    answer, write_input, output, tmp_path, monkeypatch, tiny_ensemble, request
+):
+    """Among it what the clinical record is read by."""
+    report = tmp_path / "report.json"
+    monkeypatch.setenv("MMPL_REPORT", str(report))
+    folder, told = write_input(ehr=EHR | {"Age": 75, "Performance Status": "5"}), []
+    for changed in (False, True):
+        if changed:
+            request.getfixturevalue("other_resources")
+        code, _, error = answer(folder)
+        assert (code, error) == (0, "")
+        told.append({name: (output / name).read_bytes() for name in ANSWERS} | {"report": report.read_text()})
+    assert told[0] == told[1]
+    assert "Performance Status is '5'" in told[0]["report"]
 
 
 def test_a_time_budget_is_kept_by_doing_less_and_said(answer, write_input, output, monkeypatch, blind_ensemble):
@@ -480,7 +540,7 @@ def test_an_output_that_is_no_folder(answer, write_input, output):
 
 
 def test_an_unforeseen_error_is_one_line_too(refuse, write_input, monkeypatch):
-    def fail(folder):
+    def fail(*_):
         raise RuntimeError("first line\n  second line")
 
     monkeypatch.setattr(algorithm, "read_challenge_case", fail)

@@ -1,6 +1,5 @@
 """Where labels say nothing, cross-validated figures must say nothing, through the real programs of stages 2 and 3."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,19 +11,21 @@ import torch
 from safetensors.torch import save_file
 
 from mmpl.case import Case, ClinicalRecord, Grid, Outcome, Patient
-from mmpl.clinical import fields
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.network import build_network
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import load_profile
 from mmpl.radiomics import feature_names
+from mmpl.schema import default_schema
+from mmpl.segmentation import UNTUNED
 from mmpl.training import hpv, parallel, survival, workspace
+from mmpl.training.records import HpvRecord, SegmentationRecord, SurvivalRecord
 from mmpl.training.splits import Splits, make_splits
 from mmpl.training.workspace import RunSettings, Workspace
 
 PATIENTS = 160
 PROFILE = load_profile("micro")
-FEATURES = feature_names()[:80]
+FEATURES = feature_names(PROFILE.radiomics)[:80]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def draw_patients() -> tuple[Patient, ...]:
     rng = np.random.default_rng(1)
     patients = []
     for number in range(PATIENTS):
-        values: dict[str, float | str | None] = dict.fromkeys(fields())
+        values: dict[str, float | str | None] = dict.fromkeys(default_schema().names)
         values |= {"Age": float(rng.integers(40, 80)), "Gender": str(rng.integers(2)), "M-stage": "M0"}
         outcome = Outcome(
             hpv_positive=bool(rng.random() < 0.6),
@@ -56,10 +57,9 @@ def draw_patients() -> tuple[Patient, ...]:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run whose stage 1 is done, on noise."""
     cohort, rng = NoiseCohort(draw_patients()), np.random.default_rng(2)
-    monkeypatch.setattr(workspace, "open_source", lambda _: cohort)
+    monkeypatch.setattr(workspace, "open_source", lambda *_: cohort)
+    monkeypatch.setattr(workspace, "feature_names", lambda _: FEATURES)
     monkeypatch.setattr(parallel, "CORES", 1)  # networks this small gain nothing from a second thread
-    for module in (hpv, survival):
-        monkeypatch.setattr(module, "feature_names", lambda: FEATURES)
     noise = Workspace(tmp_path / "run", RunSettings("noise", PROFILE))
     noise.begin(make_splits(cohort.patients, 1))
     size = PROFILE.preprocess.roi_size_xyz
@@ -68,11 +68,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for patient in cohort.patients:
         images = rng.normal(size=(2, *size[::-1])).astype(np.float32)
         noise.store.save(PreparedCase(patient.patient_id, images, None, roi, roi, ()))
-        centers[patient.patient_id] = rng.uniform(8, 20, 3).tolist()
+        centers[patient.patient_id] = tuple(rng.uniform(8, 20, 3).tolist())
         path = noise.features_file(patient.patient_id)
         path.parent.mkdir(exist_ok=True)
         np.save(path, rng.normal(size=len(FEATURES)))
-    noise.write_json("lesion_centers", centers)
+    noise.keep(
+        SegmentationRecord(thresholds=UNTUNED, gtvp_dice_mean=0.5, gtvn_dice_aggregated=0.5, lesion_centers_xyz=centers)
+    )
     for member in noise.splits.members:
         torch.manual_seed(3)
         state = build_network(PROFILE, Stage.SEGMENTATION).state_dict()
@@ -86,16 +88,21 @@ def figures(run: Path) -> dict[str, float]:
     """Run stages 2 and 3; what they report out of fold."""
     hpv.main(run, workers=1)
     survival.main(run, workers=1)
-    stage_2, stage_3 = (json.loads((run / f"{name}.json").read_text()) for name in ("hpv", "survival"))
-    names = (("auc", stage_2), ("auc_deep_only", stage_2), ("c_index", stage_3), ("c_index_deep_only", stage_3))
-    return {name: found[name] for name, found in names}
+    done = Workspace.open(run)
+    stage_2, stage_3 = done.read(HpvRecord), done.read(SurvivalRecord)
+    return {
+        "auc": stage_2.auc,
+        "auc_deep_only": stage_2.auc_deep_only,
+        "c_index": stage_3.c_index,
+        "c_index_deep_only": stage_3.c_index_deep_only,
+    }
 
 
 @contextmanager
 def everybody_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leak on purpose: every model trains on the patients it scores, too."""
     with monkeypatch.context() as patched:
-        patched.setattr(Splits, "outside", lambda self, member, patients: list(patients))
+        patched.setattr(Splits, "training", lambda self, member, patients: list(patients))
         yield
 
 

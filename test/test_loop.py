@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.network import build_network
 from mmpl.profile import load_profile
 from mmpl.training import loop

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmpl.training.losses import balanced_bce, dice_loss, discrete_time_nll, oda_loss, tversky_index
+from mmpl.training.losses import dice_loss, discrete_time_nll, hpv_loss, oda_loss, tversky_index
 
 
 def test_dice_and_tversky_by_hand() -> None:
@@ -56,12 +56,11 @@ def test_oda_is_finite_and_pulls_the_right_way(value: float, truth: str) -> None
         assert pull.abs().min() > 1e-3
 
 
-def test_balanced_bce_weighs_both_classes_alike() -> None:
-    logits, positive = torch.zeros(10), torch.tensor([1.0] * 9 + [0.0])
-    assert balanced_bce(logits, positive, 0.9).item() == pytest.approx(math.log(2))
-    logits.requires_grad_()
-    balanced_bce(logits, positive, 0.9).backward()
-    assert logits.grad[:9].sum().item() == pytest.approx(-logits.grad[9].item())
+def test_hpv_loss_by_hand() -> None:
+    """Probabilities 0.5 and 0.75 of positive, of one positive and one negative."""
+    logits = torch.tensor([[0.0], [math.log(3)]])
+    expected = -(math.log(0.5) + math.log(0.25)) / 2
+    assert hpv_loss(logits, torch.tensor([[1.0], [0.0]])).item() == pytest.approx(expected)
 
 
 def test_discrete_time_nll_by_hand() -> None:
@@ -83,7 +82,7 @@ def test_outcome_losses_stay_finite_with_a_gradient_where_wrong(value: float) ->
     assert loss.item() == pytest.approx(150, rel=1e-3)
     assert (logits.grad.abs() > 0.1).all()
     score = torch.full((4,), value, requires_grad=True)
-    balanced_bce(score, torch.full((4,), float(value < 0)), 0.5).backward()
+    hpv_loss(score, torch.full((4,), float(value < 0))).backward()
     assert (score.grad.abs() > 0.1).all()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.network import StageNetwork, build_network, count_gflop, count_parameters, transfer_backbone
 from mmpl.network.blocks import AttentionGate, FusionGate, ResidualBlock
 from mmpl.profile import PROFILES, Profile, load_profile

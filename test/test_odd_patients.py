@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from mmpl.case import Case, ClinicalRecord, Grid, Image
 from mmpl.geometry import index_to_mm
-from mmpl.labels import Label
-from mmpl.mend import NOT_SUV, UNWRAPPED, mend
+from mmpl.names import Label
 from mmpl.pipeline import CLINICAL_ASSUMED, PatientResult, Pipeline
 from mmpl.preprocess import FIELD_OF_VIEW_CUT, HEAD_NOT_FOUND, NO_PET_SIGNAL, prepare
-from mmpl.radiomics import extract, feature_names
+from mmpl.profile import load_profile
+from mmpl.radiomics import extract
 from mmpl.segmentation import NO_LESION, Thresholds, clean, compose, restore
+from mmpl.units import NOT_SUV, UNWRAPPED, check_units
 from mmpl.weights import load_ensemble
 
 DOCUMENT = Path(__file__).parents[1] / "docs/odd-patients.md"
@@ -127,7 +128,9 @@ def pipeline(weights: Path) -> Pipeline:
 
 def check(result: PatientResult, case: Case) -> None:
     """Assert that all three answers are there and can be written."""
-    hpv, survival = result.complete
+    hpv, survival = result.hpv, result.survival
+    assert hpv is not None
+    assert survival is not None
     assert result.segmentation.mask.grid == case.ct.grid
     assert set(np.unique(result.segmentation.mask.voxels)) <= set(Label)
     assert 0 <= hpv.probability <= 1
@@ -137,7 +140,7 @@ def check(result: PatientResult, case: Case) -> None:
 
 @pytest.mark.parametrize("odd", PATIENTS, ids=lambda odd: odd.name)
 def test_an_odd_patient_is_answered_and_flagged(odd: Odd, head: Case, tiny_ensemble: Path) -> None:
-    case = mend(odd.change(replace(head, reference=None)))
+    case = check_units(odd.change(replace(head, reference=None)))
     result = pipeline(tiny_ensemble)(case)
     check(result, case)
     assert set(odd.flags) <= set(result.flags)
@@ -168,8 +171,9 @@ def test_no_primary_or_no_node(absent: Label, head: Case, tiny_ensemble: Path) -
     check(result, head)
     assert NO_LESION not in result.flags
     assert absent not in result.segmentation.mask.voxels
-    values = dict(zip(feature_names(), extract(head.ct, head.pet, result.segmentation.mask), strict=True))
-    assert values[f"{absent.name.lower()}_absent"] == 1
+    settings = whole.ensemble.profile.radiomics
+    table = extract(head.ct, head.pet, result.segmentation.mask, settings, [f"{absent.name.lower()}_absent"])
+    assert table.values.tolist() == [[1]]
 
 
 def lesion_case(box: tuple[slice, slice, slice]) -> tuple[Case, Image]:
@@ -192,10 +196,9 @@ def lesion_case(box: tuple[slice, slice, slice]) -> tuple[Case, Image]:
 )
 def test_tiny_lesions_have_missing_features_but_no_error(name: str, box: tuple, has_texture: bool | None) -> None:
     case, mask = lesion_case(box)
-    values = dict(zip(feature_names(), extract(case.ct, case.pet, mask), strict=True))
-    assert values["gtvn_absent"] == 0, name
-    assert values["gtvp_absent"] == 1
-    measured = [v for key, v in values.items() if "_gtvn_" in key]
+    table = extract(case.ct, case.pet, mask, load_profile("micro").radiomics)
+    assert table.read(["gtvn_absent", "gtvp_absent"]).tolist() == [[0, 1]], name
+    measured = table.read([feature for feature in table.names if "_gtvn_" in feature])
     assert np.isfinite(measured).any() or has_texture is None, name
 
 

@@ -19,7 +19,7 @@ from distributed import Client
 from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.network import build_network
 from mmpl.profile import load_profile
 from mmpl.training import parallel
@@ -76,14 +76,14 @@ class SlowTraining:
 
 
 def test_results_come_in_the_items_order_and_cores_are_shared() -> None:
-    assert Engine(workers=2).spread("squares", square, range(7)) == [n * n for n in range(7)]
-    assert Engine(workers=2).spread("nothing", square, []) == []
-    assert Engine(workers=os.cpu_count() or 1).spread("threads", threads, range(2)) == [1, 1]
+    assert Engine(workers=2).map("squares", square, range(7)) == [n * n for n in range(7)]
+    assert Engine(workers=2).map("nothing", square, []) == []
+    assert Engine(workers=os.cpu_count() or 1).map("threads", threads, range(2)) == [1, 1]
 
 
 def test_an_error_reaches_the_caller() -> None:
     with pytest.raises(TypeError):
-        Engine(workers=2).spread("squares", square, ["no number"])
+        Engine(workers=2).map("squares", square, ["no number"])
 
 
 def kill_itself(number: int) -> int:
@@ -98,12 +98,12 @@ def end_itself(number: int) -> int:
 
 def test_a_process_that_the_system_killed_is_one_line() -> None:
     with pytest.raises(OSError, match=r"stage 1: a process was killed, most likely .* memory .*1\.0 GiB") as caught:
-        Engine(workers=2).spread("stage 1", kill_itself, range(4))
+        Engine(workers=2).map("stage 1", kill_itself, range(4))
     assert "\n" not in str(caught.value)
     assert caught.value.__suppress_context__
     with pytest.raises(OSError, match=r"^stage 1: a process ended without an answer \(.*3.*\); what is"):
-        Engine(workers=2).spread("stage 1", end_itself, range(4))
-    assert Engine(workers=2).spread("squares", square, range(3)) == [0, 1, 4]  # the next work has new processes
+        Engine(workers=2).map("stage 1", end_itself, range(4))
+    assert Engine(workers=2).map("squares", square, range(3)) == [0, 1, 4]  # the next work has new processes
 
 
 class TestMemory:
@@ -118,25 +118,25 @@ class TestMemory:
         self, monkeypatch: pytest.MonkeyPatch, item_gib: float, workers: int
     ) -> None:
         started = []
-        monkeypatch.setattr(parallel, "call_each", lambda *calls: started.append(calls[2]) or [])
-        Engine().spread("squares", square, range(9), item_gib=item_gib)
+        monkeypatch.setattr(parallel, "call_each", lambda _, items, workers: started.append(workers) or items)
+        Engine().map("squares", square, range(9), item_gib=item_gib)
         assert started == [workers]
 
     def test_what_one_process_outgrows_is_not_started(self, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"^stage 1: .* needs about 10\.5 GiB .* 10\.0 GiB are free") as caught:
-            Engine().spread("stage 1", (tmp_path / "called").write_text, ["x"], item_gib=10.5)
+            Engine().map("stage 1", (tmp_path / "called").write_text, ["x"], item_gib=10.5)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "called").exists()
 
     def test_the_users_number_of_workers_is_obeyed_with_a_warning(self, capsys: pytest.CaptureFixture[str]) -> None:
         engine = Engine(workers=2)
-        assert engine.spread("squares", square, range(3), item_gib=4.0) == [0, 1, 4]
+        assert engine.map("squares", square, range(3), item_gib=4.0) == [0, 1, 4]
         assert capsys.readouterr().err == ""
-        assert engine.spread("squares", square, range(3), item_gib=6.0) == [0, 1, 4]
+        assert engine.map("squares", square, range(3), item_gib=6.0) == [0, 1, 4]
         warning = capsys.readouterr().err
         assert warning.startswith("warning: squares: one process needs about 6.0 GiB of memory, and 10.0 GiB are free")
         assert warning.count("\n") == 1
-        assert engine.spread("one", square, [3], item_gib=6.0) == [9]  # one process is not short of it
+        assert engine.map("one", square, [3], item_gib=6.0) == [9]  # one process is not short of it
         assert capsys.readouterr().err == ""
 
 
@@ -196,12 +196,15 @@ def test_this_machine_has_memory_to_spare() -> None:
 
 
 def test_a_step_is_estimated_no_lower_than_it_takes_and_not_much_higher() -> None:
-    """The peak of a real process against the estimate, on a crop of the published network."""
+    """The peak of a real process against the estimate, on a crop of the published network: 1.6 to 1.7 GiB, and 2.3.
+
+    That of the process alone: `ru_maxrss` holds the peak of the process that started it, too, if that is higher.
+    """
     paper = load_profile("paper")
     stage = paper.training.segmentation.model_copy(update={"crop_xyz": (48, 48, 48)})
     small = paper.model_copy(update={"training": paper.training.model_copy(update={"segmentation": stage})})
     taken = subprocess.run([sys.executable, "-c", STEP], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert 0.95 * float(taken.stdout) < training_gib(small, Stage.SEGMENTATION) < 2 * float(taken.stdout)
+    assert 0.95 * float(taken.stdout) < training_gib(small, Stage.SEGMENTATION) < 1.8 * float(taken.stdout)
 
 
 def test_the_published_network_keeps_what_was_counted() -> None:
@@ -212,8 +215,9 @@ def test_the_published_network_keeps_what_was_counted() -> None:
 
 
 STEP = """
-import resource, torch
-from mmpl.labels import Stage
+import re, torch
+from pathlib import Path
+from mmpl.names import Stage
 from mmpl.memory import keep_freed_memory
 from mmpl.network import build_network
 from mmpl.profile import load_profile
@@ -227,7 +231,8 @@ for _ in range(2):
     oda_loss(logits, torch.zeros_like(logits)).backward()
     optimizer.step()
     optimizer.zero_grad()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+peak, = re.findall(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())
+print(int(peak) / 2**20)
 """
 
 
@@ -274,7 +279,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
 def test_who_cannot_import_the_programs_is_named_in_one_line(tmp_path: Path, who: str, paths: tuple[str, str]) -> None:
     with start_cluster(tmp_path, 1, *paths) as address:
         with pytest.raises(OSError, match=rf"^the {who} tcp://\S+ cannot import the programs \(No module") as caught:
-            Engine(scheduler=address).spread("squares", square, range(3))
+            Engine(scheduler=address).map("squares", square, range(3))
         assert "\n" not in str(caught.value)
 
 
@@ -285,12 +290,12 @@ def process(_: int) -> int:
 def test_a_cluster_of_one_worker_does_the_work(tmp_path: Path) -> None:
     with start_cluster(tmp_path, 1, PATH, PATH) as address:
         engine = Engine(scheduler=address)
-        there = set(engine.spread("processes", process, range(3), networks=True))
+        there = set(engine.map("processes", process, range(3), networks=True))
         assert len(there) == 1
         assert os.getpid() not in there
         with pytest.raises(TypeError):
-            engine.spread("squares", square, ["no number"])
-        assert engine.spread("squares", square, range(7)) == [n * n for n in range(7)]
+            engine.map("squares", square, ["no number"])
+        assert engine.map("squares", square, range(7)) == [n * n for n in range(7)]
 
 
 def test_the_readmes_cluster_trains_a_network(tmp_path: Path) -> None:
@@ -319,7 +324,7 @@ def test_the_readmes_cluster_trains_a_network(tmp_path: Path) -> None:
                 )
             )
         try:
-            program += " --folds 2 --no-center-out --only patient-0"
+            program += " --folds 2 --no-center-out --without hpv --without survival --only patient-0"
             subprocess.run(program, shell=True, cwd=ROOT, env=environment, check=True, timeout=300, stdout=log)
         finally:
             for server in servers:
@@ -332,7 +337,7 @@ def test_the_readmes_cluster_trains_a_network(tmp_path: Path) -> None:
 def test_a_killed_dask_worker_loses_nothing(cluster: str, tmp_path: Path) -> None:
     training, undisturbed = SlowTraining(tmp_path / "cluster", 0.3), SlowTraining(tmp_path / "alone", 0.0)
     killer = subprocess.Popen([sys.executable, "-c", KILL, str(tmp_path / "cluster/1")])
-    results = Engine(scheduler=cluster).spread("networks", training, range(3), networks=True)
+    results = Engine(scheduler=cluster).map("networks", training, range(3), networks=True)
     assert killer.wait(timeout=10) == 0
     assert results == ["network 0", "network 1", "network 2"]
 

@@ -18,16 +18,18 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mmpl.case import Grid
 from mmpl.geometry import place_box
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.network import StageNetwork, build_network
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import AugmentationSettings, OutcomeTraining, SegmentationTraining, load_profile
+from mmpl.segmentation import UNTUNED
 from mmpl.training import loop, patches
 from mmpl.training.augment import Warp, _interpolate, vary_intensities, warped_crop
 from mmpl.training.boxed import Boxed
 from mmpl.training.loop import Job, average_decay, draw_ahead, learning_rate, train
 from mmpl.training.outcome_network import training_center
 from mmpl.training.patches import Batch, DrawBatch, LesionCrops, PatchStore, SegmentationCrops
+from mmpl.training.records import SegmentationRecord
 from mmpl.training.workspace import RunSettings, Workspace
 
 SHAPE = (10, 12, 14)
@@ -343,13 +345,19 @@ class TestDraw:
         assert 20 < int((drawn == 0).sum()) < 40
 
 
+def keep_centers(workspace: Workspace, centers_xyz: dict[str, tuple[float, float, float]]) -> None:
+    """Keep what later stages read of stage 1."""
+    found = {"thresholds": UNTUNED, "gtvp_dice_mean": 0.5, "gtvn_dice_aggregated": 0.5}
+    workspace.keep(SegmentationRecord(**found, lesion_centers_xyz=centers_xyz))
+
+
 def test_crops_of_later_stages_lie_around_the_reference_mask_or_else_the_predicted_one(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, RunSettings("nobody", PROFILE))
     labels = two_lesions()
     labels[0, 4, 5, 5] = 0.4  # no lesion yet
     for name, mask in (("A", labels), ("B", None), ("C", 0 * labels)):
         workspace.store.save(make_case(name, mask))
-    workspace.write_json("lesion_centers", {"B": [1.0, 2.0, 3.0], "C": [4.0, 5.0, 6.0]})
+    keep_centers(workspace, {"B": (1.0, 2.0, 3.0), "C": (4.0, 5.0, 6.0)})
     found = [training_center(workspace, name).tolist() for name in "ABC"]
     assert found == [[6.5, 5.5, 4.5], [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
     labels[1] = 0

@@ -15,12 +15,13 @@ from scipy.stats import spearmanr
 from mmpl.case import Case, Image, InvalidInputError
 from mmpl.geometry import Interpolation, resample
 from mmpl.io.images import read_image
-from mmpl.labels import Label
+from mmpl.metrics import roc_auc
+from mmpl.names import Label
 from mmpl.phantom import planted
 from mmpl.phantom.centers import TRAINING_CENTERS, UNSEEN_CENTERS, Center
 from mmpl.phantom.cohort import ORACLE_NAME, TABLE_NAMES, MemoryCohort, write_cohort, write_sample_case
 from mmpl.phantom.latent import CLINICAL_COLUMNS, LatentPatient, draw_patients
-from mmpl.phantom.oracle import hpv_evidence, oracle_figures, roc_auc, uncensored_c_index
+from mmpl.phantom.oracle import hpv_evidence, oracle_figures, uncensored_c_index
 from mmpl.phantom.render import render
 from mmpl.phantom.scene import Ellipsoid, Field, Tube
 

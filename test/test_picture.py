@@ -9,7 +9,7 @@ from PIL import Image as Picture
 
 from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, Grid, Image, Vector
 from mmpl.geometry import index_to_mm
-from mmpl.labels import Label
+from mmpl.names import Label
 from mmpl.picture import COLORS, PLANES, cut, draw, lesion_centers_mm
 
 TURNED = (0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # index axes run along -y, z and -x
@@ -100,7 +100,8 @@ def make_result(case: Case, labels: tuple[Label, ...]) -> SimpleNamespace:
     return SimpleNamespace(
         patient_id=case.patient_id,
         segmentation=SimpleNamespace(mask=Image(mask, grid), agreement=0.8),
-        complete=(hpv, survival),
+        hpv=hpv,
+        survival=survival,
         flags=() if labels else ("no lesion found",),
         gtvp_ml=volumes[Label.GTVP],
         gtvn_ml=volumes[Label.GTVN],
@@ -126,6 +127,28 @@ def test_picture_shows_the_lesions_there_are(tmp_path, labels, direction):
         assert image.format == "PNG"
         assert (image.height > image.width * 0.9) is (len(labels) == 2)
     assert [file.name for file in tmp_path.iterdir()] == ["HN-007.png"]
+
+
+@pytest.mark.parametrize("lacking", [("hpv",), ("survival",), ("hpv", "survival")])
+def test_what_was_not_answered_is_not_shown(tmp_path, lacking):
+    """As of weights without those stages: its panel stays white, and the others stay where they are."""
+    case = make_case(IDENTITY_DIRECTION)
+    result = make_result(case, (Label.GTVP,))
+    draw(case, result, tmp_path / "whole.png", hpv_threshold=0.5)
+    for name in lacking:
+        setattr(result, name, None)
+    draw(case, result, tmp_path / "partial.png", hpv_threshold=0.5)
+    panels = {"hpv": np.s_[-250:-130, 530:830], "survival": np.s_[-250:-130, 900:1200]}
+    with Picture.open(tmp_path / "whole.png") as whole, Picture.open(tmp_path / "partial.png") as partial:
+        assert whole.size == partial.size
+        before, after = np.asarray(whole.convert("L")), np.asarray(partial.convert("L"))
+    for name, panel in panels.items():
+        assert before[panel].min() < 200
+        if name in lacking:
+            assert after[panel].min() == 255
+        else:
+            np.testing.assert_array_equal(after[panel], before[panel])
+    np.testing.assert_array_equal(after[:-450], before[:-450])
 
 
 def test_threshold_is_optional_and_a_failure_leaves_nothing(tmp_path):

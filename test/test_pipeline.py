@@ -1,17 +1,24 @@
 """From a case to its answers: what the stages hand on to each other."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from conftest import EHR
 from small_gpu import CPU, CUDA, FakeGpu, Memory, OnGpu
 
 from mmpl.case import Case
-from mmpl.labels import Stage
+from mmpl.evidence import FeatureTable
+from mmpl.names import Stage
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.processor import ON_CPU, PRECISION
+from mmpl.profile import load_profile
+from mmpl.radiomics import feature_names
+from mmpl.schema import default_schema
+from mmpl.segmentation import Thresholds
 from mmpl.weights import load_ensemble
 
 ALL = 99
@@ -20,6 +27,75 @@ ALL = 99
 @pytest.fixture(scope="module")
 def on_cpu(tiny_ensemble: Path, head: Case) -> PatientResult:
     return Pipeline(load_ensemble(tiny_ensemble), CPU)(head)
+
+
+def assert_same(one: PatientResult, other: PatientResult) -> None:
+    """Compare all that two results say, to the last bit."""
+    assert one.hpv == other.hpv
+    for first, second in ((one.survival, other.survival), (one.radiomics, other.radiomics)):
+        assert (first is None) == (second is None)
+    np.testing.assert_array_equal(one.segmentation.mask.voxels, other.segmentation.mask.voxels)
+    if one.survival:
+        assert one.survival.member_risks == other.survival.member_risks
+        np.testing.assert_array_equal(one.survival.member_curves, other.survival.member_curves)
+    if one.radiomics:
+        assert one.radiomics.names == other.radiomics.names
+        np.testing.assert_array_equal(one.radiomics.values, other.radiomics.values)
+    assert (one.flags, one.notes) == (other.flags, other.notes)
+
+
+def test_changed_yaml_beside_unchanged_weights_changes_nothing(
+    tiny_ensemble: Path, head: Case, on_cpu: PatientResult, other_resources: Path
+) -> None:
+    assert load_profile("micro") != load_ensemble(tiny_ensemble).profile
+    assert "Gender" not in default_schema().names
+    ensemble = load_ensemble(tiny_ensemble)
+    record = ensemble.profile.clinical.read(EHR)
+    assert record == head.clinical
+    assert_same(Pipeline(ensemble, CPU)(replace(head, clinical=record)), on_cpu)
+
+
+def test_all_radiomics_are_measured_where_asked_and_change_no_answer(
+    tiny_ensemble: Path, head: Case, on_cpu: PatientResult
+) -> None:
+    ensemble = load_ensemble(tiny_ensemble)
+    read = on_cpu.radiomics.names
+    assert set(read) == {name for member in ensemble.members for name in member.radiomics_names}
+    result = Pipeline(ensemble, CPU, all_radiomics=True)(head)
+    assert result.radiomics.names == feature_names(ensemble.profile.radiomics)
+    assert np.isfinite(result.radiomics.values).mean() > 0.9
+    assert_same(replace(result, radiomics=FeatureTable(read, result.radiomics.read(read))), on_cpu)
+
+
+class TestFewerAnswers:
+    def test_masks_alone(self, partial_ensemble: Callable[..., Path], head: Case, on_cpu: PatientResult) -> None:
+        steps: list[str] = []
+        ensemble = load_ensemble(partial_ensemble(Stage.SEGMENTATION))
+        nothing_else = replace(on_cpu, hpv=None, survival=None, radiomics=None)
+        assert_same(Pipeline(ensemble, CPU, progress=steps.append)(head), nothing_else)
+        assert steps == ["segmenting"]
+
+    def test_masks_and_radiomics(self, partial_ensemble: Callable[..., Path], head: Case) -> None:
+        ensemble = replace(load_ensemble(partial_ensemble(Stage.SEGMENTATION)), thresholds=Thresholds(1.1, 1.1))
+        result = Pipeline(ensemble, CPU, all_radiomics=True)(head)
+        assert (result.hpv, result.survival) == (None, None)
+        assert result.radiomics.names == feature_names(ensemble.profile.radiomics)
+        assert result.radiomics.read(["gtvp_absent", "gtvn_absent"]).tolist() == [[1, 1]]
+
+    def test_masks_and_hpv(self, partial_ensemble: Callable[..., Path], head: Case, on_cpu: PatientResult) -> None:
+        ensemble = load_ensemble(partial_ensemble(Stage.SEGMENTATION, Stage.HPV))
+        assert_same(Pipeline(ensemble, CPU)(head), replace(on_cpu, survival=None))
+
+    def test_masks_and_survival(self, partial_ensemble: Callable[..., Path], head: Case, on_cpu: PatientResult) -> None:
+        """Each model's risk is what it was without its HPV covariate's share, and a known status has no say."""
+        ensemble = load_ensemble(partial_ensemble(Stage.SEGMENTATION, Stage.SURVIVAL))
+        result = Pipeline(ensemble, CPU)(head, known_hpv=True)
+        assert result.hpv is None
+        assert result.radiomics.names == ()
+        np.testing.assert_array_equal(result.segmentation.mask.voxels, on_cpu.segmentation.mask.voxels)
+        np.testing.assert_array_equal(result.survival.member_curves, on_cpu.survival.member_curves)
+        hpv_share = [(-1.0 - seed) * p / 0.3 for seed, p in enumerate(on_cpu.hpv.member_probabilities)]
+        np.testing.assert_allclose(result.survival.member_risks, np.subtract(on_cpu.survival.member_risks, hpv_share))
 
 
 class TestOutOfGpuMemory:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mmpl.case import Case, Outcome, Patient
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.network import build_network
 from mmpl.profile import load_profile
 from mmpl.training import plan, workspace
@@ -127,6 +127,6 @@ class OnePatient:
 
 
 def test_without_a_reference_mask_there_is_no_plan(head: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(workspace, "open_source", lambda _: OnePatient(replace(head, reference=None)))
+    monkeypatch.setattr(workspace, "open_source", lambda *_: OnePatient(replace(head, reference=None)))
     with pytest.raises(ValueError, match=r"^cohort: no reference mask to measure with$"):
         measure_parts(Workspace(tmp_path, RunSettings("cohort", load_profile("micro"))), 3)

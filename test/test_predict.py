@@ -12,9 +12,15 @@ import SimpleITK as sitk
 from mmpl import predict as module
 from mmpl.__main__ import main
 from mmpl.case import InvalidInputError
+from mmpl.evaluate import evaluate, print_table
+from mmpl.evidence import FeatureTable
 from mmpl.io.images import read_image
+from mmpl.names import Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.predict import predict
+from mmpl.profile import load_profile
+from mmpl.radiomics import feature_names
+from mmpl.report import write_radiomics
 from mmpl.weights import WeightsError
 
 COLUMNS = ["PatientID", "risk_score", "hpv_probability", "hpv_status", "gtvp_ml", "gtvn_ml", "flags"]
@@ -118,6 +124,98 @@ def test_one_model_may_answer_alone(cohort, names, tmp_path, use):
     assert json.loads((tmp_path / f"{names[0]}.json").read_text())["models"] == ["patient_0"]
     with pytest.raises(WeightsError, match="no model patient_9; there are patient_0, center_0"):
         predict(cohort, tmp_path, models=["patient_9"])
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["patient_0"], []),
+        (["center_0"], []),
+        (["center_0"], ["patient_0"]),
+        ([], ["patient_0"]),
+    ],
+)
+def test_answers_of_other_models_are_not_gone_on_with(cohort, names, tmp_path, use, monkeypatch, capfd, first, then):
+    one, out = of_one_patient(cohort, tmp_path / "one", names[0]), tmp_path / "out"
+    predict(one, out, pictures=False, models=first)
+    before = state(out)
+    options = [option for name in then for option in ("--model", name)]
+    assert run(monkeypatch, "predict", cohort, out, *options) == 1
+    assert capfd.readouterr().err == refusal(out / f"{names[0]}.json", use)
+    assert state(out) == before
+    assert predict(one, out, pictures=False, models=first) == {}
+
+
+def test_answers_of_other_weights_are_not_gone_on_with(cohort, names, out, tiny_ensemble, monkeypatch, capfd):
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    before = state(out)
+    assert run(monkeypatch, "predict", cohort, out) == 1
+    assert capfd.readouterr().err == refusal(out / f"{names[0]}.json", tiny_ensemble)
+    assert state(out) == before
+
+
+def refusal(report: Path, weights: Path) -> str:
+    """The one line that is printed."""
+    return f"error: {report}: answered by other weights or models than {weights}; name another folder\n"
+
+
+def test_the_same_weights_elsewhere_go_on(cohort, names, out, blind_ensemble, tmp_path, monkeypatch):
+    copy = shutil.copytree(blind_ensemble, tmp_path / "weights")
+    monkeypatch.setenv("MMPL_WEIGHTS", str(copy))
+    assert predict(cohort, out, pictures=False) == {}
+    assert [row["PatientID"] for row in read_rows(out)] == names
+
+
+def test_all_radiomics_are_written_where_asked_and_change_no_answer(
+    cohort, names, finished, tmp_path, use, monkeypatch
+):
+    one, out = of_one_patient(cohort, tmp_path / "one", names[0]), tmp_path / "out"
+    assert run(monkeypatch, "predict", one, out, "--all-radiomics", "--no-pictures") == 0
+    answers = {f"{names[0]}.nii.gz", f"{names[0]}.json"}
+    assert set(state(out)) == {*answers, "predictions.csv", f"{names[0]}_radiomics.csv"}
+    for name in answers:
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+    with (out / f"{names[0]}_radiomics.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["feature", "value"]
+    assert tuple(feature for feature, _ in rows) == feature_names(load_profile("micro").radiomics)
+    values = dict(rows)
+    assert (values["gtvp_absent"], values["gtvn_absent"]) == ("1.0", "1.0")
+    assert {value for name, value in values.items() if not name.endswith("_absent")} == {""}  # no lesion was found
+
+
+def test_a_table_of_radiomics_gives_back_every_value(tmp_path):
+    values = np.array([[1.0, 1 / 3, np.nan, -2.5e-17]])
+    write_radiomics(tmp_path / "table.csv", FeatureTable(("a", "b", "c", "d"), values))
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = {row["feature"]: row["value"] for row in csv.DictReader(file)}
+    np.testing.assert_array_equal([float(rows[name] or "nan") for name in "abcd"], values[0])
+
+
+@pytest.mark.parametrize(
+    ("stages", "blank"),
+    [
+        ((Stage.SEGMENTATION,), {"risk_score", "hpv_probability", "hpv_status"}),
+        ((Stage.SEGMENTATION, Stage.SURVIVAL), {"hpv_probability", "hpv_status"}),
+        ((Stage.SEGMENTATION, Stage.HPV), {"risk_score"}),
+    ],
+)
+def test_what_weights_cannot_answer_is_blank_and_evaluate_reads_it(
+    cohort, names, tmp_path, partial_ensemble, monkeypatch, stages, blank
+):
+    monkeypatch.setenv("MMPL_WEIGHTS", str(partial_ensemble(*stages)))
+    one, out = of_one_patient(cohort, tmp_path / "one", names[0]), tmp_path / "out"
+    for _ in range(2):  # the second time it is finished
+        assert predict(one, out) == {}
+        (row,) = read_rows(out)
+        assert {name for name, cell in row.items() if not cell and name != "flags"} == blank
+        assert (out / f"{names[0]}.png").is_file()
+    evaluation = evaluate(out, one, resamples=10)
+    counts = evaluation.counts
+    assert counts.missing_risks == (counts.with_rfs if "risk_score" in blank else 0)
+    assert counts.missing_hpv == (1 if "hpv_status" in blank else 0)
+    assert counts.missing_masks == counts.missing_predictions == 0
+    print_table(evaluation)
 
 
 def test_finished_patients_are_not_done_again(cohort, names, out, use, monkeypatch):

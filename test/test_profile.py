@@ -3,15 +3,18 @@
 import copy
 import inspect
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from mmpl import profile
+from mmpl import datafiles, profile
+from mmpl.datafiles import read_data
 from mmpl.profile import PROFILES, Profile, Settings, differences, load_profile
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
@@ -20,7 +23,9 @@ assert {"paper", "demo", "micro"} <= set(NAMES)
 
 @pytest.fixture
 def demo() -> dict[str, Any]:
-    return yaml.safe_load((PROFILES / "demo.yaml").read_text())
+    """All that the files say of the demo profile."""
+    profile = yaml.safe_load((PROFILES / "demo.yaml").read_text())
+    return {**profile, "radiomics": read_data("radiomics.yaml"), "clinical": read_data("clinical.yaml")}
 
 
 def key_paths(settings: dict[str, Any], prefix: str = "") -> set[str]:
@@ -67,16 +72,23 @@ def test_all_profiles_have_the_same_keys(name: str) -> None:
 
 
 def test_no_setting_has_a_default_in_code() -> None:
-    with_default = [f"{settings.__name__}.{name}" for settings, name in groups() if not is_required(settings, name)]
-    assert with_default == []
-
-
-def is_required(settings: type[BaseModel], name: str) -> bool:
-    return settings.model_fields[name].is_required()
+    fields = {f"{settings.__name__}.{name}": settings.model_fields[name] for settings, name in groups()}
+    assert not [name for name, field in fields.items() if not field.is_required()]
 
 
 @pytest.mark.parametrize(
-    "path", ["surprise", "preprocess.surprise", "network.surprise", "training.segmentation.surprise", "forest.surprise"]
+    "path",
+    [
+        "surprise",
+        "preprocess.surprise",
+        "network.surprise",
+        "training.segmentation.surprise",
+        "forest.surprise",
+        "radiomics.surprise",
+        "radiomics.images.pet.surprise",
+        "radiomics.filters.surprise",
+        "clinical.surprise",
+    ],
 )
 def test_an_unknown_key_is_refused_by_name(demo: dict[str, Any], path: str) -> None:
     *folders, key = path.split(".")
@@ -90,7 +102,7 @@ def test_an_unknown_key_is_refused_by_name(demo: dict[str, Any], path: str) -> N
 
 def test_every_key_is_required_by_name(demo: dict[str, Any]) -> None:
     paths = key_paths(demo)
-    assert len(paths) > 40
+    assert len(paths) > 50
     for path in paths:
         lacking = copy.deepcopy(demo)
         *folders, key = path.split(".")
@@ -138,6 +150,10 @@ def test_sizes_have_to_divide_and_to_fit(demo: dict[str, Any], group: str, key: 
         ("network", "head_dropout", 1.0),
         ("inference", "overlap", 1.0),
         ("survival", "intervals", 0),
+        ("radiomics", "spacing_mm", 0.0),
+        ("radiomics", "filters", {"log_sigmas_mm": [-1.0]}),
+        ("radiomics", "images", {"mri": {"bin_width": 1, "fill": 0, "range": [0, 1]}}),
+        ("clinical", "fields", [{"name": "Age", "unit": "years", "range": [1]}]),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(demo: dict[str, Any], group: str, key: str, value: object) -> None:
@@ -172,6 +188,23 @@ def test_any_setting_can_be_changed_by_name() -> None:
     assert changed("inference.window_xyz=[48, 48, 48]") == ["inference.window_xyz is [48, 48, 48], not [56, 56, 48]"]
     assert changed("preprocess.localize = middle") == ['preprocess.localize is "middle", not "head"']
     assert changed("training.segmentation.steps=4", "training.segmentation.steps=900") == []  # the last one counts
+    assert changed("radiomics.filters.wavelet=", "radiomics.images.pet.bin_width=0.5") == [
+        "radiomics.images.pet.bin_width is 0.5, not 0.25",
+        'radiomics.filters.wavelet is null, not "coif1"',
+    ]
+
+
+def test_a_change_among_clinical_fields_is_told_by_the_fields_name(demo: dict[str, Any]) -> None:
+    age, gender, *others = copy.deepcopy(demo["clinical"]["fields"])
+    age["range"], gender["also"] = [1, 99], []
+    other = Profile.from_dict(demo | {"clinical": demo["clinical"] | {"fields": [age, gender, *others[1:]]}})
+    found = differences(other.to_dict(), load_profile("demo").to_dict())
+    assert found[:2] == [
+        "clinical.fields.Age.range is [1.0, 99.0], not [1.0, 120.0]",
+        'clinical.fields.Gender.also is [], not ["Sex"]',
+    ]
+    assert found[2].startswith(f"clinical.fields.{others[0]['name']} is null, not ")
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize(
@@ -211,6 +244,35 @@ def test_a_profile_may_be_a_file_of_ones_own(
         assert (mine.name, mine.training.hpv.steps, mine.training.hpv.batch) == ("mine", 5, 2)
     with pytest.raises(ValueError, match="no profile 'mine'"):  # a name, not a path
         load_profile("mine")
+
+
+@pytest.mark.parametrize(
+    ("own", "change", "other"),
+    [("radiomics", {"spacing_mm": 2.0}, "clinical"), ("clinical", {"missing": ["lost"]}, "radiomics")],
+)
+def test_a_file_of_ones_own_may_hold_radiomics_settings_or_clinical_fields(
+    demo: dict[str, Any], tmp_path: Path, own: str, change: dict[str, Any], other: str
+) -> None:
+    """The files beside the profiles stand in for what it does not hold."""
+    del demo[other]
+    demo[own] |= change
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(demo))
+    mine, beside = load_profile(str(tmp_path / "mine.yaml")).to_dict(), load_profile("demo").to_dict()
+    assert mine[other] == beside[other]
+    assert mine[own] == beside[own] | change
+
+
+@pytest.mark.parametrize("name", ["radiomics.yaml", "clinical.yaml"])
+def test_a_file_beside_the_profiles_that_cannot_be_read_is_named_in_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = Path(shutil.copytree(datafiles.RESOURCES, tmp_path / "resources"))
+    monkeypatch.setattr(datafiles, "RESOURCES", resources)
+    for spoil in (lambda path: path.write_text("a: [\n"), Path.unlink):
+        spoil(resources / name)
+        with pytest.raises(ValueError, match=re.escape(str(resources / name))) as refused:
+            load_profile("demo")
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

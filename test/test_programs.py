@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -129,7 +128,7 @@ def test_one_network_trains_and_is_scored_on_its_own_fold(run: Path, one_network
     workspace = Workspace.open(run)
     first, second = workspace.splits.members
     assert [p.parents[1].name for p in run.rglob("network.safetensors")] == [first.name]
-    inside = {p.patient_id for p in workspace.splits.inside(first, workspace.patients)}
+    inside = {p.patient_id for p in workspace.splits.held_out(first, workspace.patients)}
     assert {path.stem for path in (run / "out_of_fold/patient").iterdir()} == inside
     with_mask = sum(workspace.store.describe(name).has_labels for name in inside)
     lines = one_network.output.splitlines()
@@ -139,7 +138,7 @@ def test_one_network_trains_and_is_scored_on_its_own_fold(run: Path, one_network
     (missing,) = [line for line in lines if "missing" in line]
     assert missing.startswith(f"segmentation of {second.name} is still missing")
     assert f"python -m train.segmentation {run} goes on" in missing
-    assert not (run / "lesion_centers.json").exists()
+    assert not (run / "segmentation.json").exists()
     assert not (run / "weights").exists()
 
 
@@ -200,7 +199,8 @@ def stage_1(run: Path, one_network: Ended) -> Path:
     assert ended.code == 0, ended.errors
     assert before
     assert before.items() <= files(run).items()
-    assert {"gtvp", "gtvn"} <= json.loads((run / "thresholds.json").read_text()).keys()
+    record = Workspace.open(run).segmentation
+    assert record.lesion_centers_xyz.keys() == {p.patient_id for p in Workspace.open(run).patients}
     return run
 
 
@@ -228,7 +228,7 @@ def finished(stage_1: Path) -> Path:
     for patient in workspace.patients:
         path = workspace.features_file(patient.patient_id)
         path.parent.mkdir(exist_ok=True)
-        np.save(path, rng.normal(size=len(feature_names())))
+        np.save(path, rng.normal(size=len(feature_names(workspace.profile.radiomics))))
     before = {path: path.stat().st_mtime_ns for path in stage_1.rglob("network.safetensors")}
     ended = shell("ensemble", COHORT, stage_1, "--workers", "1")
     assert ended.code == 0, ended.errors

@@ -101,7 +101,7 @@ def square(number: int) -> int:
 
 
 def test_spreading_work_says_how_far_it_came(capsys: pytest.CaptureFixture[str]) -> None:
-    assert Engine(workers=1).spread("squares", square, range(3)) == [0, 1, 4]
+    assert Engine(workers=1).map("squares", square, range(3)) == [0, 1, 4]
     assert re.fullmatch(r"squares 3/3 in 0:00:\d\d\n", capsys.readouterr().out)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmpl.case import Case, ClinicalRecord, Grid, Image
 from mmpl.geometry import index_to_mm
-from mmpl.labels import Label
+from mmpl.names import Label
 from mmpl.phantom.latent import draw_patients
 from mmpl.phantom.render import render
 from mmpl.preprocess import prepare

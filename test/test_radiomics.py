@@ -12,20 +12,25 @@ from scipy import ndimage
 
 from benchmarks.plain import measure_plainly
 from mmpl.case import Grid, Image
+from mmpl.evidence import FeatureTable
 from mmpl.geometry import to_sitk
 from mmpl.io.images import read_image
-from mmpl.labels import Label
+from mmpl.names import Label, Modality
+from mmpl.profile import FilterSettings, GrayLevels, load_profile
 from mmpl.radiomics import (
-    FilterSettings,
     _feature_classes,
     _laplacian_of_gaussian,
     extract,
     feature_names,
     image_kind,
+    is_radiomics,
     measure,
-    read_settings,
 )
 
+SETTINGS = load_profile("paper").radiomics
+ALL_NAMES = feature_names(SETTINGS)
+REGION_NAMES = [name.removeprefix("ct_gtvp_") for name in ALL_NAMES if name.startswith("ct_gtvp_")]
+"""All that `measure` can be asked for."""
 ZEROS = (0.0, 0.0, 0.0)
 IBSI = REAL_DATA / "ibsi_digital_phantom"
 
@@ -74,8 +79,11 @@ IBSI_CODES = {
 def test_agrees_with_the_ibsi(family: str) -> None:
     image, mask = read_image(IBSI / "image.nii.gz"), read_image(IBSI / "mask.nii.gz")
     inside = mask.voxels == 1
-    settings = read_settings().model_copy(update={"filters": FilterSettings()})
-    measured = measure(image, inside, 1.0, settings, shape=True)
+    settings = SETTINGS.model_copy(update={"filters": FilterSettings(log_sigmas_mm=(), wavelet=None)})
+    names = [name for name in REGION_NAMES if name.startswith("original_")]
+    measured = measure(
+        image, inside, names, settings, GrayLevels(bin_width=1.0, fill=0.0, range=(0.0, 10.0), resegment=None)
+    )
     # Three definitions differ: kurtosis is not in excess of the normal's, and the covariance behind the axis lengths
     # is divided by n where the IBSI divides by n - 1.
     measured["original_firstorder_Kurtosis"] -= 3.0
@@ -122,11 +130,13 @@ def case() -> tuple[Image, Image, Image]:
 
 @pytest.fixture(scope="module")
 def features(case: tuple[Image, Image, Image]) -> dict[str, float]:
-    return named(extract(*case))
+    return named(extract(*case, SETTINGS))
 
 
-def named(values: np.ndarray) -> dict[str, float]:
-    return dict(zip(feature_names(), values, strict=True))
+def named(row: FeatureTable) -> dict[str, float]:
+    """Give one patient's features by name."""
+    (values,) = row.values
+    return dict(zip(row.names, values.tolist(), strict=True))
 
 
 def relabeled(mask: Image, **voxels: np.ndarray) -> Image:
@@ -141,23 +151,23 @@ def relabeled(mask: Image, **voxels: np.ndarray) -> Image:
 def test_names_are_those_that_pyradiomics_returns(case: tuple[Image, Image, Image]) -> None:
     from radiomics.featureextractor import RadiomicsFeatureExtractor
 
-    names = feature_names()
+    names = ALL_NAMES
     assert len(names) == len(set(names)) == 2 * (1 + 14 + 2 * 11 * 74)
     assert {"gtvp_absent", "gtvn_absent", "ct_gtvp_original_shape_MeshVolume"} <= set(names)
     assert {"pet_gtvn_log-sigma-3-0-mm-3D_glcm_Idm", "ct_gtvn_wavelet-HLH_glszm_ZoneEntropy"} <= set(names)
     assert not any(name.startswith("pet_") and "_shape_" in name for name in names)
+    assert all(map(is_radiomics, names))
     assert Counter(map(image_kind, names)) == {None: 2, "original": 2 * (14 + 2 * 74), "log": 592, "wavelet": 2368}
 
     image = case[0]
     inside = np.zeros(image.voxels.shape, bool)
     inside[5:15, 20:40, 20:40] = True
-    settings = read_settings()
     extractor = RadiomicsFeatureExtractor(additionalInfo=False)
     extractor.enableImageTypes(
-        LoG={"sigma": list(settings.filters.log_sigmas_mm)}, Wavelet={"wavelet": settings.filters.wavelet}
+        LoG={"sigma": list(SETTINGS.filters.log_sigmas_mm)}, Wavelet={"wavelet": SETTINGS.filters.wavelet}
     )
     extractor.disableAllFeatures()
-    extractor.enableFeaturesByName(**{name: [] for name in settings.feature_classes})
+    extractor.enableFeaturesByName(**{name: [] for name in SETTINGS.feature_classes})
     logging.getLogger("radiomics").setLevel(logging.CRITICAL)
     returned = extractor.execute(to_sitk(image), to_sitk(Image(inside.astype(np.uint8), image.grid)))
     assert {f"ct_gtvp_{name}" for name in returned} == {name for name in names if name.startswith("ct_gtvp_")}
@@ -172,10 +182,10 @@ def test_cropping_for_each_filter_changes_nothing(resegment: tuple[float, float]
         Grid((69, 70, 71), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
     )
     inside = ball(image.grid, (34.0, 35.0, 36.0), 7.0)
-    settings = read_settings()
-    ours = measure(image, inside, 25.0, settings, shape=True, resegment=resegment)
+    how = SETTINGS.images[Modality.CT].model_copy(update={"resegment": resegment})
+    ours = measure(image, inside, REGION_NAMES, SETTINGS, how)
 
-    theirs = measure_plainly(image, Image(inside.astype(np.uint8), image.grid), Label.GTVP, 25.0, resegment)
+    theirs = measure_plainly(image, Image(inside.astype(np.uint8), image.grid), Label.GTVP, SETTINGS, how)
     assert list(ours) == list(theirs)
     for name, value in ours.items():
         tolerance = 2e-4 if name.startswith("log") else 1e-6
@@ -219,12 +229,53 @@ def test_measures_what_is_there(case: tuple[Image, Image, Image], features: dict
     assert features["pet_gtvn_original_firstorder_Minimum"] == 0.0
 
 
+def test_other_columns_are_no_radiomics() -> None:
+    for name in ("deep_score", "hpv_probability", "Age", "Age_missing", "Gender=0", "ct_other_original_glcm_Idm"):
+        assert not is_radiomics(name)
+        assert image_kind(name) is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (
+            "gtvn_absent",
+            "ct_gtvp_original_shape_Sphericity",
+            "pet_gtvn_wavelet-HLH_glszm_ZoneEntropy",
+            "ct_gtvp_original_glcm_MCC",
+            "pet_gtvp_log-sigma-3-0-mm-3D_glrlm_RunEntropy",
+            "ct_gtvp_log-sigma-1-0-mm-3D_firstorder_Energy",
+            "ct_gtvp_log-sigma-1-0-mm-3D_glcm_Idm",
+            "gtvp_absent",
+        ),
+        ("ct_gtvn_wavelet-LLL_firstorder_Kurtosis",),
+        ("gtvp_absent",),
+        (),
+    ],
+)
+def test_a_feature_is_the_same_whatever_else_is_asked_for(
+    case: tuple[Image, Image, Image], features: dict[str, float], names: tuple[str, ...]
+) -> None:
+    """To the last bit, in the order of `feature_names`."""
+    row = extract(*case, SETTINGS, names)
+    assert row.names == tuple(name for name in ALL_NAMES if name in names)
+    assert row.values.shape == (1, len(names))
+    assert named(row) == {name: features[name] for name in names}
+
+
+def test_a_feature_that_the_settings_do_not_make_is_named(case: tuple[Image, Image, Image]) -> None:
+    name = "ct_gtvp_wavelet-LLH_glcm_Idm"
+    original = SETTINGS.model_copy(update={"filters": FilterSettings(log_sigmas_mm=(), wavelet=None)})
+    with pytest.raises(ValueError, match=f"make no {name}$"):
+        extract(*case, original, ["gtvp_absent", name])
+
+
 def test_moving_a_case_changes_nothing(case: tuple[Image, Image, Image], features: dict[str, float]) -> None:
     moved = []
     for image in case:
         x, y, z = image.grid.origin_xyz
         moved.append(Image(image.voxels, replace(image.grid, origin_xyz=(x + 17.3, y - 128.61, z + 402.2))))
-    for name, value in named(extract(*moved)).items():
+    for name, value in named(extract(*moved, SETTINGS)).items():
         # float32 voxels: a gray level in thousands may fall into the next bin
         np.testing.assert_allclose(value, features[name], rtol=1e-2, atol=1e-3, err_msg=name)
 
@@ -243,13 +294,13 @@ def test_pet_grid_does_not_matter(case: tuple[Image, Image, Image], features: di
             direction=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0),
         ),
     )
-    for name, value in named(extract(ct, flipped, mask)).items():
+    for name, value in named(extract(ct, flipped, mask, SETTINGS)).items():
         np.testing.assert_allclose(value, features[name], rtol=1e-2, atol=1e-3, err_msg=name)
 
 
 def test_absent_class_is_missing_and_says_so(case: tuple[Image, Image, Image], features: dict[str, float]) -> None:
     ct, pet, mask = case
-    values = named(extract(ct, pet, relabeled(mask, gtvn=np.zeros(mask.voxels.shape, bool))))
+    values = named(extract(ct, pet, relabeled(mask, gtvn=np.zeros(mask.voxels.shape, bool)), SETTINGS))
     assert values["gtvn_absent"] == 1.0
     assert all(np.isnan(values[name]) for name in values if "_gtvn_" in name)
     assert {name: value for name, value in values.items() if "gtvp" in name} == {
@@ -262,7 +313,7 @@ def test_tiny_lesion_is_measured_or_missing_but_not_absent(case: tuple[Image, Im
     ct, pet, mask = case
     inside = np.zeros(mask.voxels.shape, bool)
     inside[10, 20 : 20 + voxels, 20] = True
-    values = named(extract(ct, pet, relabeled(mask, gtvp=inside)))
+    values = named(extract(ct, pet, relabeled(mask, gtvp=inside), SETTINGS))
     assert values["gtvp_absent"] == 0.0
     measured = [np.isfinite(value) for name, value in values.items() if "_gtvp_" in name]
     # One voxel of 1 x 1 x 3 mm is a line on the 1 mm grid: no texture. Two are a plane.
@@ -273,7 +324,7 @@ def test_air_has_a_shape_but_no_texture(case: tuple[Image, Image, Image], featur
     ct, pet, mask = case
     air = np.where(mask.voxels == Label.GTVP, np.float32(-1000), ct.voxels)
     air = np.where(ndimage.binary_dilation(mask.voxels == Label.GTVP, iterations=4), np.float32(-1000), air)
-    values = named(extract(Image(air, ct.grid), pet, mask))
+    values = named(extract(Image(air, ct.grid), pet, mask, SETTINGS))
     for name, value in values.items():
         if name.startswith("ct_gtvp_") and "_shape_" not in name:
             assert np.isnan(value), name
@@ -284,7 +335,7 @@ def test_air_has_a_shape_but_no_texture(case: tuple[Image, Image, Image], featur
 def test_flat_and_absurd_images_do_not_stop_it(case: tuple[Image, Image, Image]) -> None:
     ct, pet, mask = case
     flat = Image(np.full(ct.voxels.shape, 40, np.int16), ct.grid)
-    values = named(extract(flat, Image(pet.voxels * 1e4, pet.grid), mask))
+    values = named(extract(flat, Image(pet.voxels * 1e4, pet.grid), mask, SETTINGS))
     assert values["ct_gtvp_original_firstorder_Range"] == pytest.approx(0.0, abs=1e-3)
     assert values["pet_gtvp_original_firstorder_Maximum"] == 100.0
     assert not any(np.isinf(value) for value in values.values())
@@ -294,13 +345,13 @@ def test_region_without_room_for_the_filters_is_refused(case: tuple[Image, Image
     inside = np.zeros(case[0].voxels.shape, bool)
     inside[3:9, 20:30, 20:30] = True
     with pytest.raises(ValueError, match="less than 7 voxels of image around it"):
-        measure(case[0], inside, 25.0, read_settings(), shape=True)
+        measure(case[0], inside, REGION_NAMES, SETTINGS, SETTINGS.images[Modality.CT])
 
 
 def test_says_nothing(
     case: tuple[Image, Image, Image], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     ct, pet, mask = case
-    extract(Image(np.full(ct.voxels.shape, 40, np.int16), ct.grid), pet, mask)
+    extract(Image(np.full(ct.voxels.shape, 40, np.int16), ct.grid), pet, mask, SETTINGS)
     captured = capfd.readouterr()
     assert (captured.out, captured.err, caplog.text) == ("", "", "")

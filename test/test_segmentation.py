@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmpl import segmentation
 from mmpl.case import Grid, Image
 from mmpl.geometry import index_to_mm
-from mmpl.labels import Label, Stage
+from mmpl.names import Label, Stage
 from mmpl.network import build_network
 from mmpl.preprocess import PreparedCase, prepare_labels
 from mmpl.processor import ON_CPU, PRECISION, Processor
@@ -26,8 +26,8 @@ from mmpl.segmentation import (
     NO_OVERLAP,
     Budget,
     Segmentation,
+    SlidingWindow,
     Thresholds,
-    Windows,
     clean,
     compose,
     crop_around,
@@ -456,7 +456,7 @@ class TestGivingWay:
         for overlap in (0.5, 0.3, 0.0):
             began = clock.now
             settings = self.SETTINGS.model_copy(update={"overlap": overlap})
-            count = Windows(settings, Processor(CPU)).count(prepared.images.shape[1:])
+            count = SlidingWindow(settings, Processor(CPU)).count(prepared.images.shape[1:])
             predict_probability(prepared.images, Slow(clock), settings, Processor(CPU))
             assert count == clock.now - began
 

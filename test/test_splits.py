@@ -46,7 +46,7 @@ def test_there_are_ten_members_with_names_of_their_own(patients: list[Patient]) 
 def test_every_patient_is_held_out_once_in_each_scheme(patients: list[Patient]) -> None:
     splits = make_splits(patients, seed=1)
     for scheme in Scheme:
-        held_out = [p.patient_id for fold in range(FOLDS) for p in splits.inside(Member(scheme, fold), patients)]
+        held_out = [p.patient_id for fold in range(FOLDS) for p in splits.held_out(Member(scheme, fold), patients)]
         assert sorted(held_out) == sorted(p.patient_id for p in patients)
 
 
@@ -54,7 +54,7 @@ def test_nobody_is_both_inside_and_outside(patients: list[Patient]) -> None:
     splits = make_splits(patients, seed=1)
     for member in splits.members:
         inside, outside = ({p.patient_id for p in part} for part in (
-            splits.inside(member, patients), splits.outside(member, patients)
+            splits.held_out(member, patients), splits.training(member, patients)
         ))  # fmt: skip
         assert not inside & outside
         assert len(inside) + len(outside) == len(patients)
@@ -112,4 +112,4 @@ def test_files_give_back_the_same_splits(patients: list[Patient], tmp_path: Path
     assert read_splits(path) == splits
     assert [p.name for p in tmp_path.iterdir()] == ["splits.json"]
     for member in splits.members:
-        assert read_splits(path).inside(member, patients) == splits.inside(member, patients)
+        assert read_splits(path).held_out(member, patients) == splits.held_out(member, patients)

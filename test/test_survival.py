@@ -1,31 +1,33 @@
 """Stage 3's arithmetic by hand, and a Cox model that finds what was planted; a higher risk is worse throughout."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mmpl.cox import DUPLICATE_CORRELATION, log_partial_likelihood, screen_clinical, univariate_p
-from mmpl.selection import distinct
-from mmpl.survival import (
-    CoxModel,
-    RiskScale,
-    SurvivalEvidence,
-    TimeIntervals,
-    combine,
-    expected_days,
-    member_curves,
-    survival_curve,
+from mmpl.evidence import EXPECTED_DAYS_SCORE, HPV_PROBABILITY, Evidence, FeatureTable, Scale, survival_evidence
+from mmpl.survival import CoxModel, TimeIntervals, combine, expected_days, member_curves, survival_curve
+from mmpl.training.cox import (
+    DUPLICATE_CORRELATION,
+    RIDGE,
+    SMALLEST_RISK_SD,
+    fit_cox,
+    log_partial_likelihood,
+    screen_clinical,
+    univariate_p,
 )
+from mmpl.training.selection import uncorrelated
 
 INTERVALS = TimeIntervals((0.0, 100.0, 300.0, 600.0))
-RADIOMICS = tuple(f"pet_gtvp_original_{index}" for index in range(200))
+RADIOMICS = tuple(f"pet_gtvp_original_glcm_{index}" for index in range(200))
 CLINICAL = ("Treatment=0", "Treatment=1", "Treatment=missing", "Age", "Age missing")
 PLANTED = 40
 """The one radiomics column that moves the hazard."""
 
 
-def simulate(seed: int, count: int = 400) -> tuple[SurvivalEvidence, np.ndarray, np.ndarray, np.ndarray]:
+def simulate(seed: int, count: int = 400) -> tuple[Evidence, np.ndarray, np.ndarray, np.ndarray]:
     """Draw patients: evidence, follow-up, whether the relapse was seen, and the true time to relapse."""
     rng = np.random.default_rng(seed)
     radiomics = rng.normal(size=(count, len(RADIOMICS)))
@@ -40,12 +42,16 @@ def simulate(seed: int, count: int = 400) -> tuple[SurvivalEvidence, np.ndarray,
     radiomics[:, 6] = np.nan
     radiomics[rng.random(count) < 0.1, 10:60] = np.nan
     clinical = np.column_stack([*(treatment == level for level in range(3)), rng.normal(size=count), np.zeros(count)])
-    evidence = SurvivalEvidence(score, hpv, radiomics, clinical)
+    evidence = survival_evidence(score, hpv, FeatureTable(RADIOMICS, radiomics), FeatureTable(CLINICAL, clinical))
     return evidence, np.minimum(relapse_days, followed_days), relapse_days < followed_days, relapse_days
 
 
-def fit(evidence: SurvivalEvidence, days: np.ndarray, relapse: np.ndarray) -> CoxModel:
-    return CoxModel.fit(evidence, days, relapse, RADIOMICS, CLINICAL, screening_p=0.05, seed=0)
+def with_radiomics(evidence: Evidence, values: np.ndarray, names: Sequence[str] = RADIOMICS) -> Evidence:
+    return replace(evidence, radiomics=FeatureTable(tuple(names), values))
+
+
+def fit(evidence: Evidence, days: np.ndarray, relapse: np.ndarray) -> CoxModel:
+    return fit_cox(evidence, days, relapse, screening_p=0.05, seed=0)
 
 
 def concordance(risk: np.ndarray, days: np.ndarray) -> float:
@@ -153,7 +159,7 @@ def test_curves_meet_on_common_days_with_a_constant_hazard_between_edges() -> No
 
 
 def test_risks_are_standardized_with_a_floor_and_averaged() -> None:
-    scales = [RiskScale(1.0, 2.0), RiskScale(0.0, 0.01)]
+    scales = [Scale(1.0, 2.0), Scale.of([-0.01, 0.01], SMALLEST_RISK_SD)]
     result = combine([3.0, 0.1], scales, np.array([0.0, 10.0]), np.array([[1, 0.5], [1, 0.7]]))
     assert result.member_risks == pytest.approx((1.0, 2.0))
     assert result.risk_score == pytest.approx(1.5)
@@ -161,7 +167,7 @@ def test_risks_are_standardized_with_a_floor_and_averaged() -> None:
 
 
 def test_a_scale_is_the_mean_and_sd_of_what_it_measured() -> None:
-    assert RiskScale.of(np.array([1.0, 3.0])) == RiskScale(2.0, 1.0)
+    assert Scale.of([1.0, 3.0], smallest_sd=0.05) == Scale(2.0, 1.0)
 
 
 # Columns of a Cox model
@@ -196,7 +202,7 @@ def test_constant_columns_and_near_duplicates_are_dropped() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 200))
     columns = np.column_stack([np.full(200, 0.1), x, y, -5 * x + 3, x + 0.05 * y, x + y, 1e-12 * rng.normal(size=200)])
-    assert distinct(columns, DUPLICATE_CORRELATION).tolist() == [1, 2, 5, 6]
+    assert uncorrelated(columns, DUPLICATE_CORRELATION).tolist() == [1, 2, 5, 6]
 
 
 def test_screening_leaves_out_each_reference_level() -> None:
@@ -215,21 +221,23 @@ def test_screening_leaves_out_each_reference_level() -> None:
 
 def test_planted_effects_are_recovered(model: CoxModel) -> None:
     rows = {covariate.name: covariate for covariate in model.covariates}
-    assert {"expected_days_score", "hpv_probability", "Treatment=0", RADIOMICS[PLANTED]} <= rows.keys()
+    assert {EXPECTED_DAYS_SCORE, HPV_PROBABILITY, "Treatment=0", RADIOMICS[PLANTED]} <= rows.keys()
     assert len(rows) <= 4 + model.events // 10
-    assert rows["expected_days_score"].coefficient == pytest.approx(-0.6, abs=0.25)
+    assert rows[EXPECTED_DAYS_SCORE].coefficient == pytest.approx(-0.6, abs=0.25)
     assert rows["Treatment=0"].coefficient == pytest.approx(0.9, abs=0.45)
     assert rows[RADIOMICS[PLANTED]].coefficient == pytest.approx(0.7, abs=0.25)
     evidence, _, _, relapse_days = simulate(1, 1000)
     reached = concordance(model.log_partial_hazard(evidence), relapse_days)
     assert reached > 0.68
-    assert reached > concordance(-evidence.expected_days_score, relapse_days) + 0.04
+    assert reached > concordance(-evidence.table.read([EXPECTED_DAYS_SCORE])[:, 0], relapse_days) + 0.04
 
 
 def test_longer_expected_time_and_hpv_are_lower_risk(model: CoxModel) -> None:
-    radiomics, clinical = np.full((3, len(RADIOMICS)), np.nan), np.zeros((3, len(CLINICAL)))
-    evidence = SurvivalEvidence(np.array([-1.0, 0.0, 1.0]), np.full(3, 0.5), radiomics, clinical)
-    assert (np.diff(model.log_partial_hazard(evidence)) < 0).all()
+    radiomics = FeatureTable(RADIOMICS, np.full((3, len(RADIOMICS)), np.nan))
+    clinical = FeatureTable(CLINICAL, np.zeros((3, len(CLINICAL))))
+    for days_score, probability in (([-1, 0, 1], [0.5] * 3), ([0] * 3, [0, 0.5, 1])):
+        evidence = survival_evidence(days_score, probability, radiomics, clinical)
+        assert (np.diff(model.log_partial_hazard(evidence)) < 0).all()
 
 
 def test_degenerate_radiomics_are_not_selected(model: CoxModel) -> None:
@@ -251,8 +259,6 @@ def test_predictions_are_those_of_lifelines(model: CoxModel) -> None:
     import pandas as pd
     from lifelines import CoxPHFitter
 
-    from mmpl.cox import RIDGE
-
     evidence, days, relapse, _ = simulate(0)
     columns = {row.name: row.read(evidence) for row in model.covariates}
     fitter = CoxPHFitter(penalizer=RIDGE).fit(
@@ -266,8 +272,9 @@ def test_predictions_are_those_of_lifelines(model: CoxModel) -> None:
 def test_missing_radiomics_count_as_the_training_median_and_outliers_are_clipped(model: CoxModel) -> None:
     row = next(row for row in model.covariates if row.name == RADIOMICS[PLANTED])
     evidence = simulate(2, 4)[0]
-    evidence.radiomics[:, PLANTED] = [np.nan, row.fill, row.mean + 4 * row.scale, 1e9]
-    values = row.read(evidence)
+    radiomics = evidence.radiomics.values.copy()
+    radiomics[:, PLANTED] = [np.nan, row.fill, row.mean + 4 * row.scale, 1e9]
+    values = row.read(with_radiomics(evidence, radiomics))
     assert values[0] == values[1]
     assert values[2:] == pytest.approx(4.0)
 
@@ -286,9 +293,9 @@ def test_noise_alone_seldom_selects_radiomics() -> None:
     selected = 0
     for seed in range(4):
         evidence, days, relapse, _ = simulate(seed)
-        noise = np.random.default_rng(seed + 100).normal(size=evidence.radiomics.shape)
-        blank = SurvivalEvidence(evidence.expected_days_score, evidence.hpv_probability, noise, evidence.clinical)
-        selected += sum(row.block == "radiomics" for row in fit(blank, days, relapse).covariates)
+        noise = np.random.default_rng(seed + 100).normal(size=evidence.radiomics.values.shape)
+        model = fit(with_radiomics(evidence, noise), days, relapse)
+        selected += sum(row.name in RADIOMICS for row in model.covariates)
     assert selected <= 8
 
 
@@ -302,14 +309,15 @@ def test_too_few_relapses_are_an_error(relapses: int) -> None:
 def test_few_relapses_fit_without_radiomics(caplog) -> None:
     evidence, days, _, _ = simulate(4, 60)
     model = fit(evidence, days, np.arange(60) < 5)
-    assert not any(row.block == "radiomics" for row in model.covariates)
+    assert not any(row.name in RADIOMICS for row in model.covariates)
     assert np.isfinite(model.log_partial_hazard(evidence)).all()
     assert "too few" in caplog.text
 
 
 def test_constant_scores_and_no_radiomics_at_all_still_fit() -> None:
     evidence, days, relapse, _ = simulate(5, 200)
-    empty = SurvivalEvidence(np.zeros(200), np.ones(200), np.full((200, len(RADIOMICS)), np.nan), np.zeros((200, 5)))
+    radiomics = FeatureTable(RADIOMICS, np.full((200, len(RADIOMICS)), np.nan))
+    empty = survival_evidence(np.zeros(200), np.ones(200), radiomics, FeatureTable(CLINICAL, np.zeros((200, 5))))
     model = fit(empty, days, relapse)
     assert model.covariates == ()
     np.testing.assert_array_equal(model.log_partial_hazard(evidence), 0)
@@ -317,41 +325,30 @@ def test_constant_scores_and_no_radiomics_at_all_still_fit() -> None:
 
 def test_a_level_without_any_relapse_gets_a_finite_coefficient() -> None:
     evidence, days, relapse, _ = simulate(6)
-    clinical = evidence.clinical.copy()
+    clinical = evidence.clinical.values.copy()
     clinical[:, 2] = ~relapse & (np.arange(400) % 3 == 0)
-    model = fit(
-        SurvivalEvidence(evidence.expected_days_score, evidence.hpv_probability, evidence.radiomics, clinical),
-        days,
-        relapse,
-    )
+    model = fit(replace(evidence, clinical=FeatureTable(CLINICAL, clinical)), days, relapse)
     row = next(row for row in model.covariates if row.name == "Treatment=missing")
     assert -20 < row.coefficient < -0.5
 
 
-def test_other_columns_than_the_fitted_ones_are_an_error(model: CoxModel) -> None:
+def test_without_stage_2_the_model_has_no_hpv_probability() -> None:
+    evidence, days, relapse, _ = simulate(7, 200)
+    score = evidence.table.read([EXPECTED_DAYS_SCORE])[:, 0]
+    alone = survival_evidence(score, None, evidence.radiomics, evidence.clinical)
+    names = {row.name for row in fit(alone, days, relapse).covariates}
+    assert EXPECTED_DAYS_SCORE in names
+    assert HPV_PROBABILITY not in names
+
+
+def test_a_covariate_that_is_not_there_is_named(model: CoxModel) -> None:
+    evidence = simulate(7, 50)[0]
+    rest = [name for name in RADIOMICS if name != RADIOMICS[PLANTED]]
+    with pytest.raises(ValueError, match=f"no {RADIOMICS[PLANTED]}$"):
+        model.log_partial_hazard(with_radiomics(evidence, evidence.radiomics.read(rest), rest))
+
+
+def test_an_outcome_is_needed_of_every_patient() -> None:
     evidence, days, relapse, _ = simulate(7, 50)
-    short = SurvivalEvidence(
-        evidence.expected_days_score, evidence.hpv_probability, evidence.radiomics, evidence.clinical[:, 1:]
-    )
-    with pytest.raises(ValueError, match=r"\(200, 4\).*\(200, 5\)"):
-        model.log_partial_hazard(short)
-    with pytest.raises(ValueError, match="expected"):
-        fit(short, days, relapse)
-    with pytest.raises(ValueError, match="49 outcomes"):
+    with pytest.raises(ValueError, match="49 outcomes for 50 patients"):
         fit(evidence, days[1:], relapse[1:])
-
-
-def test_evidence_checks_itself() -> None:
-    good = {
-        "expected_days_score": np.zeros(3),
-        "hpv_probability": np.zeros(3),
-        "radiomics": np.zeros((3, 2)),
-        "clinical": np.zeros((3, 1)),
-    }
-    SurvivalEvidence(**good)
-    for name in good:
-        with pytest.raises(ValueError, match="one number of patients"):
-            SurvivalEvidence(**{**good, name: good[name][1:]})
-    for name in ("expected_days_score", "hpv_probability", "clinical"):
-        with pytest.raises(ValueError, match=f"{name} is not finite"):
-            SurvivalEvidence(**{**good, name: np.full_like(good[name], np.nan)})

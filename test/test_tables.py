@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mmpl.case import ClinicalRecord, Outcome, Patient
+from mmpl.evidence import Scale
 from mmpl.metrics import balanced_accuracy
-from mmpl.survival import RiskScale
+from mmpl.training.cox import SMALLEST_RISK_SD
 from mmpl.training.splits import Scheme, Splits
-from train.experiments import figures
 from train.experiments.results import decide, make_results
 from train.experiments.tables import Comparison, Method, mean_and_sd, measure_hpv, measure_survival, write_table
 from train.experiments.unseen_centers import at_prevalence, estimate_prevalence, rank
@@ -110,22 +110,9 @@ def test_prevalence_is_found_again_where_probabilities_are_calibrated() -> None:
     assert balanced_accuracy(balanced >= 0.5, positive) > balanced_accuracy(likelier, positive) + 0.02
 
 
-def test_the_roc_curve_by_hand() -> None:
-    x, y = figures.roc_curve(np.array([0.9, 0.4, 0.4, 0.1]), np.array([True, True, False, False]))
-    np.testing.assert_allclose(x, [0, 0, 0.5, 1])
-    np.testing.assert_allclose(y, [0, 0.5, 1, 1])
-
-
-def test_wilson_interval() -> None:
-    """statsmodels.stats.proportion.proportion_confint(8, 10, method="wilson") gives 0.490, 0.943."""
-    low, share, high = figures.wilson(8, 10)
-    assert (low, share, high) == pytest.approx((0.4901, 0.8, 0.9433), abs=5e-4)
-    assert figures.wilson(10, 10)[2] == 1.0
-
-
 def test_risks_are_ranked_with_and_without_their_scale() -> None:
     risks = {"patient-0": np.array([0.0, 1.0]), "center-0": np.array([3.0, 1.0])}
-    ways = rank(risks, {"patient-0": RiskScale(1.0, 2.0), "center-0": RiskScale(0.0, 0.01)})
+    ways = rank(risks, {"patient-0": Scale(1.0, 2.0), "center-0": Scale.of([-0.01, 0.01], SMALLEST_RISK_SD)})
     np.testing.assert_allclose(ways["standardized"], [1.5, 1.0])
     np.testing.assert_allclose(ways["log hazards"], [(1.0 + 0.15) / 2, (3.0 + 0.05) / 2])
     np.testing.assert_allclose(ways["center-out models"], [3.0, 1.0])

@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 import torch
 
+from mmpl.evidence import Scale
 from mmpl.io.cohort import read_cohort
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.pipeline import Pipeline
 from mmpl.training import segmentation
 from mmpl.training.outcome_network import own_scales, standardize
+from mmpl.training.records import HpvRecord, SurvivalRecord
 from mmpl.training.segmentation import Start, train_member
 from mmpl.training.splits import Member, Scheme, Splits
 from mmpl.training.workspace import RunSettings, Workspace, may_share_patients
-from mmpl.weights import Scale, load_ensemble, read_state
+from mmpl.weights import load_ensemble, read_state
 from train.experiments import ablation
 
 PATIENTS = 36
@@ -49,9 +51,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path,
 
 def test_scores_of_several_networks_come_to_one_scale() -> None:
     splits = Splits({Scheme.PATIENT: {"a": 0, "b": 0, "c": 1, "d": 1}})
-    scores = {"a": 1.0, "b": 3.0, "c": 1001.0, "d": 1005.0}
-    assert own_scales(splits, Scheme.PATIENT, scores)[Member(Scheme.PATIENT, 1)] == Scale(1003.0, 2.0)
-    assert standardize(splits, Scheme.PATIENT, scores) == {"a": -1.0, "b": 1.0, "c": -1.0, "d": 1.0}
+    scores = {Scheme.PATIENT: {"a": 1.0, "b": 3.0, "c": 1001.0, "d": 1005.0}}
+    assert own_scales(splits, scores)[Member(Scheme.PATIENT, 1)] == Scale(1003.0, 2.0)
+    assert standardize(splits, scores) == {Scheme.PATIENT: {"a": -1.0, "b": 1.0, "c": -1.0, "d": 1.0}}
 
 
 def test_a_killed_run_goes_on_where_it_was(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
@@ -65,8 +67,8 @@ def test_every_patient_is_scored_once_a_scheme_out_of_fold(trained: tuple[Path, 
     workspace = Workspace.open(run)
     ids = {p.patient_id for p in workspace.patients}
     assert len(ids) == PATIENTS
-    for name in ("hpv_scores", "hpv_probability", "risk"):
-        table = workspace.read_json(name)
+    hpv, survival = workspace.read(HpvRecord), workspace.read(SurvivalRecord)
+    for table in (hpv.logits, hpv.probability, survival.expected_days, survival.risk):
         assert set(table) == set(Scheme)
         for scheme in Scheme:
             assert set(table[scheme]) == ids
@@ -110,7 +112,7 @@ def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dic
     suffixes = {path.suffix for path in weights.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors", ".skops"}
     manifest = json.loads((weights / "manifest.json").read_text())
-    assert len(manifest["files"]) == 50
+    assert len(manifest["files"]) == 70
 
 
 def test_stage_1_goes_on_from_an_ensemble_of_other_patients(
@@ -129,7 +131,7 @@ def test_stage_1_goes_on_from_an_ensemble_of_other_patients(
     with pytest.raises(ValueError, match=f"step {steps} is not one of the {steps}"):
         Start(weights, steps).describe(other)
     start = Start(weights, steps - 1)  # one small step from where the others ended
-    assert start.describe(other)["cohorts"] == ["cohort"]
+    assert start.describe(other).cohorts == ("cohort",)
     train_member(other, FIRST, start=start)
     before, after = (read_state(w.network_file(FIRST, Stage.SEGMENTATION)) for w in (workspace, other))
     assert all((before[name] - after[name]).abs().max() < 0.002 for name in before)
@@ -173,7 +175,7 @@ from mmpl.training import prepare
 from mmpl.training.segmentation import predict_fold, train_member
 from mmpl.training.workspace import Workspace
 run = Path(sys.argv[1])
-prepare.main("phantom:20:3", run, "micro", workers=1)
+prepare.main("phantom:20:3", run, "micro", without=["hpv", "survival"], workers=1)
 workspace = Workspace.open(run)
 first = workspace.splits.members[0]
 train_member(workspace, first)
@@ -189,7 +191,7 @@ predict_fold(workspace, first)
 def test_the_papers_tables_come_out_of_a_run(trained: tuple[Path, Path, Path, dict[Path, int]], tmp_path: Path) -> None:
     _, run, _, _ = trained
     for program, *arguments in (("ablation", run), ("tables", run, tmp_path, "--threshold")):
-        command = [sys.executable, "-W", "ignore", "-m", f"train.{program}", *map(str, arguments)]
+        command = [sys.executable, "-W", "ignore", "-m", f"train.experiments.{program}", *map(str, arguments)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     text = (tmp_path / "RESULTS.md").read_text()
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]

@@ -11,11 +11,11 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_leak import NoiseCohort, draw_patients
-from test_patches import assert_equal_networks, make_job
+from test_patches import assert_equal_networks, keep_centers, make_job
 from torch import Tensor, nn
 
 from mmpl.case import Grid
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import Profile, load_profile
 from mmpl.training import loop
@@ -47,7 +47,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A run on noise with one lesion of each class in every patient, a quarter of each split held out."""
     torch.set_num_threads(1)  # networks this small gain nothing from a second thread
     cohort, rng = NoiseCohort(draw_patients()[:PATIENTS]), np.random.default_rng(2)
-    monkeypatch.setattr(workspaces, "open_source", lambda _: cohort)
+    monkeypatch.setattr(workspaces, "open_source", lambda *_: cohort)
     noise = Workspace(tmp_path / "run", RunSettings("noise", with_fraction(0.25)))
     noise.begin(make_splits(cohort.patients, 1))
     size = noise.profile.preprocess.roi_size_xyz
@@ -64,7 +64,7 @@ def test_a_fraction_is_held_out_evenly_and_alike_every_time(workspace: Workspace
     members = workspace.splits.members
     held = {member: hold_out(workspace, member) for member in members}
     for member in members:
-        outside = {p.patient_id: p.outcome for p in workspace.splits.outside(member, workspace.patients)}
+        outside = {p.patient_id: p.outcome for p in workspace.splits.training(member, workspace.patients)}
         assert held[member] < outside.keys()
         assert len(held[member]) == round(0.25 * len(outside))
         assert held[member] == hold_out(workspace, member)
@@ -89,8 +89,8 @@ def jobs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[Stage, J
 
     monkeypatch.setattr(loop, "train", train_and_keep)
     train_member(workspace, FIRST)
-    middle = ((np.array(workspace.profile.preprocess.roi_size_xyz) - 1) / 2).tolist()
-    workspace.write_json("lesion_centers", {p.patient_id: middle for p in workspace.patients})
+    x, y, z = ((np.array(workspace.profile.preprocess.roi_size_xyz) - 1) / 2).tolist()
+    keep_centers(workspace, {p.patient_id: (x, y, z) for p in workspace.patients})
     tasks = (hpv_task(workspace, FIRST), survival_task(workspace, FIRST, cut_intervals(workspace, FIRST)))
     for task in tasks:
         train_outcome_network(workspace, FIRST, task, workspace.network_file(FIRST, Stage.SEGMENTATION))
@@ -99,7 +99,7 @@ def jobs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[Stage, J
 
 def test_no_stage_trains_on_the_patients_that_it_is_scored_on(workspace: Workspace, jobs: dict[Stage, Job]) -> None:
     held = hold_out(workspace, FIRST)
-    outside = {p.patient_id for p in workspace.splits.outside(FIRST, workspace.patients)}
+    outside = {p.patient_id for p in workspace.splits.training(FIRST, workspace.patients)}
     for job in jobs.values():
         draw, score = job.draw, job.validate
         assert isinstance(draw, SegmentationCrops | LesionCrops)
@@ -153,7 +153,7 @@ def test_the_score_of_masks_is_the_mean_dice_of_both_classes(jobs: dict[Stage, J
 
 
 def test_the_scores_of_outcomes_rank_patients_and_are_blank_where_undefined(workspace: Workspace) -> None:
-    outside = workspace.splits.outside(FIRST, workspace.patients)
+    outside = workspace.splits.training(FIRST, workspace.patients)
     auc = hpv_task(workspace, FIRST).score
     status = {p.patient_id: bool(p.outcome.hpv_positive) for p in outside}
     assert auc({name: [float(positive)] for name, positive in status.items()}) == 1.0

@@ -14,22 +14,30 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from mmpl import __version__, weights
-from mmpl.labels import Stage
+from mmpl.files import read_json, write_json
+from mmpl.names import Stage, Task
 from mmpl.network import build_network, count_parameters
 from mmpl.profile import PROFILES, load_profile
+from mmpl.radiomics import feature_names
 from mmpl.weights import (
+    ENCODER_FILE,
     FOREST_FILE,
     MANIFEST,
     NETWORK_FILE,
     TABLES_FILE,
-    MemberTables,
+    EnsembleMember,
     WeightsError,
+    digest,
     find_weights,
     load_ensemble,
+    member_files,
     read_network,
     read_state,
+    write_manifest,
 )
 
+ALL_FILES = member_files(tuple(Stage))
+PARTIAL = [(Stage.SEGMENTATION,), (Stage.SEGMENTATION, Stage.SURVIVAL), (Stage.SEGMENTATION, Stage.HPV)]
 DATA_ONLY = {".safetensors", ".skops", ".json", ".md"}
 
 
@@ -44,12 +52,26 @@ def edit(folder: Path, **changes: object) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest | changes))
 
 
+def vouch(folder: Path, path: Path) -> None:
+    """Let the manifest name a file as it is now."""
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    edit(folder, files=files | {str(path.relative_to(folder)): digest(path)})
+
+
 def message(folder: Path) -> str:
     """Open weights that cannot be used; the error is one line."""
     with pytest.raises(WeightsError) as caught:
         load_ensemble(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def assert_whole(member: EnsembleMember) -> None:
+    """Look at all that a model has beside its networks."""
+    assert member.encoder.names
+    assert member.forest.names
+    assert member.hpv.scale.sd > 0
+    assert member.survival.cox.covariates
 
 
 def test_what_was_written_is_read(tiny_ensemble):
@@ -60,12 +82,15 @@ def test_what_was_written_is_read(tiny_ensemble):
     assert ensemble.thresholds.gtvp == manifest["mask_thresholds"]["gtvp"]
     assert (ensemble.hpv_threshold, ensemble.code_version) == (0.5, __version__)
     assert ensemble.training["patients"] == 24
-    assert len(manifest["files"]) == 2 * 5
+    assert ensemble.stages == tuple(Stage)
+    assert ensemble.tasks == set(Task)
+    assert set(manifest["files"]) == {f"{name}/{file}" for name in manifest["members"] for file in ALL_FILES}
+    assert len(manifest["files"]) == 2 * 7
 
 
 @pytest.mark.parametrize("stage", list(Stage))
 def test_networks_come_in_single_precision_ready_for_inference(tiny_ensemble, stage):
-    networks = list(load_ensemble(tiny_ensemble).networks(stage, torch.device("cpu")))
+    networks = [member.network(stage) for member in load_ensemble(tiny_ensemble).members]
     stored = load_file(tiny_ensemble / "patient_0" / NETWORK_FILE[stage])
     assert {value.dtype for value in stored.values()} == {torch.float16}
     assert set(networks[0].state_dict()) == set(stored)
@@ -77,22 +102,24 @@ def test_networks_come_in_single_precision_ready_for_inference(tiny_ensemble, st
     assert any(not torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-def test_tables_survive_json(tiny_ensemble):
-    tables = load_ensemble(tiny_ensemble).members[0].tables
-    assert MemberTables.from_dict(json.loads(json.dumps(tables.to_dict()))) == tables
+def test_tables_survive_json(tiny_ensemble, tmp_path):
+    member = load_ensemble(tiny_ensemble).members[0]
+    for table in (member.encoder, member.hpv, member.survival):
+        write_json(tmp_path / "table.json", table)
+        assert read_json(tmp_path / "table.json", type(table)) == table
 
 
 def test_no_manifest(tmp_path):
     assert message(tmp_path).startswith(f"{tmp_path / MANIFEST}: no such file; weights are looked for in $MMPL_WEIGHTS")
 
 
-@pytest.mark.parametrize("name", [*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE])
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_missing_file(folder, name):
     (folder / "center_0" / name).unlink()
     assert message(folder).startswith(f"{folder / 'center_0' / name}: no such file")
 
 
-@pytest.mark.parametrize("name", [*NETWORK_FILE.values(), FOREST_FILE, TABLES_FILE])
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_single_flipped_bit(folder, name):
     path = folder / "center_0" / name
     content = bytearray(path.read_bytes())
@@ -145,7 +172,7 @@ def test_settings_come_from_the_manifest_alone(folder, monkeypatch):
 def test_overridden_settings_come_with_the_weights(folder):
     ensemble = load_ensemble(folder)
     profile = load_profile("micro", ["inference.overlap=0.75", "training.segmentation.steps=3"])
-    weights.write_manifest(folder, profile, ["patient_0"], ensemble.thresholds, 0.5, {})
+    write_manifest(folder, profile, ["patient_0"], ensemble.stages, ensemble.thresholds, 0.5, {})
     assert load_ensemble(folder).profile == profile
 
 
@@ -213,10 +240,86 @@ def test_weights_are_looked_for_in_order(tmp_path, monkeypatch):
 def test_the_manifest_is_whole_or_absent(folder, monkeypatch):
     before = (folder / MANIFEST).read_bytes()
     ensemble = load_ensemble(folder)
-    (folder / "patient_0" / TABLES_FILE).unlink()
+    (folder / "patient_0" / ENCODER_FILE).unlink()
     with pytest.raises(FileNotFoundError):
-        weights.write_manifest(folder, ensemble.profile, ["patient_0"], ensemble.thresholds, 0.5, {})
+        write_manifest(folder, ensemble.profile, ["patient_0"], ensemble.stages, ensemble.thresholds, 0.5, {})
     assert (folder / MANIFEST).read_bytes() == before
+
+
+# what an ensemble was trained for
+
+
+@pytest.mark.parametrize("stages", PARTIAL)
+def test_an_ensemble_holds_the_files_of_its_stages_alone(partial_ensemble, stages):
+    folder = partial_ensemble(*stages)
+    ensemble = load_ensemble(folder, keep_networks=True)
+    assert ensemble.stages == stages
+    assert ensemble.tasks == {Task(stage.value) for stage in stages}
+    assert (ensemble.hpv_threshold is None) == (Stage.HPV not in stages)
+    for member in ensemble.members:
+        assert {path.name for path in member.folder.iterdir()} == set(member_files(stages))
+        assert set(member.kept) == set(stages)
+        assert bool(member.radiomics_names) == (Stage.HPV in stages)  # the tiny Cox model reads none
+
+
+def test_a_model_names_the_radiomics_that_it_reads_and_no_other_columns(tiny_ensemble):
+    ensemble = load_ensemble(tiny_ensemble)
+    for member in ensemble.members:
+        read = {*member.forest.names, *(covariate.name for covariate in member.survival.cox.covariates)}
+        assert member.radiomics_names == read & set(feature_names(ensemble.profile.radiomics))
+        assert 0 < len(member.radiomics_names) < len(read)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"stages": ["hpv", "survival"]}, "the stages hpv, survival lack segmentation"),
+        ({"stages": ["segmentation", "staging"]}, "not a manifest this version can read ("),
+        ({"stages": None}, "not a manifest this version can read ("),
+        ({"hpv_threshold": None}, "not a manifest this version can read ("),
+    ],
+)
+def test_stages_that_cannot_be(folder, changes, reason):
+    edit(folder, **changes)
+    assert message(folder).startswith(f"{folder / MANIFEST}: {reason}")
+
+
+def test_a_stage_without_files(partial_ensemble, tmp_path):
+    folder = Path(shutil.copytree(partial_ensemble(Stage.SEGMENTATION), tmp_path / "weights"))
+    edit(folder, stages=["segmentation", "survival"])
+    path = folder / "patient_0" / NETWORK_FILE[Stage.SURVIVAL]
+    assert message(folder) == f"{path}: not in the manifest"
+
+
+@pytest.mark.parametrize("name", [ENCODER_FILE, *TABLES_FILE.values()])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"scale": 1}'])
+def test_a_table_of_another_kind(folder, name, content):
+    path = folder / "center_0" / name
+    path.write_text(content)
+    vouch(folder, path)
+    with pytest.raises(WeightsError) as caught:
+        load_ensemble(folder, keep_networks=True)
+    assert str(caught.value).startswith(f"{path}: not a ")
+    assert "\n" not in str(caught.value)
+
+
+def test_kept_models_need_their_files_no_more(folder):
+    """As in a server."""
+    ensemble = load_ensemble(folder, keep_networks=True)
+    shutil.rmtree(folder)
+    for member in ensemble.members:
+        assert all(member.network(stage) for stage in Stage)
+        assert_whole(member)
+
+
+def test_an_ensemble_is_known_by_all_that_it_consists_of(folder, tiny_ensemble, blind_ensemble):
+    before = load_ensemble(folder).identity
+    assert before == load_ensemble(tiny_ensemble).identity  # wherever it lies
+    assert before != load_ensemble(blind_ensemble).identity
+    path = folder / "center_0" / TABLES_FILE[Stage.HPV]
+    path.write_text(path.read_text().replace("0.5", "0.25"))
+    vouch(folder, path)
+    assert load_ensemble(folder).identity != before
 
 
 # nothing in a folder of weights can run code
@@ -255,8 +358,7 @@ def test_the_watch_sees_a_pickle(watched):
 def test_loading_unpickles_nothing(any_ensemble, watched):
     ensemble = load_ensemble(any_ensemble)
     for member in ensemble.members:
-        assert member.tables.cox.covariates
-        assert member.forest.names
+        assert_whole(member)
         for stage in Stage:
             member.network(stage)
     assert watched == []

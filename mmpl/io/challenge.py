@@ -13,14 +13,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmpl.case import Case, ClinicalRecord, InvalidInputError
-from mmpl.clinical import read_record
+from mmpl.datafiles import RESOURCES
 from mmpl.files import PARTIAL, write_whole
 from mmpl.geometry import common_grid
 from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
-from mmpl.labels import Task
-from mmpl.mend import mend
+from mmpl.names import Task
 from mmpl.pipeline import PatientResult
-from mmpl.profile import RESOURCES, Positive
+from mmpl.profile import Positive
+from mmpl.schema import ClinicalSchema, default_schema
+from mmpl.units import check_units
 
 EDITIONS = RESOURCES / "editions"
 EDITION_VARIABLE, DEFAULT_EDITION = "MMPL_EDITION", "hecktor-2025"
@@ -74,7 +75,7 @@ class Edition(BaseModel):
         return min(self.limit_s[task] for task in tasks) - self.reserve_s
 
     def output_path(self, task: Task, folder: Path) -> Path:
-        """Where a task's answer lies below the output folder."""
+        """Path of a task's answer below the output folder."""
         paths = {
             Task.SEGMENTATION: f"{self.mask.path}/{self.mask_file}",
             Task.SURVIVAL: self.risk.path,
@@ -102,7 +103,7 @@ def _read_edition(name: str) -> Edition:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the inputs lie; `inputs.json`, where present, wins over the default paths."""
+    """The places of the inputs; `inputs.json`, where present, wins over the default paths."""
 
     folder: Path
     listed: dict[str, str]
@@ -111,8 +112,12 @@ class _Layout:
         return self.folder / self.listed.get(socket.slug, socket.path)
 
 
-def read_challenge_case(folder: Path) -> Case:
+def read_challenge_case(folder: Path, schema: ClinicalSchema | None = None) -> Case:
     """Read the one case in a folder of the challenge's layout.
+
+    Args:
+        folder: The platform's /input.
+        schema: Schema of the clinical record: that of the weights; by default that of `resources/clinical.yaml`.
 
     Raises:
         InvalidInputError: A file is missing or cannot be used; the message names it.
@@ -122,10 +127,10 @@ def read_challenge_case(folder: Path) -> Case:
     layout, edition = _Layout(folder, _read_listed_paths(folder / "inputs.json")), read_edition()
     ct = find_image(layout.path(edition.ct), "CT")
     pet = find_image(layout.path(edition.pet), "PET")
-    clinical = read_clinical_file(layout.path(edition.clinical))
+    clinical = read_clinical_file(layout.path(edition.clinical), schema or default_schema())
     images = read_image(ct), read_image(pet)
     try:
-        case = mend(Case(CASE_ID, *images, clinical))
+        case = check_units(Case(CASE_ID, *images, clinical))
         common_grid(case.ct.grid, case.pet.grid, LEAST_OVERLAP_MM)
     except InvalidInputError as error:
         about = [str(path) for name, path in (("CT", ct), ("PET", pet)) if name in str(error)]
@@ -147,7 +152,7 @@ def find_image(folder: Path, what: str) -> Path:
     return files[0]
 
 
-def read_clinical_file(path: Path) -> ClinicalRecord:
+def read_clinical_file(path: Path, schema: ClinicalSchema) -> ClinicalRecord:
     """Read `ehr.json`; a literal NaN and trailing commas, which occur in the wild, are accepted.
 
     Raises:
@@ -161,7 +166,7 @@ def read_clinical_file(path: Path) -> ClinicalRecord:
         raise InvalidInputError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise InvalidInputError(f"{path}: holds {type(content).__name__}, and an object of clinical fields is needed")
-    return read_record(content)
+    return schema.read(content)
 
 
 def parse_lenient_json(text: str) -> Any:
@@ -205,7 +210,7 @@ def write_challenge_result(result: PatientResult, folder: Path, tasks: Collectio
     """Write the answers of some tasks where the challenge wants them, the mask first; all of them or none.
 
     Returns:
-        Where each lies.
+        Path of each answer, by task.
     """
     edition = read_edition()
     paths = {task: edition.output_path(task, folder) for task in Task if task in tasks}

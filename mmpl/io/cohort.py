@@ -19,16 +19,16 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from mmpl.case import Case, Grid, Image, InvalidInputError, Outcome, Patient
-from mmpl.clinical import field_of_key, fields, is_missing, read_record
+from mmpl.case import Case, Grid, Image, InvalidInputError, Outcome, Patient, describe_problems
 from mmpl.geometry import extent_mm
 from mmpl.io.images import read_grid, read_image
-from mmpl.labels import Column, Label
-from mmpl.mend import mend
+from mmpl.names import Column, Label
+from mmpl.schema import ClinicalSchema, default_schema
+from mmpl.units import check_units
 
 TABLE_SUFFIXES = (".csv", ".xlsx")
 SUV_FACTORS_NAME = "suv_factors.csv"
-"""For patients whose PET is in Bq/ml: `PatientID` and `Factor`, what a voxel is multiplied by to be in SUV."""
+"""Table for patients whose PET is in Bq/ml: `PatientID` and `Factor`, what a voxel is multiplied by to be in SUV."""
 NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME)
 """Tables that may lie in the same folder: the synthetic cohort's latent variables, this program's own answers, and SUV
 factors."""
@@ -44,8 +44,8 @@ class Cohort:
     """A checked cohort: the table is read, the images are found but not yet read.
 
     Attributes:
-        patients: In the table's order.
-        suv_factors: What the PET of some patients is multiplied by, to be in SUV.
+        patients: The patients, in the table's order.
+        suv_factors: Factors that the PET of some patients is multiplied by to be in SUV, by patient ID.
     """
 
     folder: Path
@@ -76,6 +76,10 @@ class Cohort:
         path = _find(self.folder, patient_id, f"{patient_id}.nii.gz")
         return path if path.is_file() else None
 
+    def has_mask(self, patient_id: str) -> bool:
+        """Tell whether a patient has a reference mask."""
+        return self.mask_path(patient_id) is not None
+
     def read_case(self, patient_id: str) -> Case:
         """Read the images of one patient.
 
@@ -89,7 +93,7 @@ class Cohort:
         if patient_id in self.suv_factors:
             pet = Image(pet.voxels * np.float32(self.suv_factors[patient_id]), pet.grid)
         try:
-            return mend(Case(patient_id, ct, pet, patient.clinical, reference))
+            return check_units(Case(patient_id, ct, pet, patient.clinical, reference))
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
 
@@ -104,31 +108,40 @@ class Cohort:
             _read_mask(path, read_grid(_find(self.folder, patient_id, f"{patient_id}__CT.nii.gz")))
 
 
-def read_cohort(folder: Path) -> Cohort:
+def read_cohort(folder: Path, schema: ClinicalSchema | None = None) -> Cohort:
     """Read and check a cohort's table, and that every patient in it has images.
+
+    Args:
+        folder: Cohort's folder, in the released layout.
+        schema: Schema of the clinical record: that of the weights or of the training run; by default that of
+            `resources/clinical.yaml`.
 
     Raises:
         InvalidInputError: There is not exactly one table, or it has problems; the message lists them all.
     """
-    cohort, problems = inspect_cohort(folder)
+    cohort, problems = inspect_cohort(folder, schema)
     if problems:
-        raise InvalidInputError(report(cohort.table, problems))
+        raise InvalidInputError(describe_problems(cohort.table, problems))
     return cohort
 
 
-def inspect_cohort(folder: Path) -> tuple[Cohort, list[str]]:
+def inspect_cohort(folder: Path, schema: ClinicalSchema | None = None) -> tuple[Cohort, list[str]]:
     """Read a cohort's table as far as it can be read, and list what is wrong with it and with the files it names.
+
+    Args:
+        folder: Cohort's folder, in the released layout.
+        schema: Schema of the clinical record, as in `read_cohort`.
 
     Raises:
         InvalidInputError: There is not exactly one table, or it cannot be read at all.
     """
-    table = find_table(folder)
-    header, rows = _read_table(table)
-    problems = _check_header(header)
-    blank = dict.fromkeys(_needed_columns(), "")
+    schema, table = schema or default_schema(), find_table(folder)
+    header, rows = _read_table(table, schema)
+    problems = _check_header(header, schema)
+    blank = dict.fromkeys(_needed_columns(schema), "")
     patients = []
     for line, row in rows:
-        patient, wrong = _read_row(blank | row)
+        patient, wrong = _read_row(blank | row, schema)
         if Column.PATIENT_ID not in header:
             continue
         problems += [f"line {line}, patient {patient.patient_id or '(none)'}: {what}" for what in wrong]
@@ -184,21 +197,16 @@ def find_table(folder: Path) -> Path:
     return tables[0]
 
 
-def report(source: Path, problems: Sequence[str]) -> str:
-    """Write a list of problems, a line each."""
-    return "\n  ".join([f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", *problems])
-
-
-def _read_table(table: Path) -> tuple[list[str], list[tuple[int, _Row]]]:
+def _read_table(table: Path, schema: ClinicalSchema) -> tuple[list[str], list[tuple[int, _Row]]]:
     """Read header and rows, each row with its line; columns by their released names, others left out."""
     lines = _read_xlsx(table) if table.suffix == ".xlsx" else _read_csv(table)
-    header = [_column(name) for name in lines[0][1]] if lines else []
+    header = [_column(name, schema) for name in lines[0][1]] if lines else []
     rows = [(line, cells) for line, cells in lines[1:] if any(cell.strip() for cell in cells)]
     uneven = [
         f"line {line}: {len(cells)} cells, not {len(header)}" for line, cells in rows if len(cells) != len(header)
     ]
     if uneven:
-        raise InvalidInputError(report(table, uneven))
+        raise InvalidInputError(describe_problems(table, uneven))
     return header, [(line, dict(zip(header, map(str.strip, cells), strict=True))) for line, cells in rows]
 
 
@@ -221,12 +229,16 @@ def _read_xlsx(table: Path) -> list[tuple[int, list[str]]]:
             sheets = [[[_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)] for sheet in book]
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise InvalidInputError(f"{table}: not a readable workbook ({error})") from error
-    found = [rows for rows in sheets if rows and Column.PATIENT_ID in map(_column, rows[0])]
+    found = [rows for rows in sheets if rows and any(_is_patient_column(name) for name in rows[0])]
     if len(found) != 1:
         raise InvalidInputError(f"{table}: {len(found)} sheets have a column {Column.PATIENT_ID}, and one is needed")
     (rows,) = found
     width = max((i + 1 for i, name in enumerate(rows[0]) if name), default=0)
     return [(number, (row + [""] * width)[:width]) for number, row in enumerate(rows, 1)]
+
+
+def _is_patient_column(name: str) -> bool:
+    return name.strip().casefold() == Column.PATIENT_ID.casefold()
 
 
 def _cell(value: object) -> str:
@@ -236,29 +248,29 @@ def _cell(value: object) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _column(name: str) -> str:
+def _column(name: str, schema: ClinicalSchema) -> str:
     """Bring a column's name to its released spelling, where it is known."""
     plain = name.strip()
     columns = {column.casefold(): column.value for column in Column}
-    return columns.get(plain.casefold()) or field_of_key(plain) or plain
+    return columns.get(plain.casefold()) or schema.field_of_key(plain) or plain
 
 
-def _needed_columns() -> tuple[str, ...]:
-    return (*(column.value for column in Column), *fields())
+def _needed_columns(schema: ClinicalSchema) -> tuple[str, ...]:
+    return (*(column.value for column in Column), *schema.names)
 
 
-def _check_header(header: Sequence[str]) -> list[str]:
-    needed = _needed_columns()
+def _check_header(header: Sequence[str], schema: ClinicalSchema) -> list[str]:
+    needed = _needed_columns(schema)
     missing = [f"column {name!r} is missing (its cells may be blank)" for name in needed if name not in header]
     return missing + [f"column {name!r} is there twice" for name in needed if header.count(name) > 1]
 
 
-def _read_row(row: _Row) -> tuple[Patient, list[str]]:
+def _read_row(row: _Row, schema: ClinicalSchema) -> tuple[Patient, list[str]]:
     """Read one row and what is wrong with it."""
     wrong: list[str] = []
 
     def cell(column: Column, parse: Callable[[str], _T]) -> _T | None:
-        if is_missing(row[column]):
+        if schema.is_missing(row[column]):
             return None
         try:
             return parse(row[column])
@@ -274,7 +286,7 @@ def _read_row(row: _Row) -> tuple[Patient, list[str]]:
         wrong.append("PatientID is blank")
     elif not _can_name_a_file(patient_id):
         wrong.append("PatientID cannot be a file's name")
-    record = read_record({name: row[name] for name in fields()})
+    record = schema.read({name: row[name] for name in schema.names})
     return Patient(patient_id, row[Column.CENTER_ID], record, outcome), wrong
 
 

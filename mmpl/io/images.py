@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.files import write_whole
 from mmpl.geometry import to_sitk
-from mmpl.io.damage import caught_stderr, check_header, check_stored, check_written
+from mmpl.io.integrity import caught_stderr, check_header, check_stored, check_written
 
 IMAGE_SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff")
 
@@ -36,17 +36,32 @@ def read_image(path: Path) -> Image:
     except RuntimeError as error:
         reason = complaints[0] if complaints else str(error).strip().splitlines()[-1].split(": ", 1)[-1].strip()
         raise InvalidInputError(f"{path}: not a readable image ({reason})") from error
+    try:
+        image = as_volume(image)
+        check_stored(path, image, complaints)
+        return from_sitk(image)
+    except InvalidInputError as error:
+        raise InvalidInputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def as_volume(image: sitk.Image) -> sitk.Image:
+    """Take the one volume of a SimpleITK image.
+
+    Raises:
+        InvalidInputError: It is not a single-channel volume.
+    """
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     if image.GetDimension() != 3:
-        raise InvalidInputError(f"{path}: the image has {image.GetDimension()} dimensions, not 3")
+        raise InvalidInputError(f"the image has {image.GetDimension()} dimensions, not 3")
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InvalidInputError(f"{path}: the image has {image.GetNumberOfComponentsPerPixel()} channels, not 1")
-    check_stored(path, image, complaints)
-    try:
-        return Image(sitk.GetArrayFromImage(image), grid_of(image))
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{path}: {error}") from error
+        raise InvalidInputError(f"the image has {image.GetNumberOfComponentsPerPixel()} channels, not 1")
+    return image
+
+
+def from_sitk(image: sitk.Image) -> Image:
+    """Take voxels and geometry of a 3-D SimpleITK image."""
+    return Image(sitk.GetArrayFromImage(image), grid_of(image))
 
 
 def read_grid(path: Path) -> Grid:
@@ -76,9 +91,9 @@ def write_image(path: Path, image: Image, partial_folder: Path | None = None) ->
     """Write one volume, compressed, under a partial name first, so that the file is whole or absent.
 
     Args:
-        path: Where; the suffix says how.
-        image: What.
-        partial_folder: Where the partial file lies, on the same filesystem; by default beside.
+        path: File to write; its suffix says in which format.
+        image: Volume to write.
+        partial_folder: Folder of the partial file, on the same filesystem; by default that of `path`.
 
     Raises:
         OSError: It cannot be written, as where the disk is full.

@@ -20,8 +20,8 @@ def make_app(load: Callable[[], Answer], fail: Callable[[], None]) -> Any:
     be answered. No other route exists, and bodies are not read.
 
     Args:
-        load: Loads the models; what it returns answers one case.
-        fail: Called if loading fails, after that was logged.
+        load: Function that loads the models; what it returns answers one case.
+        fail: Function called if loading fails, after that was logged.
     """
     from fastapi import FastAPI, Response
 

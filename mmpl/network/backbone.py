@@ -44,7 +44,7 @@ class DecoderStep(nn.Module):
 
 
 class Backbone(nn.Module):
-    """From CT and PET to the decoder's features at every scale but the coarsest, coarse first."""
+    """The network from CT and PET to the decoder's features at every scale but the coarsest, coarse first."""
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()

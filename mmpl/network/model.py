@@ -6,12 +6,12 @@ from typing import cast
 import torch
 from torch import Tensor, cat, nn
 
-from mmpl.labels import LESIONS, Stage
+from mmpl.names import LESIONS, Stage
 from mmpl.network.backbone import Backbone
 from mmpl.profile import NetworkSettings, Profile
 
 RARE_LESION_LOGIT = -2.0
-"""Where mask logits start: most voxels are background, and the first hundred steps need not learn that."""
+"""Value at which mask logits start: most voxels are background, and the first hundred steps need not learn that."""
 
 
 class SegmentationHead(nn.Module):

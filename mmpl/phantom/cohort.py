@@ -14,12 +14,13 @@ from uuid import NAMESPACE_OID, uuid5
 
 from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient
 from mmpl.files import write_whole
-from mmpl.labels import Column
+from mmpl.names import Column
 from mmpl.parallel import call_each
 from mmpl.phantom.centers import CenterGroup
 from mmpl.phantom.latent import CLINICAL_COLUMNS, LatentPatient, center_of, draw_patients
 from mmpl.phantom.oracle import hpv_log_likelihood_ratio, oracle_figures
 from mmpl.phantom.render import clinical_record, render
+from mmpl.schema import ClinicalSchema
 
 TABLE_NAMES: dict[CenterGroup, str] = {
     "training": "HECKTOR_2025_Training_EHR.csv",
@@ -32,25 +33,39 @@ SAMPLE_SEED, SAMPLE_CENTER, SAMPLE_PIXELS = 2025, "HGJ", 200
 
 @dataclass(frozen=True)
 class MemoryCohort:
-    """A cohort that lies on no disk: what reading the same cohort's folder would give, each case drawn when read."""
+    """A cohort that lies on no disk: what reading the same cohort's folder would give, each case drawn when read.
+
+    Attributes:
+        schema: Of the clinical record; by default of `resources/clinical.yaml`.
+    """
 
     latent: tuple[LatentPatient, ...]
+    schema: ClinicalSchema | None = None
 
     @classmethod
     def draw(
-        cls, count: int, seed: int, centers: CenterGroup = "training", hpv_positive: float | None = None
+        cls,
+        count: int,
+        seed: int,
+        centers: CenterGroup = "training",
+        hpv_positive: float | None = None,
+        schema: ClinicalSchema | None = None,
     ) -> "MemoryCohort":
         """Draw the patients."""
-        return cls(draw_patients(count, seed, centers, hpv_positive))
+        return cls(draw_patients(count, seed, centers, hpv_positive), schema)
 
     @cached_property
     def patients(self) -> tuple[Patient, ...]:
         """The rows of the cohort's table."""
-        return tuple(map(table_patient, self.latent))
+        return tuple(table_patient(patient, self.schema) for patient in self.latent)
 
     @cached_property
     def _by_id(self) -> dict[str, LatentPatient]:
         return {patient.patient_id: patient for patient in self.latent}
+
+    def has_mask(self, patient_id: str) -> bool:
+        """Tell whether a patient has a reference mask."""
+        return self._by_id[patient_id].mask_known
 
     def read_case(self, patient_id: str) -> Case:
         """Draw the images of one patient, and the reference mask where it is known."""
@@ -97,14 +112,14 @@ def write_patient(out: Path, patient: LatentPatient) -> None:
             write_image(path, image)
 
 
-def table_patient(patient: LatentPatient) -> Patient:
+def table_patient(patient: LatentPatient, schema: ClinicalSchema | None = None) -> Patient:
     """Give the patient's row of the released table as a record."""
     outcome = Outcome(
         hpv_positive=patient.hpv_positive if patient.hpv_known else None,
         relapse=patient.relapse if patient.rfs_known else None,
         rfs_days=patient.rfs_days if patient.rfs_known else None,
     )
-    return Patient(patient.patient_id, str(center_of(patient).code), clinical_record(patient), outcome)
+    return Patient(patient.patient_id, str(center_of(patient).code), clinical_record(patient, schema), outcome)
 
 
 def table_row(patient: LatentPatient) -> dict[str, object]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpl.labels import Label
+from mmpl.names import Label
 from mmpl.phantom import planted
 from mmpl.phantom.anatomy import Build, Vector, body_outline
 from mmpl.phantom.latent import LatentPatient, center_of

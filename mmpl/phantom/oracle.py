@@ -5,8 +5,9 @@ from math import log
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import kendalltau
 
+from mmpl.metrics import balanced_accuracy, roc_auc
 from mmpl.phantom import planted
 from mmpl.phantom.latent import LatentPatient
 
@@ -45,23 +46,11 @@ def oracle_figures(patients: Sequence[LatentPatient]) -> dict[str, float | None]
     both = bool(positive.any() and not positive.all())
     return {
         "hpv_auc": roc_auc(ratio, positive) if both else None,
-        "hpv_balanced_accuracy": _balanced_accuracy(ratio > 0, positive) if both else None,
+        "hpv_balanced_accuracy": balanced_accuracy(ratio > 0, positive) if both else None,
         "c_index": uncensored_c_index(risk, days) if len(patients) > 1 else None,
     }
-
-
-def roc_auc(score: NDArray, positive: NDArray) -> float:
-    """Area under the ROC curve; a higher score speaks for `positive`, ties count half."""
-    n_positive = int(positive.sum())
-    n_negative = positive.size - n_positive
-    rank_sum = rankdata(score)[positive].sum()
-    return float((rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
 def uncensored_c_index(risk: NDArray, days: NDArray) -> float:
     """Harrell's C of a risk (higher is worse) against true times without ties: one half less half of Kendall's tau."""
     return float(0.5 - 0.5 * kendalltau(risk, days).statistic)
-
-
-def _balanced_accuracy(predicted: NDArray, positive: NDArray) -> float:
-    return float((predicted[positive].mean() + (~predicted[~positive]).mean()) / 2)

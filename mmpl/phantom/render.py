@@ -6,13 +6,13 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from threadpoolctl import threadpool_limits
 
 from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, Grid, Image, Vector
-from mmpl.clinical import read_record
-from mmpl.labels import Label
+from mmpl.names import Label
 from mmpl.phantom.anatomy import AIR, Build, draw_anatomy, draw_build
 from mmpl.phantom.centers import Center
 from mmpl.phantom.latent import LatentPatient, center_of
 from mmpl.phantom.lesions import Lesion, draw_lesions, paint_activity
 from mmpl.phantom.scene import Axes, Canvas, Field
+from mmpl.schema import ClinicalSchema, default_schema
 
 TOP_MM, LONG_SCAN_MM, LONG_SLICE_MM, LONG_PIXEL_MM = 172.0, (900.0, 1000.0), 4.5, 1.95
 DENTAL_METAL = 0.35
@@ -63,9 +63,11 @@ def render(patient: LatentPatient, with_reference: bool | None = None) -> Case:
     )
 
 
-def clinical_record(patient: LatentPatient) -> ClinicalRecord:
+def clinical_record(patient: LatentPatient, schema: ClinicalSchema | None = None) -> ClinicalRecord:
     """Read the patient's clinical fields as from the released table, where a missing one is blank."""
-    return read_record({column: "" if value is None else value for column, value in patient.clinical.items()})
+    return (schema or default_schema()).read(
+        {column: "" if value is None else value for column, value in patient.clinical.items()}
+    )
 
 
 def _draw_axes(rng: np.random.Generator, center: Center, long_scan: bool) -> tuple[Axes, Axes]:

@@ -18,10 +18,10 @@ from mmpl.training.boxed import Boxed, Size
 
 @dataclass(frozen=True)
 class Warp:
-    """Where the voxels of a crop come from.
+    """The places of a patch that the voxels of a crop come from.
 
     Attributes:
-        matrix: (3, 3) from a step in the crop to a step in the patch: rotation, scale and perhaps a left-right flip.
+        matrix: Map (3, 3) of a step in the crop to one in the patch: rotation, scale and perhaps a left-right flip.
         pet_shift: (3,) voxels by which the PET is displaced against CT and labels, as if the patient had moved.
     """
 
@@ -50,9 +50,9 @@ def warped_crop(
         images: CT and PET of the patch, (2, z, y, x).
         labels: Bytes of 1/255 on the same voxels, where there are any.
         start: First voxel of the crop.
-        size: Of the crop.
-        warp: Where its voxels come from.
-        device: Where to do it.
+        size: Size of the crop.
+        warp: The places that its voxels come from.
+        device: Device that does it.
 
     Returns:
         float32 on the device: images (2, *size), and labels in [0, 1] (2, *size), or (0, *size) without any.

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mmpl.files import write_whole
+
 Size = tuple[int, int, int]
 
 
@@ -17,7 +19,7 @@ class Boxed:
     Attributes:
         inside: The box, uint8 (channels, z, y, x); empty where the patch is all zero.
         first: First voxel of the box, (z, y, x) of the patch.
-        shape: Of the patch, (z, y, x).
+        shape: Shape of the patch, (z, y, x).
     """
 
     inside: NDArray[np.uint8]
@@ -46,10 +48,8 @@ class Boxed:
 
     def save(self, path: Path) -> None:
         """Write a compressed file, whole or not at all."""
-        partial = path.with_name(f"{path.name}.partial")
-        with partial.open("wb") as file:
+        with write_whole(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, inside=self.inside, first=self.first, shape=self.shape)
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "Boxed":

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import typer
 
-from mmpl.case import InvalidInputError
-from mmpl.clinical import is_missing
-from mmpl.io.cohort import Cohort, inspect_cohort, report
+from mmpl.case import InvalidInputError, describe_problems
+from mmpl.io.cohort import Cohort, inspect_cohort
+from mmpl.schema import default_schema
 from mmpl.training.command import Workers
 from mmpl.training.parallel import Engine
 
@@ -34,12 +34,12 @@ def check_cohort(folder: Path, engine: Engine) -> None:
     problems += [
         f"patient {patient.patient_id}: the center is not known (CenterID is {patient.center_id!r})"
         for patient in cohort.patients
-        if is_missing(patient.center_id)
+        if default_schema().is_missing(patient.center_id)
     ]
     with_mask = {p.patient_id for p in cohort.patients if cohort.mask_path(p.patient_id)}
-    problems += filter(None, engine.spread("checking masks", _MaskProblem(cohort), sorted(with_mask)))
+    problems += filter(None, engine.map("checking masks", _MaskProblem(cohort), sorted(with_mask)))
     if problems:
-        raise InvalidInputError(report(cohort.table, problems))
+        raise InvalidInputError(describe_problems(cohort.table, problems))
 
 
 def main(cohort: Path, workers: Workers = 0) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from mmpl.names import Stage
+
 DEBUG_VARIABLE = "MMPL_DEBUG"
 """Set to anything, every error comes with its traceback."""
 REQUIREMENTS = "pip install -r requirements-train.txt"
@@ -27,6 +29,12 @@ Changes = Annotated[
 ]
 Folds = Annotated[int | None, typer.Option(min=2, help="Patient-level folds; by default the run's, or five.")]
 CenterOut = Annotated[bool | None, typer.Option(help="Hold out whole centers, too; by default as the run, or yes.")]
+Without = Annotated[
+    list[Stage] | None,
+    typer.Option(
+        help="Leave this stage out, as one is that the cohort has no label for: hpv, survival; may be repeated."
+    ),
+]
 Only = Annotated[list[str] | None, typer.Option(help="Train this model's network alone: patient-0; may be repeated.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 for as many as are of use.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler, in place of processes.")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.training import hpv, prepare, radiomics, segmentation, survival
 from mmpl.training.command import (
     CenterOut,
@@ -21,6 +21,7 @@ from mmpl.training.command import (
     Scheduler,
     Start,
     StartStep,
+    Without,
     Workers,
     need,
 )
@@ -35,6 +36,7 @@ def main(
     changes: Changes = None,
     folds: Folds = None,
     center_out: CenterOut = None,
+    without: Without = None,
     only: Only = None,
     weights: Annotated[Path | None, typer.Option(help="Takes the weights; by default RUN/weights.")] = None,
     force: Force = False,
@@ -47,7 +49,7 @@ def main(
     """Run every step, each where it was left, and write the models' weights once all of them are trained."""
     need("lightning", "imblearn", "lifelines", "skglm")
     engine, target = Engine(workers, scheduler), weights or run / "weights"
-    workspace = prepare.begin(engine, cohort, run, profile, changes, folds, center_out)
+    workspace = prepare.begin(engine, cohort, run, profile, changes, folds, center_out, without)
     workspace.choose(only)
     if not force:
         refuse_other_training(workspace, target)
@@ -65,5 +67,5 @@ def main(
         typer.echo(f"{name}: {time.monotonic() - started:.0f} s")
         if name == "segmentation" and workspace.missing(Stage.SEGMENTATION):
             return  # every later crop lies where the out-of-fold masks of all models say
-    if not workspace.missing(Stage.SURVIVAL):
+    if not workspace.missing(workspace.settings.stages[-1]):
         export(workspace, target, force)

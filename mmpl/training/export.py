@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from mmpl.files import write_whole
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.training.command import Force, RunFolder
-from mmpl.training.workspace import Workspace
-from mmpl.weights import FOREST_FILE, MANIFEST, NETWORK_FILE, TABLES_FILE, digest, write_manifest
+from mmpl.training.records import HpvRecord, StartRecord
+from mmpl.training.workspace import STAGE_RECORD, Workspace
+from mmpl.weights import MANIFEST, NETWORK_FILE, digest, member_files, write_manifest
 
 _NETWORK_SUFFIX = ".safetensors"
 
@@ -28,7 +29,7 @@ def refuse_other_training(workspace: Workspace, weights: Path) -> None:
     ours = {
         f"{member.name}/{NETWORK_FILE[stage]}": workspace.network_file(member, stage)
         for member in workspace.splits.members
-        for stage in Stage
+        for stage in workspace.settings.stages
     }
     try:
         files = json.loads(path.read_text())["files"]
@@ -50,38 +51,33 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
     Raises:
         ValueError: The run is not finished, or the folder holds an ensemble of other training.
     """
-    for stage in Stage:
+    stages, members = workspace.settings.stages, workspace.splits.members
+    for stage in stages:
         workspace.require(stage)
     if not force:
         refuse_other_training(workspace, weights)
     (weights / MANIFEST).unlink(missing_ok=True)
-    members = workspace.splits.members
     for member in members:
         folder = weights / member.name
         folder.mkdir(parents=True, exist_ok=True)
-        sources = {NETWORK_FILE[stage]: workspace.network_file(member, stage) for stage in Stage}
-        sources |= {FOREST_FILE: workspace.forest_file(member), TABLES_FILE: workspace.tables_file(member)}
-        for name, source in sources.items():
+        networks = {NETWORK_FILE[stage]: workspace.network_file(member, stage) for stage in stages}
+        for name in member_files(stages):
             with write_whole(folder / name) as partial:
-                shutil.copyfile(source, partial)
-    summary = {
-        "cohort": Path(workspace.cohort).name,
-        "patients": len(workspace.patients),
-        "segmentation": workspace.read_json("thresholds"),
-        "hpv": workspace.read_json("hpv"),
-        "survival": workspace.read_json("survival"),
-    }
-    if started := workspace.read_json("start"):
-        summary["started_from"] = started
+                shutil.copyfile(networks.get(name) or workspace.member_file(member, name), partial)
+    summary = {"cohort": Path(workspace.cohort).name, "patients": len(workspace.patients)}
+    summary |= {stage.value: workspace.read(STAGE_RECORD[stage]).summary() for stage in stages}
+    if (start := workspace.read(StartRecord)).cohorts:
+        summary["started_from"] = start.model_dump(mode="json")
     write_manifest(
         weights,
         workspace.profile,
         [member.name for member in members],
-        workspace.mask_thresholds,
-        workspace.read_json("hpv")["threshold"],
+        stages,
+        workspace.segmentation.thresholds,
+        workspace.read(HpvRecord).threshold if Stage.HPV in stages else None,
         summary,
     )
-    typer.echo(f"wrote {len(members)} models to {weights}")
+    typer.echo(f"wrote {len(members)} models for {', '.join(stages)} to {weights}")
 
 
 def main(

@@ -4,30 +4,39 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
+import typer
 
 from mmpl.case import Patient
-from mmpl.clinical import ClinicalEncoder
-from mmpl.hpv import Evidence, HpvModel, choose_threshold
-from mmpl.labels import Stage
+from mmpl.evidence import Evidence, hpv_evidence
+from mmpl.files import write_json
 from mmpl.metrics import balanced_accuracy, roc_auc
-from mmpl.radiomics import feature_names
+from mmpl.names import Stage
 from mmpl.training.command import Devices, Only, RunFolder, Scheduler, Workers, need
-from mmpl.training.losses import balanced_bce
+from mmpl.training.forest import choose_threshold, fit_forest
+from mmpl.training.losses import hpv_loss
 from mmpl.training.outcome_network import (
-    PREVIOUS,
     OutcomeTask,
     Scores,
+    by_scheme,
+    mean_over_schemes,
+    own_scales,
     predict_fold,
     standardize,
     train_outcome_network,
     train_stage,
 )
 from mmpl.training.parallel import Engine
-from mmpl.training.splits import Member, Scheme
+from mmpl.training.records import HpvRecord, OutOfFold
+from mmpl.training.splits import Member
 from mmpl.training.workspace import Workspace
+from mmpl.weights import FOREST_FILE, TABLES_FILE, HpvTables
+
+
+def with_status(patients: Sequence[Patient]) -> list[Patient]:
+    """Keep the patients whose HPV status is known."""
+    return [p for p in patients if p.outcome.hpv_positive is not None]
 
 
 def hpv_task(workspace: Workspace, member: Member) -> OutcomeTask:
@@ -36,13 +45,13 @@ def hpv_task(workspace: Workspace, member: Member) -> OutcomeTask:
     Raises:
         ValueError: The training patients are all of one status.
     """
-    known = [p for p in workspace.splits.outside(member, workspace.patients) if p.outcome.hpv_positive is not None]
+    known = with_status(workspace.splits.training(member, workspace.patients))
     groups = [[p.patient_id for p in known if p.outcome.hpv_positive == status] for status in (True, False)]
     if not all(groups):
         raise ValueError(f"{member.name}: its {len(known)} training patients with HPV status are all of one kind")
     positive = {p.patient_id: bool(p.outcome.hpv_positive) for p in known}
     targets = {name: (np.array([status], np.float32),) for name, status in positive.items()}
-    return OutcomeTask(Stage.HPV, groups, targets, partial(balanced_bce, prevalence=0.5), partial(_auc, positive))
+    return OutcomeTask(Stage.HPV, groups, targets, hpv_loss, partial(_auc, positive))
 
 
 def _auc(positive: Mapping[str, bool], logits: Mapping[str, Sequence[float]]) -> float:
@@ -59,70 +68,77 @@ class TrainAndPredict:
 
     def __call__(self, member: Member) -> tuple[int, Scores]:
         """Give how many tensors were transferred, and the logits."""
-        start = self.workspace.network_file(member, PREVIOUS[Stage.HPV]) if self.transfer else None
+        start = self.workspace.previous_network(member, Stage.HPV) if self.transfer else None
         task = hpv_task(self.workspace, member)
         transferred = train_outcome_network(self.workspace, member, task, start, self.devices)
         return transferred, predict_fold(self.workspace, member, Stage.HPV)
 
 
-def make_evidence(
-    workspace: Workspace, patients: list[Patient], deep: dict[str, float], encoder: ClinicalEncoder
-) -> Evidence:
-    """Join standardized deep score, radiomics and clinical record of patients."""
-    return Evidence(
-        deep_score=np.array([deep[p.patient_id] for p in patients]),
-        radiomics=np.stack([workspace.radiomics(p.patient_id) for p in patients]),
-        clinical=encoder.encode([p.clinical for p in patients]),
-    )
-
-
 @dataclass(frozen=True)
 class _FitForest:
-    """Fit one forest outside its fold, keep it, and give the probabilities of the patients inside."""
+    """Fit one forest outside its fold, keep it, and give how it was chosen and the probabilities of those inside.
+
+    Attributes:
+        scores: Standardized logits, out of fold.
+    """
 
     workspace: Workspace
-    deep: dict[Scheme, dict[str, float]]
+    scores: OutOfFold
 
-    def __call__(self, member: Member) -> dict[str, float]:
-        workspace, scheme = self.workspace, member.scheme
-        outside = workspace.splits.outside(member, workspace.patients)
-        inside = workspace.splits.inside(member, workspace.patients)
-        known = [p for p in outside if p.outcome.hpv_positive is not None]
-        encoder = fit_encoder(workspace, member)
-        evidence = partial(make_evidence, workspace, deep=self.deep[scheme], encoder=encoder)
-        model = HpvModel.fit(
-            evidence(known),
-            np.array([p.outcome.hpv_positive for p in known]),
-            radiomics_names=feature_names(),
-            clinical_names=encoder.names,
-            settings=workspace.profile.forest,
-            seed=workspace.seed(member, Stage.HPV),
-        )
-        model.save(workspace.forest_file(member))
-        probability = model.probability(evidence(inside))
-        return {p.patient_id: float(value) for p, value in zip(inside, probability, strict=True)}
+    def __call__(self, member: Member) -> tuple[dict[str, float | None], dict[str, float]]:
+        workspace = self.workspace
+        known = with_status(workspace.splits.training(member, workspace.patients))
+        held_out = workspace.splits.held_out(member, workspace.patients)
 
+        def evidence(patients: list[Patient]) -> Evidence:
+            deep_score = [self.scores[member.scheme][p.patient_id] for p in patients]
+            return hpv_evidence(deep_score, workspace.radiomics(patients), workspace.encode(member, patients))
 
-def fit_encoder(workspace: Workspace, member: Member) -> ClinicalEncoder:
-    """Fit the clinical encoder of a model on the patients outside its fold."""
-    return ClinicalEncoder.fit([p.clinical for p in workspace.splits.outside(member, workspace.patients)])
-
-
-def by_scheme(members: Sequence[Member], tables: Sequence[dict[str, float]]) -> dict[Scheme, dict[str, float]]:
-    """Join the folds of each scheme into one out-of-fold table."""
-    joined: dict[Scheme, dict[str, float]] = {}
-    for member, table in zip(members, tables, strict=True):
-        joined.setdefault(member.scheme, {}).update(table)
-    return joined
+        status = [bool(p.outcome.hpv_positive) for p in known]
+        seed = workspace.seed(member, Stage.HPV)
+        model = fit_forest(evidence(known), status, workspace.profile.forest, seed)
+        model.save(workspace.member_file(member, FOREST_FILE))
+        probability = model.probability(evidence(held_out))
+        named = {p.patient_id: float(value) for p, value in zip(held_out, probability, strict=True)}
+        return dict(model.choice), named
 
 
 def describe_auc(patients: Sequence[Patient], scores: Scores) -> str:
     """Score one network alone on those of the patients whose status is known."""
-    known = [p for p in patients if p.patient_id in scores and p.outcome.hpv_positive is not None]
+    known = with_status([p for p in patients if p.patient_id in scores])
     auc = roc_auc([scores[p.patient_id][0] for p in known], [bool(p.outcome.hpv_positive) for p in known])
     if math.isnan(auc):
         return f"no AUC, as the {len(known)} of known HPV status are not of both kinds"
     return f"AUC {auc:.3f} of {len(known)} of known HPV status"
+
+
+def fit_forests(workspace: Workspace, engine: Engine, logits: OutOfFold) -> HpvRecord:
+    """Fit every model's forest on out-of-fold evidence, and choose the ensemble's threshold.
+
+    Args:
+        workspace: The run, which takes each model's scale and forest.
+        engine: What spreads the work.
+        logits: Logits of every network, out of fold.
+    """
+    splits, members = workspace.splits, workspace.splits.members
+    for member, scale in own_scales(splits, logits).items():
+        write_json(workspace.member_file(member, TABLES_FILE[Stage.HPV]), HpvTables(scale))
+    scores = standardize(splits, logits)
+    choices, tables = zip(*engine.map("forests", _FitForest(workspace, scores), members), strict=True)
+    probability = by_scheme(members, tables)
+    known = with_status(workspace.patients)
+    status = np.array([p.outcome.hpv_positive for p in known], bool)
+    mean = mean_over_schemes(probability, known)
+    threshold = choose_threshold(mean, status)
+    return HpvRecord(
+        logits=logits,
+        probability=probability,
+        threshold=threshold,
+        auc=roc_auc(mean, status),
+        auc_deep_only=roc_auc(mean_over_schemes(scores, known), status),
+        balanced_accuracy=balanced_accuracy(mean >= threshold, status),
+        forests={member.name: choice for member, choice in zip(members, choices, strict=True)},
+    )
 
 
 def main(
@@ -135,7 +151,8 @@ def main(
     """Train stage 2 of every model, or of some; after the last, fit the forests and choose the HPV threshold."""
     need("lightning", "imblearn")
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
-    members, schemes = workspace.splits.members, workspace.splits.schemes
+    if not workspace.trains(Stage.HPV):
+        return
     if not only:
         workspace.require_radiomics()
     describe = partial(describe_auc, workspace.patients)
@@ -144,24 +161,8 @@ def main(
     if trained is None:
         return
     workspace.require_radiomics()
-    scores = by_scheme(members, [{name: row[0] for name, row in trained[member].items()} for member in members])
-    workspace.write_json("hpv_scores", scores)
-    deep = {scheme: standardize(workspace.splits, scheme, scores[scheme]) for scheme in schemes}
-    probability = by_scheme(members, engine.spread("forests", _FitForest(workspace, deep), members))
-    workspace.write_json("hpv_probability", probability)
-
-    known = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
-    truth = np.array([p.outcome.hpv_positive for p in known])
-    mean = np.array([np.mean([probability[scheme][p.patient_id] for scheme in schemes]) for p in known])
-    deep_mean = np.array([np.mean([deep[scheme][p.patient_id] for scheme in schemes]) for p in known])
-    threshold = choose_threshold(mean, truth)
-    summary: dict[str, Any] = {
-        "threshold": float(threshold),
-        "auc": float(roc_auc(mean, truth)),
-        "auc_deep_only": float(roc_auc(deep_mean, truth)),
-        "balanced_accuracy_at_the_chosen_threshold": float(balanced_accuracy(mean >= threshold, truth)),
-    }
-    summary |= {
-        "forests": {member.name: dict(HpvModel.load(workspace.forest_file(member)).choice) for member in members}
-    }
-    workspace.write_json("hpv", summary)
+    members = workspace.splits.members
+    logits = by_scheme(members, [{name: row[0] for name, row in trained[member].items()} for member in members])
+    record = fit_forests(workspace, engine, logits)
+    workspace.keep(record)
+    typer.echo(f"out of fold: AUC {record.auc:.3f}, of the networks alone {record.auc_deep_only:.3f}")

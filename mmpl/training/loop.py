@@ -38,15 +38,15 @@ class Job:
     """One network to train.
 
     Attributes:
-        network: Freshly made, its backbone transferred where the stage has one to start from.
-        draw: Makes the batch of a step.
-        loss: From logits and the batch's targets.
+        network: The network, freshly made, its backbone transferred where the stage has one to start from.
+        draw: Function that makes the batch of a step.
+        loss: Loss function of the logits and the batch's targets.
         stage: The stage's settings.
-        shared: What all stages share.
-        seed: Of this network; with the step it fixes every random number.
-        folder: Where checkpoint, logs and the finished network go.
+        shared: Settings that all stages share.
+        seed: Random seed of this network; with the step it fixes every random number.
+        folder: Folder of the checkpoint, the logs and the finished network.
         first: The step of the schedule to begin with, above 0 where the network has learnt elsewhere.
-        validate: Scores the averaged network at each checkpoint and at the end, for the reader of the log alone.
+        validate: Function that scores the averaged network at each checkpoint and at the end, for the log alone.
     """
 
     network: StageNetwork
@@ -94,9 +94,9 @@ def train(job: Job, devices: int = 1, accelerator: str = "auto") -> None:
     """Train a network to the end and leave it in `job.finished`; does nothing if it is there.
 
     Args:
-        job: What to train.
-        devices: With more than one, each is a process that draws batches of its own (DDP): the batch grows with them.
-        accelerator: As Fabric names it.
+        job: The network to train, with its settings.
+        devices: Number of devices; of several, each is a process that draws batches of its own (DDP): the batch grows.
+        accelerator: Kind of device, as Fabric names it.
 
     Raises:
         ArithmeticError: The gradient is never finite.
@@ -116,9 +116,9 @@ class Optimization:
     is meant to be. Nothing in a step waits for the device.
 
     Attributes:
-        network: Under training.
+        network: The network under training.
         average: The moving average of its weights by name, which is what is kept.
-        steps: Taken so far, those without effect counted in.
+        steps: Number of steps taken so far, those without effect counted in.
     """
 
     def __init__(self, fabric: Fabric, job: Job) -> None:
@@ -168,7 +168,7 @@ class Optimization:
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The device on which the network lies."""
         return self._fabric.device
 
     def averaged_network(self) -> StageNetwork:

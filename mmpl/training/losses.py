@@ -52,16 +52,14 @@ def dice_only_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return dice_loss(labels, probability).sum(1).mean()
 
 
-def balanced_bce(logits: Tensor, positive: Tensor, prevalence: float) -> Tensor:
-    """Binary cross-entropy in which both classes weigh the same over the training set.
+def hpv_loss(logits: Tensor, positive: Tensor) -> Tensor:
+    """Binary cross-entropy of HPV status, of batches that hold both statuses as often.
 
     Args:
-        logits: (batch,).
-        positive: (batch,), 1 for HPV-positive.
-        prevalence: Share of positives in the training set, strictly between 0 and 1.
+        logits: (batch, 1).
+        positive: (batch, 1), 1 for HPV-positive.
     """
-    weight = torch.where(positive > 0.5, 0.5 / prevalence, 0.5 / (1 - prevalence))
-    return functional.binary_cross_entropy_with_logits(logits.float(), positive.float(), weight=weight.float())
+    return functional.binary_cross_entropy_with_logits(logits.float(), positive.float())
 
 
 def discrete_time_nll(hazard_logits: Tensor, survived: Tensor, relapsed: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.profile import OutcomeTraining, Profile, SegmentationTraining
 
 GIB = 2**30
@@ -33,7 +33,7 @@ def free_memory_gib(root: Path = Path("/")) -> float:
     job's) allows less. Files that a cgroup has cached count as free, as they do for the kernel.
 
     Args:
-        root: Of the file system that has `proc` and `sys`.
+        root: Root of the file system that has `proc` and `sys`.
     """
     lines = (_read(root / "proc/meminfo") or "").splitlines()
     available = [int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")]
@@ -82,9 +82,9 @@ def measure_step(profile: Profile, stage: Stage, batch: int) -> tuple[int, int]:
     """Count the activations that a backward pass keeps, and the weights, bytes in single precision; nothing is run.
 
     Args:
-        profile: Has the network and the crop.
-        stage: Whose.
-        batch: Crops that go through the network at once.
+        profile: The profile, which has the network and the crop.
+        stage: The stage whose network it is.
+        batch: Number of crops that go through the network at once.
     """
     import torch
 

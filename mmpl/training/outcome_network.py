@@ -11,35 +11,38 @@ import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmpl.labels import Stage
+from mmpl.case import Patient
+from mmpl.evidence import Scale
+from mmpl.names import Stage
 from mmpl.network import build_network, transfer_backbone
 from mmpl.processor import Processor
 from mmpl.profile import OutcomeTraining
 from mmpl.segmentation import crop_around, predict_logits
 from mmpl.training.parallel import Engine
-from mmpl.training.patches import HALF, LesionCrops
-from mmpl.training.splits import Member, Scheme, Splits
+from mmpl.training.patches import HALF_LABEL, LesionCrops
+from mmpl.training.records import OutOfFold, Values
+from mmpl.training.splits import Member, Splits
 from mmpl.training.validation import OutcomeScore, hold_out
 from mmpl.training.workspace import Workspace
-from mmpl.weights import Scale, read_network, read_state
+from mmpl.weights import read_network, read_state
 
 Table = TypeVar("Table")
 """What a stage's network says of each patient of its fold."""
 Scores = dict[str, list[float]]
 """Logits by patient."""
-
-PREVIOUS = {Stage.HPV: Stage.SEGMENTATION, Stage.SURVIVAL: Stage.HPV}
+SMALLEST_SCORE_SD = 1e-6
+"""Floor of the SD of a network's scores, which may say the same of everyone."""
 
 
 @dataclass(frozen=True)
 class OutcomeTask:
-    """What a stage 2 or 3 network learns.
+    """The task that a stage 2 or 3 network learns.
 
     Attributes:
         groups: Training patients that have targets; every batch draws from each group as often.
-        targets: What the loss compares with, per patient.
-        loss: From logits and targets.
-        score: From logits by patient, how well a network ranks; NaN where that is undefined.
+        targets: Values that the loss compares the logits with, by patient.
+        loss: Loss function of logits and targets.
+        score: Function from logits by patient to how well a network ranks; NaN where that is undefined.
     """
 
     stage: Stage
@@ -55,11 +58,11 @@ def train_outcome_network(
     """Train a stage 2 or 3 network.
 
     Args:
-        workspace: Where.
-        member: Which model.
-        task: What it learns.
+        workspace: The run.
+        member: The model to train.
+        task: The task that the network learns.
         start: The network of an earlier stage whose whole backbone it starts from; None for none.
-        devices: Of this machine.
+        devices: Number of this machine's devices to train on.
 
     Returns:
         How many tensors were transferred.
@@ -98,10 +101,10 @@ def training_center(workspace: Workspace, patient_id: str) -> NDArray[np.float64
     """Find the middle of the reference mask's bounding box, voxels (x, y, z); the out-of-fold mask's without one."""
     labels = workspace.store.labels(patient_id)
     if labels is not None:
-        voxels = np.argwhere((labels.inside > HALF).any(axis=0))
+        voxels = np.argwhere((labels.inside > HALF_LABEL).any(axis=0))
         if len(voxels):
             return (labels.first + (voxels.min(axis=0) + voxels.max(axis=0)) / 2)[::-1]
-    return workspace.lesion_centers[patient_id]
+    return np.array(workspace.segmentation.lesion_centers_xyz[patient_id])
 
 
 def predict_fold(workspace: Workspace, member: Member, stage: Stage) -> Scores:
@@ -109,10 +112,10 @@ def predict_fold(workspace: Workspace, member: Member, stage: Stage) -> Scores:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = read_network(workspace.network_file(member, stage), workspace.profile, stage).to(device)
     scores = {}
-    for patient in workspace.splits.inside(member, workspace.patients):
+    for patient in workspace.splits.held_out(member, workspace.patients):
         images = workspace.store.images(patient.patient_id)
-        center = workspace.lesion_centers[patient.patient_id]
-        crop = crop_around(images, center, workspace.profile.inference.lesion_crop_xyz).astype(np.float32)
+        center = workspace.segmentation.lesion_centers_xyz[patient.patient_id]
+        crop = crop_around(images, np.array(center), workspace.profile.inference.lesion_crop_xyz).astype(np.float32)
         scores[patient.patient_id] = predict_logits(crop, network, Processor(device)).tolist()
     return scores
 
@@ -128,11 +131,12 @@ def train_stage(
     """Train stage 2 or 3 of every model, or of some, and say how each scores the patients of its fold.
 
     Args:
-        workspace: Where.
-        engine: By what.
-        stage: Which.
-        work: Trains a model's network, or finds it trained, and gives how many tensors were transferred and its scores.
-        describe: Makes words of a model's scores.
+        workspace: The run.
+        engine: What spreads the work.
+        stage: The stage to train, 2 or 3.
+        work: Function that trains a model's network, or finds it trained, and gives how many tensors were transferred
+            and its scores.
+        describe: Function that makes words of a model's scores.
         only: Names of models; all where none is named.
 
     Returns:
@@ -141,7 +145,9 @@ def train_stage(
     Raises:
         ValueError: The stage before is not finished; one line says what is missing.
     """
-    title, previous, chosen = f"stage {list(Stage).index(stage) + 1}", PREVIOUS[stage], workspace.choose(only)
+    title, chosen = f"stage {list(Stage).index(stage) + 1}", workspace.choose(only)
+    stages = workspace.settings.stages
+    previous = stages[stages.index(stage) - 1]
     workspace.require(Stage.SEGMENTATION)
     if any(not workspace.network_file(member, previous).is_file() for member in chosen):
         raise ValueError(f"{stage} starts from the networks of {previous}: {workspace.missing(previous)}")
@@ -153,24 +159,44 @@ def train_stage(
         typer.echo(missing)
         return None
     rest = [member for member in workspace.splits.members if member not in trained]
-    trained |= dict(zip(rest, engine.spread(f"{title}, scoring", work, rest, networks=True), strict=True))
+    trained |= dict(zip(rest, engine.map(f"{title}, scoring", work, rest, networks=True), strict=True))
     return {member: trained[member][1] for member in workspace.splits.members}
 
 
-def own_scales(splits: Splits, scheme: Scheme, scores: Mapping[str, float]) -> dict[Member, Scale]:
+def own_scales(splits: Splits, scores: OutOfFold) -> dict[Member, Scale]:
     """Take the mean and SD of each network's scores of the patients it never saw.
 
     Five networks make a scheme's out-of-fold table, and nothing holds their outputs to one level: the folds' mean
     expected days differ by more than the patients of a fold do.
     """
-    members = [member for member in splits.members if member.scheme is scheme]
+    scales = {}
+    for member in (member for member in splits.members if member.scheme in scores):
+        fold_of = splits.fold_of[member.scheme]
+        own = [value for name, value in scores[member.scheme].items() if fold_of[name] == member.fold]
+        scales[member] = Scale.of(own, SMALLEST_SCORE_SD)
+    return scales
+
+
+def standardize(splits: Splits, scores: OutOfFold) -> OutOfFold:
+    """Bring out-of-fold scores to one scale, each by its network's own."""
+    scales = own_scales(splits, scores)
     return {
-        member: Scale.of(np.array([v for name, v in scores.items() if splits.fold_of[scheme][name] == member.fold]))
-        for member in members
+        scheme: {
+            name: scales[Member(scheme, splits.fold_of[scheme][name])].standardize(value)
+            for name, value in table.items()
+        }
+        for scheme, table in scores.items()
     }
 
 
-def standardize(splits: Splits, scheme: Scheme, scores: Mapping[str, float]) -> dict[str, float]:
-    """Bring a scheme's out-of-fold scores to one scale, each by its network's own."""
-    scales, fold_of = own_scales(splits, scheme, scores), splits.fold_of[scheme]
-    return {name: scales[Member(scheme, fold_of[name])].standardize(value) for name, value in scores.items()}
+def by_scheme(members: Sequence[Member], tables: Sequence[Values]) -> OutOfFold:
+    """Join what the models of each scheme say of their own folds into one out-of-fold table."""
+    joined: OutOfFold = {}
+    for member, table in zip(members, tables, strict=True):
+        joined.setdefault(member.scheme, {}).update(table)
+    return joined
+
+
+def mean_over_schemes(values: OutOfFold, patients: Sequence[Patient]) -> NDArray[np.float64]:
+    """Average each patient's out-of-fold values, one a scheme: (n,)."""
+    return np.mean([[table[p.patient_id] for p in patients] for table in values.values()], axis=0)

@@ -18,8 +18,8 @@ import typer
 from joblib import cpu_count
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from mmpl.labels import Stage
 from mmpl.memory import keep_freed_memory
+from mmpl.names import Stage
 from mmpl.parallel import call_each
 from mmpl.training.memory import PROCESS_GIB, free_memory_gib, training_gib
 from mmpl.training.progress import LOG_FILE, Display, Training
@@ -27,14 +27,14 @@ from mmpl.training.splits import Member
 from mmpl.training.workspace import Workspace
 
 CORES: int = cpu_count()
-"""What this process may use of the machine, by affinity and cgroup."""
+"""Number of cores that this process may use, by affinity and cgroup."""
 GPU = "GPU"
 """The resource that a Dask worker with a GPU of its own declares: `dask worker ADDRESS --resources GPU=1`."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Where work runs.
+    """The place where work runs: processes of this machine, or a Dask cluster.
 
     Attributes:
         workers: Processes of this machine; 0 for one a core, or for one network at a time on a GPU, as far as the
@@ -45,7 +45,7 @@ class Engine:
     workers: int = 0
     scheduler: str | None = None
 
-    def spread(
+    def map(
         self,
         title: str,
         function: Callable[..., Any],
@@ -57,11 +57,11 @@ class Engine:
         """Call a function on each item and show how far it is; results come in the items' order.
 
         Args:
-            title: Of the work.
-            function: What to call; it and its results are pickled.
-            items: One argument each.
+            title: Title of the work.
+            function: Function to call; it and its results are pickled.
+            items: Arguments, one a call.
             networks: Whether a call trains or applies a network, and so wants a GPU where there are any.
-            item_gib: Memory that a process takes for it; on a cluster, its workers' own affair.
+            item_gib: Memory that a process takes for an item, GiB; on a cluster, its workers' own affair.
             trainings: The networks that the calls train, to be watched.
 
         Raises:
@@ -95,7 +95,7 @@ class Engine:
         steps = getattr(workspace.profile.training, stage).steps
         trainings = [Training(each.name, workspace.stage_folder(each, stage) / LOG_FILE, steps) for each in members]
         needed = 0.0 if self.scheduler else training_gib(workspace.profile, stage)
-        return self.spread(title, function, members, networks=True, item_gib=needed, trainings=trainings)
+        return self.map(title, function, members, networks=True, item_gib=needed, trainings=trainings)
 
     @contextmanager
     def _call_each(

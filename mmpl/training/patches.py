@@ -11,26 +11,27 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from mmpl.case import Grid
+from mmpl.files import write_json
 from mmpl.geometry import place_box
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import AugmentationSettings, OutcomeTraining, SegmentationTraining
 from mmpl.training.augment import Warp, upload, vary_intensities, warped_crop
 from mmpl.training.boxed import Boxed
 
-HALF = 127
+HALF_LABEL = 127
 """A label byte above this is more lesion than not."""
 IMAGES, LABELS, REFERENCE = "images.npy", "labels.npz", "reference.npz"
-"""What the files of a patient are called, after the patient."""
+"""Ends of the names of a patient's files, which begin with the patient."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is kept of a patient beside the voxels.
+    """The description of a prepared patient, kept beside the voxels.
 
     Attributes:
-        roi: Where the patch lies.
-        ct_grid: Where the answer has to lie.
-        flags: Of the preparation.
+        roi: Grid of the patch.
+        ct_grid: Grid of the CT, on which the answer has to lie.
+        flags: Flags of the preparation.
         file_bytes: The length of each of the patient's files.
     """
 
@@ -78,9 +79,7 @@ class PatchStore:
             np.savez_compressed(paths[REFERENCE], labels=reference)
         sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
         description = Description(prepared.roi, prepared.ct_grid, prepared.flags, sizes)
-        partial = self._path(prepared.patient_id, "json.partial")
-        partial.write_bytes(_DESCRIPTION.dump_json(description))
-        partial.replace(paths["json"])
+        write_json(paths["json"], description)
 
     def describe(self, patient_id: str) -> Description:
         """Read what is kept beside the voxels.
@@ -150,10 +149,10 @@ class SegmentationCrops:
     Attributes:
         store: The cache.
         patients: Training patients, all with labels.
-        settings: Of the stage.
-        augmentation: Of all stages.
-        spacing_mm: Of the patches.
-        seed: Of this model and stage.
+        settings: Settings of the stage.
+        augmentation: Augmentation settings of all stages.
+        spacing_mm: Voxel spacing of the patches, mm.
+        seed: Random seed of this model and stage.
     """
 
     store: PatchStore
@@ -175,7 +174,7 @@ class SegmentationCrops:
         assert truth is not None
         z, y, x = truth.shape
         center = rng.integers(0, (x, y, z))
-        lesions = [voxels for voxels in map(np.argwhere, truth.inside > HALF) if len(voxels)]
+        lesions = [voxels for voxels in map(np.argwhere, truth.inside > HALF_LABEL) if len(voxels)]
         if lesions and rng.random() < self.settings.lesion_fraction:
             voxels = lesions[rng.integers(len(lesions))]
             reach = [n // 4 for n in size]
@@ -195,12 +194,12 @@ class LesionCrops:
     Attributes:
         store: The cache.
         groups: Training patients; a batch draws from each group as often, whatever the groups' sizes.
-        centers_xyz: Where a patient's lesions lie, voxels of the patch.
-        targets: What the loss compares with, per patient.
-        settings: Of the stage.
-        augmentation: Of all stages.
-        spacing_mm: Of the patches.
-        seed: Of this model and stage.
+        centers_xyz: Center of each patient's lesions, voxels (x, y, z) of the patch.
+        targets: Values that the loss compares the logits with, by patient.
+        settings: Settings of the stage.
+        augmentation: Augmentation settings of all stages.
+        spacing_mm: Voxel spacing of the patches, mm.
+        seed: Random seed of this model and stage.
     """
 
     store: PatchStore

@@ -21,12 +21,12 @@ import typer
 from monai.data.utils import dense_patch_slices
 from scipy import ndimage
 
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.network import build_network, count_gflop
 from mmpl.preprocess import prepare
 from mmpl.profile import Profile, load_profile
-from mmpl.radiomics import extract
-from mmpl.segmentation import lesion_center
+from mmpl.radiomics import measure_lesions
+from mmpl.segmentation import UNTUNED, lesion_center
 from mmpl.training.command import Changes, CohortName, ProfileName
 from mmpl.training.patches import SegmentationCrops
 from mmpl.training.segmentation import measure_overlaps, out_of_fold_mask
@@ -38,18 +38,19 @@ GPUS = (1, 4, 10)
 LEAST_PASSES, MOST_PASSES = 3, 4
 """Forward passes that a step of training costs: itself and twice that backward; one more where it is done again."""
 NETWORK_BYTES, CHECKPOINT_BYTES = 2, 16
-"""Of a parameter, finished (float16) and in training (float32: weight, moving average, two moments of AdamW)."""
+"""Bytes of a parameter, finished (float16) and in training (float32: weight, moving average, two moments of AdamW)."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a patient costs, the mean of those that were measured.
+    """The costs of one patient, the mean of those that were measured.
 
     Attributes:
-        file_bytes: On the disk, by kind.
-        seconds: Of one processor core, by step, without the reading of scans.
-        draw_seconds: Of one core, for a batch of stage 1.
-        read_seconds: Of one core, for as many whole patches as the batch has crops: its part where a GPU does the rest.
+        file_bytes: Size on the disk, bytes, by kind of file.
+        seconds: Seconds of one processor core, by step, without the reading of scans.
+        draw_seconds: Seconds of one core to draw a batch of stage 1.
+        read_seconds: Seconds of one core to read as many whole patches as the batch has crops: its part where a GPU
+            does the rest.
     """
 
     file_bytes: Mapping[str, float]
@@ -78,7 +79,6 @@ def measure_parts(workspace: Workspace, most: int) -> Parts:
         raise ValueError(f"{workspace.cohort}: no reference mask to measure with")
     names = [case.patient_id for case in with_mask]
     write_splits(Splits({scheme: dict.fromkeys(names, 0) for scheme in Scheme}), workspace.splits_file)
-    workspace.write_json("thresholds", {"gtvp": 0.5, "gtvn": 0.5})
     for name, case in zip(names, with_mask, strict=True):
         labels = store.load(name).labels
         assert labels is not None
@@ -89,14 +89,14 @@ def measure_parts(workspace: Workspace, most: int) -> Parts:
         with _timed(spent, "choosing thresholds"):
             measure_overlaps(workspace, name)
         with _timed(spent, "locating lesions"):
-            mask = out_of_fold_mask(workspace, name)
+            mask = out_of_fold_mask(workspace, name, UNTUNED)
             lesion_center(mask, store.describe(name).roi)
         with _timed(spent, "radiomics"):
-            mask = out_of_fold_mask(workspace, name)
-            features = extract(case.ct, case.pet if case.pet_is_suv else None, mask)
+            mask = out_of_fold_mask(workspace, name, UNTUNED)
+            features = measure_lesions(case, mask, workspace.profile.radiomics)
         path = workspace.features_file(name)
         path.parent.mkdir(exist_ok=True)
-        np.save(path, features)
+        np.save(path, features.values[0])
         with _timed(spent, "drawing"):
             _draw(workspace, names)
         with _timed(spent, "reading"):
@@ -152,8 +152,8 @@ class Work:
     """The operations of a stage, TFLOP.
 
     Attributes:
-        training: Forward passes of one network.
-        prediction: Of all networks, each on its fold.
+        training: Operations of one network's forward passes in training.
+        prediction: Operations of all networks in prediction, each on its fold.
     """
 
     training: float

@@ -1,12 +1,25 @@
 """Cache every patient's patch and make the folds: `python -m train.prepare COHORT RUN --profile demo`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmpl.case import describe_problems
+from mmpl.names import Stage
 from mmpl.preprocess import prepare
-from mmpl.training.command import CenterOut, Changes, CohortName, Folds, RunFolder, RunProfile, Scheduler, Workers
+from mmpl.training.command import (
+    CenterOut,
+    Changes,
+    CohortName,
+    Folds,
+    RunFolder,
+    RunProfile,
+    Scheduler,
+    Without,
+    Workers,
+)
 from mmpl.training.memory import IMAGES_GIB
+from mmpl.training.needs import labeled_stages, unmet_needs
 from mmpl.training.parallel import Engine
 from mmpl.training.splits import make_splits
 from mmpl.training.workspace import RunSettings, Workspace, is_phantom
@@ -30,13 +43,14 @@ def begin(
     changes: Sequence[str] | None = None,
     folds: int | None = None,
     center_out: bool | None = None,
+    without: Collection[Stage] | None = None,
 ) -> Workspace:
     """Start a run, or go on with one; settings, cohort and folds are checked before anything is written.
 
     Raises:
         ValueError: One of them cannot be used, or the run that is there is another.
     """
-    workspace = Workspace(run, RunSettings.make(run, cohort, profile, changes or (), folds, center_out))
+    workspace = Workspace(run, RunSettings.make(run, cohort, profile, changes or (), folds, center_out, without))
     if workspace.begun:
         return workspace
     settings = workspace.settings
@@ -44,15 +58,23 @@ def begin(
         from mmpl.training.check import check_cohort  # needs an image library
 
         check_cohort(Path(settings.cohort), engine)
-    seed = settings.profile.training.seed
-    workspace.begin(make_splits(workspace.patients, seed, settings.folds, settings.center_out))
+    patients, seed = workspace.patients, settings.profile.training.seed
+    splits = make_splits(patients, seed, settings.folds, settings.center_out)
+    stages = labeled_stages(patients, without or ())
+    with_mask = {p.patient_id for p in patients if workspace.source.has_mask(p.patient_id)}
+    if unmet := unmet_needs(patients, with_mask, splits, stages):
+        raise ValueError(describe_problems(settings.cohort, unmet))
+    workspace = replace(workspace, settings=replace(settings, stages=stages))
+    workspace.begin(splits)
+    for stage in Stage:
+        workspace.trains(stage)
     return workspace
 
 
 def cache(workspace: Workspace, engine: Engine) -> None:
     """Keep the patch of every patient that has none yet."""
     missing = [p.patient_id for p in workspace.patients if not workspace.store.has(p.patient_id)]
-    engine.spread("preparing", _PreparePatient(workspace), missing, item_gib=IMAGES_GIB)
+    engine.map("preparing", _PreparePatient(workspace), missing, item_gib=IMAGES_GIB)
 
 
 def main(
@@ -62,9 +84,10 @@ def main(
     changes: Changes = None,
     folds: Folds = None,
     center_out: CenterOut = None,
+    without: Without = None,
     workers: Workers = 0,
     scheduler: Scheduler = None,
 ) -> None:
     """Prepare a cohort for training in the folder RUN."""
     engine = Engine(workers, scheduler)
-    cache(begin(engine, cohort, run, profile, changes, folds, center_out), engine)
+    cache(begin(engine, cohort, run, profile, changes, folds, center_out, without), engine)

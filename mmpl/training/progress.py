@@ -30,12 +30,12 @@ class LogRow:
     """One row of a network's `log.csv`.
 
     Attributes:
-        step: Steps that are done.
-        loss: Their mean since the row before.
-        learning_rate: Of the last of them.
-        seconds: Since this process began.
-        steps_per_second: Since the row before.
-        skipped: Steps since the row before whose gradient was not finite; they had no effect.
+        step: Number of steps that are done.
+        loss: Mean loss of the steps since the row before.
+        learning_rate: Learning rate of the last of them.
+        seconds: Seconds since this process began.
+        steps_per_second: Steps per second since the row before.
+        skipped: Number of steps since the row before whose gradient was not finite; they had no effect.
         validation: The score on the patients held out inside the training split; NaN (blank) where there is none.
     """
 
@@ -88,9 +88,9 @@ class Training:
     """One network to watch.
 
     Attributes:
-        name: Of its model.
+        name: Name of its model.
         log: Its `log.csv`, there or not yet.
-        steps: Of its schedule.
+        steps: Number of steps of its schedule.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Training:
 
 
 class Display:
-    """How far work is: a bar on a terminal, elsewhere a line of text now and then.
+    """A display of how far work is: a bar on a terminal, elsewhere a line of text now and then.
 
     Of the networks in training it shows step, steps a second, time left and loss. A log that nobody has written to
     since the display was opened is of an earlier run.
@@ -131,10 +131,10 @@ class Display:
         """Show it while a block runs, and leave its last state behind.
 
         Args:
-            title: Of the work.
+            title: Title of the work.
             total: Number of pieces.
             trainings: The networks among them.
-            console: Where; standard output unless told.
+            console: Console to write to; standard output unless told.
         """
         display, ended = cls(title, total, trainings, console or Console()), threading.Event()
         watcher = threading.Thread(target=display._watch, args=(ended,), daemon=True)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmpl.labels import Stage
-from mmpl.radiomics import extract
+from mmpl.files import write_whole
+from mmpl.names import Stage
+from mmpl.radiomics import measure_lesions
 from mmpl.training.command import RunFolder, Scheduler, Workers
 from mmpl.training.memory import IMAGES_GIB
 from mmpl.training.parallel import Engine
@@ -18,14 +19,14 @@ class _Measure:
     workspace: Workspace
 
     def __call__(self, patient_id: str) -> None:
-        case = self.workspace.source.read_case(patient_id)
-        features = extract(case.ct, case.pet if case.pet_is_suv else None, out_of_fold_mask(self.workspace, patient_id))
-        path = self.workspace.features_file(patient_id)
+        workspace = self.workspace
+        case = workspace.source.read_case(patient_id)
+        mask = out_of_fold_mask(workspace, patient_id, workspace.segmentation.thresholds)
+        features = measure_lesions(case, mask, workspace.profile.radiomics)
+        path = workspace.features_file(patient_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, features)
-        partial.replace(path)
+        with write_whole(path) as partial, partial.open("wb") as file:
+            np.save(file, features.values[0])
 
 
 def main(run: RunFolder, workers: Workers = 0, scheduler: Scheduler = None) -> None:
@@ -33,4 +34,4 @@ def main(run: RunFolder, workers: Workers = 0, scheduler: Scheduler = None) -> N
     workspace = Workspace.open(run)
     workspace.require(Stage.SEGMENTATION)
     missing = [p.patient_id for p in workspace.patients if not workspace.features_file(p.patient_id).is_file()]
-    Engine(workers, scheduler).spread("radiomics", _Measure(workspace), missing, item_gib=IMAGES_GIB)
+    Engine(workers, scheduler).map("radiomics", _Measure(workspace), missing, item_gib=IMAGES_GIB)

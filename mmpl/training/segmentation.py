@@ -1,7 +1,7 @@
 """Stage 1: train the ten segmentation networks and predict every patient out of fold.
 
-`python -m train.segmentation RUN`; then `RUN/thresholds.json` holds the class thresholds, chosen on the mean of each
-patient's out-of-fold probabilities, and `RUN/lesion_centers.json` where the crops of the later stages lie.
+`python -m train.segmentation RUN`; then `RUN/segmentation.json` holds the class thresholds, chosen on the mean of each
+patient's out-of-fold probabilities, and where the crops of the later stages lie.
 `--start WEIGHTS` goes on from an ensemble that was trained on other patients, at the schedule's step `--start-step`.
 """
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmpl.case import Image
-from mmpl.labels import Stage
 from mmpl.metrics import Overlap, aggregated_dice, count_overlap, dice
+from mmpl.names import Stage
 from mmpl.network import build_network
 from mmpl.processor import Processor
 from mmpl.profile import differences
-from mmpl.segmentation import lesion_center, predict_probability, restore
+from mmpl.segmentation import Thresholds, lesion_center, predict_probability, restore
 from mmpl.training.command import Devices, Only, RunFolder, Scheduler, StartStep, Workers, need
 from mmpl.training.command import Start as StartWeights
 from mmpl.training.losses import oda_loss
 from mmpl.training.memory import IMAGES_GIB
 from mmpl.training.parallel import Engine
-from mmpl.training.patches import HALF, SegmentationCrops
+from mmpl.training.patches import HALF_LABEL, SegmentationCrops
+from mmpl.training.records import SegmentationRecord, StartRecord
 from mmpl.training.splits import Member
 from mmpl.training.validation import MaskScore, hold_out
 from mmpl.training.workspace import Workspace, may_share_patients
@@ -44,13 +44,13 @@ class Start:
 
     Attributes:
         weights: Folder of an ensemble.
-        step: Of the schedule, where they are taken to stand.
+        step: Step of the schedule at which they are taken to stand.
     """
 
     weights: Path
     step: int
 
-    def describe(self, workspace: Workspace) -> dict[str, Any]:
+    def describe(self, workspace: Workspace) -> StartRecord:
         """Say where the networks come from.
 
         Raises:
@@ -67,7 +67,7 @@ class Start:
             raise ValueError(f"{self.weights}: its networks are made for other settings: {'; '.join(other)}")
         if not 0 <= self.step < steps:
             raise ValueError(f"step {self.step} is not one of the {steps} of the schedule")
-        return {"cohorts": seen, "code_version": ensemble.code_version, "step": self.step}
+        return StartRecord(cohorts=tuple(seen), code_version=ensemble.code_version, step=self.step)
 
 
 def find_start(workspace: Workspace, weights: Path | None, step: int) -> Start | None:
@@ -77,12 +77,12 @@ def find_start(workspace: Workspace, weights: Path | None, step: int) -> Start |
         ValueError: The run began elsewhere, or cannot begin there (`Start.describe`).
     """
     start = Start(weights, step) if weights else None
-    description = start.describe(workspace) if start else {}
-    if not workspace.has_json("start"):
-        workspace.write_json("start", description)
-    elif workspace.read_json("start") != description:
-        known = workspace.read_json("start") or "none"
-        raise ValueError(f"{workspace.folder} began with another --start or --start-step: {known}")
+    record = start.describe(workspace) if start else StartRecord()
+    if not workspace.has(StartRecord):
+        workspace.keep(record)
+    elif (known := workspace.read(StartRecord)) != record:
+        theirs = f"{', '.join(known.cohorts)} at step {known.step}" if known.cohorts else "none"
+        raise ValueError(f"{workspace.folder} began with another --start or --start-step: {theirs}")
     return start
 
 
@@ -97,7 +97,7 @@ def train_member(
     from mmpl.training.loop import Job, train  # needs lightning, which `--help` does without
 
     profile, stage = workspace.profile, workspace.profile.training.segmentation
-    patients = [p.patient_id for p in workspace.splits.outside(member, workspace.patients)]
+    patients = [p.patient_id for p in workspace.splits.training(member, workspace.patients)]
     with_mask = [p for p in patients if workspace.store.describe(p).has_labels]
     seed, held_out = workspace.seed(member, Stage.SEGMENTATION), hold_out(workspace, member)
     draw = SegmentationCrops(
@@ -135,7 +135,7 @@ def predict_fold(workspace: Workspace, member: Member) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = read_network(workspace.network_file(member, Stage.SEGMENTATION), workspace.profile, Stage.SEGMENTATION)
     network.to(device)
-    for patient in workspace.splits.inside(member, workspace.patients):
+    for patient in workspace.splits.held_out(member, workspace.patients):
         if workspace.probability_file(member.scheme, patient.patient_id).is_file():
             continue
         images = workspace.store.images(patient.patient_id).astype(np.float32)
@@ -149,11 +149,11 @@ def out_of_fold_probability(workspace: Workspace, patient_id: str) -> NDArray[np
     return np.mean(every, axis=0, dtype=np.float32)
 
 
-def out_of_fold_mask(workspace: Workspace, patient_id: str) -> Image:
+def out_of_fold_mask(workspace: Workspace, patient_id: str, thresholds: Thresholds) -> Image:
     """Make a patient's out-of-fold mask on the CT's grid, as inference would."""
     patient, smallest = workspace.store.describe(patient_id), workspace.profile.inference.minimum_component_voxels
     probability = out_of_fold_probability(workspace, patient_id)
-    return restore(probability, patient.roi, patient.ct_grid, workspace.mask_thresholds, smallest)
+    return restore(probability, patient.roi, patient.ct_grid, thresholds, smallest)
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,12 @@ class _LesionCenter:
     """The middle of one patient's out-of-fold mask, voxels (x, y, z) of the patch."""
 
     workspace: Workspace
+    thresholds: Thresholds
 
-    def __call__(self, patient_id: str) -> list[float]:
-        mask = out_of_fold_mask(self.workspace, patient_id)
-        return lesion_center(mask, self.workspace.store.describe(patient_id).roi).tolist()
+    def __call__(self, patient_id: str) -> tuple[float, float, float]:
+        mask = out_of_fold_mask(self.workspace, patient_id, self.thresholds)
+        x, y, z = lesion_center(mask, self.workspace.store.describe(patient_id).roi).tolist()
+        return x, y, z
 
 
 def measure_overlaps(workspace: Workspace, patient_id: str) -> NDArray[np.float64]:
@@ -174,24 +176,37 @@ def measure_overlaps(workspace: Workspace, patient_id: str) -> NDArray[np.float6
     labels, (gtvp, gtvn) = reference.whole(), out_of_fold_probability(workspace, patient_id)
     rows = []
     for threshold in CANDIDATES:
-        node, truth = gtvn >= threshold, labels[1] > HALF
-        rows.append((dice(labels[0] > HALF, gtvp >= threshold), (node & truth).sum(), node.sum() + truth.sum()))
+        node, truth = gtvn >= threshold, labels[1] > HALF_LABEL
+        rows.append((dice(labels[0] > HALF_LABEL, gtvp >= threshold), (node & truth).sum(), node.sum() + truth.sum()))
     return np.array(rows, float)
 
 
-def choose_thresholds(workspace: Workspace, engine: Engine) -> dict[str, float]:
-    """Pick, out of fold, the threshold of the best mean GTVp Dice and that of the best aggregated GTVn Dice."""
+@dataclass(frozen=True)
+class ChosenThresholds:
+    """The class thresholds, and what they reach out of fold: mean GTVp Dice and aggregated GTVn Dice."""
+
+    thresholds: Thresholds
+    gtvp_dice_mean: float
+    gtvn_dice_aggregated: float
+
+
+def choose_thresholds(workspace: Workspace, engine: Engine) -> ChosenThresholds:
+    """Pick, out of fold, the threshold of the best mean GTVp Dice and that of the best aggregated GTVn Dice.
+
+    Where no patient has a node, nor any threshold makes one, the highest candidate stands: nothing speaks for less.
+    """
     patients = [p.patient_id for p in workspace.patients if workspace.store.describe(p.patient_id).has_labels]
     measure = partial(measure_overlaps, workspace)
-    overlaps = np.stack(engine.spread("choosing thresholds", measure, patients, item_gib=IMAGES_GIB))
+    overlaps = np.stack(engine.map("choosing thresholds", measure, patients, item_gib=IMAGES_GIB))
     gtvp = overlaps[:, :, 0].mean(axis=0)
-    gtvn = 2 * overlaps[:, :, 1].sum(axis=0) / overlaps[:, :, 2].sum(axis=0)
-    return {
-        "gtvp": float(CANDIDATES[gtvp.argmax()]),
-        "gtvn": float(CANDIDATES[gtvn.argmax()]),
-        "gtvp_dice_mean": float(gtvp.max()),
-        "gtvn_dice_aggregated": float(gtvn.max()),
-    }
+    volumes = overlaps[:, :, 2].sum(axis=0)
+    gtvn = np.where(volumes > 0, 2 * overlaps[:, :, 1].sum(axis=0) / np.maximum(volumes, 1), np.nan)
+    best = int(np.nanargmax(gtvn)) if np.nanmax(gtvn, initial=0.0) > 0 else len(CANDIDATES) - 1
+    return ChosenThresholds(
+        Thresholds(gtvp=float(CANDIDATES[gtvp.argmax()]), gtvn=float(CANDIDATES[best])),
+        float(gtvp.max()),
+        float(gtvn[best]),
+    )
 
 
 @dataclass(frozen=True)
@@ -220,16 +235,16 @@ class _OwnOverlaps:
         labels = self.workspace.store.labels(patient_id)
         assert labels is not None
         both = zip(labels.whole(), self.workspace.probability(self.member.scheme, patient_id), strict=True)
-        return [count_overlap(truth > HALF, ours >= 0.5) for truth, ours in both]
+        return [count_overlap(truth > HALF_LABEL, ours >= 0.5) for truth, ours in both]
 
 
 def describe_fold(workspace: Workspace, member: Member, engine: Engine) -> str:
     """Score one model on the patients of its fold that have a reference mask, at the patch's spacing."""
-    inside = [p.patient_id for p in workspace.splits.inside(member, workspace.patients)]
+    inside = [p.patient_id for p in workspace.splits.held_out(member, workspace.patients)]
     with_mask = [name for name in inside if workspace.store.describe(name).has_labels]
     if not with_mask:
         return f"{member.name}: no patient of its fold has a mask to score"
-    gtvp, gtvn = zip(*engine.spread(f"scoring {member.name}", _OwnOverlaps(workspace, member), with_mask), strict=True)
+    gtvp, gtvn = zip(*engine.map(f"scoring {member.name}", _OwnOverlaps(workspace, member), with_mask), strict=True)
     dice_mean = np.mean([overlap.dice for overlap in gtvp])
     return (
         f"{member.name}, the {len(with_mask)} patients of its fold that have a mask, at a threshold of 0.5: "
@@ -257,9 +272,14 @@ def main(
     if missing := workspace.missing(Stage.SEGMENTATION):
         typer.echo(missing)
         return
-    thresholds = choose_thresholds(workspace, engine)
-    workspace.write_json("thresholds", thresholds)
+    chosen_thresholds = choose_thresholds(workspace, engine)
+    locate = _LesionCenter(workspace, chosen_thresholds.thresholds)
     patients = [p.patient_id for p in workspace.patients]
-    centers = engine.spread("locating lesions", _LesionCenter(workspace), patients, item_gib=IMAGES_GIB)
-    workspace.write_json("lesion_centers", dict(zip(patients, centers, strict=True)))
-    typer.echo(f"out of fold, at the patch's spacing: {thresholds}")
+    centers = engine.map("locating lesions", locate, patients, item_gib=IMAGES_GIB)
+    record = SegmentationRecord(**vars(chosen_thresholds), lesion_centers_xyz=dict(zip(patients, centers, strict=True)))
+    workspace.keep(record)
+    typer.echo(
+        f"out of fold, at the patch's spacing: mean GTVp Dice {record.gtvp_dice_mean:.3f} at a threshold of "
+        f"{record.thresholds.gtvp:g}, aggregated GTVn Dice {record.gtvn_dice_aggregated:.3f} at one of "
+        f"{record.thresholds.gtvn:g}"
+    )

@@ -1,6 +1,5 @@
-"""Make the folds, once, into the file that every later step reads: `python -m train.splits RUN`."""
+"""The folds of a run, made once and read by every later step."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from mmpl.case import Patient
+from mmpl.files import read_json, write_json
 
 FOLDS = 5
 
 
 class Scheme(StrEnum):
-    """How patients are held out: at random, or whole centers at a time."""
+    """The way patients are held out: at random, or whole centers at a time."""
 
     PATIENT = "patient"
     CENTER = "center"
@@ -30,7 +30,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        """For example `center-3`."""
+        """The model's name, for example `center-3`."""
         return f"{self.scheme}-{self.fold}"
 
 
@@ -42,7 +42,7 @@ class Splits:
 
     @property
     def schemes(self) -> tuple[Scheme, ...]:
-        """How patients are held out; each scheme has an out-of-fold table of its own."""
+        """The ways patients are held out; each scheme has an out-of-fold table of its own."""
         return tuple(self.fold_of)
 
     @property
@@ -52,11 +52,11 @@ class Splits:
             Member(scheme, fold) for scheme, folds in self.fold_of.items() for fold in sorted(set(folds.values()))
         )
 
-    def inside(self, member: Member, patients: Sequence[Patient]) -> list[Patient]:
+    def held_out(self, member: Member, patients: Sequence[Patient]) -> list[Patient]:
         """Keep the patients of a model's own fold, which it never trains on."""
         return [p for p in patients if self.fold_of[member.scheme][p.patient_id] == member.fold]
 
-    def outside(self, member: Member, patients: Sequence[Patient]) -> list[Patient]:
+    def training(self, member: Member, patients: Sequence[Patient]) -> list[Patient]:
         """Keep the patients that a model trains on."""
         return [p for p in patients if self.fold_of[member.scheme][p.patient_id] != member.fold]
 
@@ -106,12 +106,9 @@ def make_splits(patients: Sequence[Patient], seed: int, folds: int = FOLDS, cent
 
 def write_splits(splits: Splits, path: Path) -> None:
     """Write the folds as JSON, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(splits.fold_of, indent=1, sort_keys=True))
-    partial.replace(path)
+    write_json(path, splits)
 
 
 def read_splits(path: Path) -> Splits:
     """Read what `write_splits` wrote."""
-    content = json.loads(path.read_text())
-    return Splits({scheme: content[scheme] for scheme in Scheme if scheme in content})
+    return read_json(path, Splits)

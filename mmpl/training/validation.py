@@ -30,7 +30,7 @@ def hold_out(workspace: Workspace, member: Member) -> frozenset[str]:
     The run's seed and the model fix them. Where the profile asks for any, there is one at least.
     """
     training, strata = workspace.profile.training, defaultdict(list)
-    outside = workspace.splits.outside(member, workspace.patients)
+    outside = workspace.splits.training(member, workspace.patients)
     if training.validation_fraction == 0:
         return frozenset()
     for patient in outside:
@@ -46,8 +46,8 @@ class MaskScore:
     """The mean Dice of both classes, at a probability of one half, on one crop of each patient about its lesions.
 
     Attributes:
-        draw: Makes the crops of the training.
-        patients: With reference masks; where there are none the score is NaN.
+        draw: Function that makes the crops of the training.
+        patients: IDs of the patients to score, with reference masks; where there are none the score is NaN.
     """
 
     draw: SegmentationCrops
@@ -69,12 +69,12 @@ class MaskScore:
 
 @dataclass(frozen=True)
 class OutcomeScore:
-    """How well a stage 2 or 3 network ranks patients on the crop about the lesions of each; NaN where it is undefined.
+    """A score of how a stage 2 or 3 network ranks patients on the crop about the lesions of each; NaN where undefined.
 
     Attributes:
-        draw: Makes the crops of the training.
-        patients: Whose outcome is known.
-        score: From logits by patient.
+        draw: Function that makes the crops of the training.
+        patients: IDs of the patients to score, whose outcome is known.
+        score: Function from logits by patient to how well the network ranks.
     """
 
     draw: LesionCrops

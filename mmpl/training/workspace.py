@@ -1,35 +1,45 @@
-"""Where a training run keeps each thing, and which cohort and profile it belongs to."""
+"""A training run's folder: the place of each thing in it, and the cohort and profile that the run belongs to."""
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from mmpl.case import Case, Patient
-from mmpl.files import write_whole
-from mmpl.labels import Stage
+from mmpl.clinical import ClinicalEncoder
+from mmpl.evidence import FeatureTable
+from mmpl.files import read_json, write_json
+from mmpl.names import Stage
 from mmpl.profile import Profile, change_profile, differences, load_profile
-from mmpl.segmentation import Thresholds
+from mmpl.radiomics import feature_names
+from mmpl.schema import ClinicalSchema
 from mmpl.training.boxed import Boxed
 from mmpl.training.patches import PatchStore
+from mmpl.training.records import HpvRecord, Record, SegmentationRecord, SurvivalRecord
 from mmpl.training.splits import FOLDS, Member, Scheme, Splits, read_splits, write_splits
+from mmpl.weights import ENCODER_FILE
 
 if TYPE_CHECKING:
     from mmpl.phantom.latent import LatentPatient
 
 
 class Source(Protocol):
-    """Where patients come from: a folder in HECKTOR's layout, or the phantom's own memory."""
+    """The source of patients: a folder in HECKTOR's layout, or the phantom's own memory."""
 
     @property
     def patients(self) -> Sequence[Patient]:
         """Every patient, with record and outcome."""
+        ...
+
+    def has_mask(self, patient_id: str) -> bool:
+        """Tell whether a patient has a reference mask."""
         ...
 
     def read_case(self, patient_id: str) -> Case:
@@ -40,8 +50,13 @@ class Source(Protocol):
 PHANTOM = "phantom:"
 RUN_FILE = "run.json"
 SPLITS_FILE = "splits.json"
-LAST_TABLE = {Stage.SEGMENTATION: "lesion_centers", Stage.HPV: "hpv", Stage.SURVIVAL: "survival"}
-"""What each stage's program writes once it is finished with every model."""
+STAGE_RECORD: dict[Stage, type[Record]] = {
+    Stage.SEGMENTATION: SegmentationRecord,
+    Stage.HPV: HpvRecord,
+    Stage.SURVIVAL: SurvivalRecord,
+}
+"""The record that each stage's program writes once it is finished with every model."""
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 DEFAULT_PROFILE = "demo"
 
 
@@ -57,8 +72,13 @@ def may_share_patients(cohort: str, other: str) -> bool:
     return Path(cohort).name == Path(other).name
 
 
-def open_source(cohort: str) -> Source:
-    """Open a cohort's folder, or make `phantom:PATIENTS:SEED[:HPV_POSITIVE]` in memory, without any image library."""
+def open_source(cohort: str, schema: ClinicalSchema) -> Source:
+    """Open a cohort's folder, or make `phantom:PATIENTS:SEED[:HPV_POSITIVE]` in memory, without any image library.
+
+    Args:
+        cohort: Name of the cohort.
+        schema: Schema of the clinical record.
+    """
     if is_phantom(cohort):
         from mmpl.phantom.cohort import MemoryCohort
 
@@ -67,26 +87,28 @@ def open_source(cohort: str) -> Source:
             numbers = int(patients), int(seed), float(share[0]) if share else None
         except ValueError as error:
             raise ValueError(f"{cohort}: a synthetic cohort is {PHANTOM}PATIENTS:SEED[:HPV_POSITIVE]") from error
-        return MemoryCohort.draw(*numbers[:2], hpv_positive=numbers[2])
+        return MemoryCohort.draw(*numbers[:2], hpv_positive=numbers[2], schema=schema)
     from mmpl.io.cohort import read_cohort
 
-    return read_cohort(Path(cohort))
+    return read_cohort(Path(cohort), schema)
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a training run is, fixed when it starts and written into its folder; no later step reads a YAML.
+    """The settings of a training run, fixed when it starts and written into its folder; no later step reads a YAML.
 
     Attributes:
         cohort: An absolute path, or `phantom:PATIENTS:SEED`.
-        folds: Patient-level ones.
+        folds: Number of patient-level folds.
         center_out: Whether whole centers are held out, too.
+        stages: Stages that are trained; those without any label in the cohort, or that were not wanted, are left out.
     """
 
     cohort: str
     profile: Profile
     folds: int = FOLDS
     center_out: bool = True
+    stages: tuple[Stage, ...] = tuple(Stage)
 
     def to_dict(self) -> dict[str, object]:
         """Make what JSON can hold."""
@@ -103,7 +125,8 @@ class RunSettings:
             raise ValueError(f"{path}: no such file; start with python -m train.prepare")
         try:
             content = json.loads(path.read_text())
-            return cls(**{**content, "profile": Profile.from_dict(content["profile"])})
+            stages = tuple(map(Stage, content["stages"]))
+            return cls(**{**content, "profile": Profile.from_dict(content["profile"]), "stages": stages})
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a run that this version can go on with ({error})") from error
 
@@ -116,20 +139,24 @@ class RunSettings:
         changes: Sequence[str] = (),
         folds: int | None = None,
         center_out: bool | None = None,
+        without: Collection[Stage] | None = None,
     ) -> "RunSettings":
-        """RunSettings a run, or check what was asked for against the run that is there; nothing is written.
+        """Make a run's settings, or check what was asked for against the run that is there; nothing is written.
 
         Args:
             run: The run's folder.
             cohort: A folder, or `phantom:PATIENTS:SEED`.
             profile: A name or a file; None for the run's own, or the default.
-            changes: Of the profile, as `load_profile` takes them.
-            folds: None for the run's own, or the default.
-            center_out: None likewise.
+            changes: Changes of the profile, as `load_profile` takes them.
+            folds: Number of patient-level folds; None for the run's own, or the default.
+            center_out: Whether whole centers are held out, too; None likewise.
+            without: Stages to leave out; None likewise.
 
         Raises:
             ValueError: The profile or a change cannot be used, or the run that is there is another.
         """
+        if Stage.SEGMENTATION in (without or ()):
+            raise ValueError(f"every other stage rests on {Stage.SEGMENTATION}, which cannot be left out")
         path = run / RUN_FILE
         known = cls.read(path) if path.is_file() else None
         if profile or not known:
@@ -142,6 +169,7 @@ class RunSettings:
             chosen,
             begun.folds if folds is None else folds,
             begun.center_out if center_out is None else center_out,
+            begun.stages if without is None else tuple(stage for stage in begun.stages if stage not in without),
         )
         if known and (other := differences(known.to_dict(), asked.to_dict())):
             raise ValueError(f"{path} belongs to another run: {'; '.join(other)}")
@@ -170,9 +198,13 @@ class Workspace:
         return cls(folder, RunSettings.read(folder / RUN_FILE))
 
     def begin(self, splits: Splits) -> None:
-        """Write down what the run is, and its folds."""
-        _write_json(self.folder / RUN_FILE, self.settings.to_dict())
+        """Write down the folds, each model's clinical encoder and, last, what the run is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_splits(splits, self.splits_file)
+        for member in splits.members:
+            records = [patient.clinical for patient in splits.training(member, self.patients)]
+            write_json(self.encoder_file(member), ClinicalEncoder.fit(records, self.profile.clinical))
+        write_json(self.folder / RUN_FILE, self.settings.to_dict())
 
     @property
     def begun(self) -> bool:
@@ -192,7 +224,7 @@ class Workspace:
     @cached_property
     def source(self) -> Source:
         """The cohort."""
-        return open_source(self.cohort)
+        return open_source(self.cohort, self.profile.clinical)
 
     @property
     def patients(self) -> Sequence[Patient]:
@@ -229,7 +261,7 @@ class Workspace:
 
     @property
     def outputs(self) -> Path:
-        """Where networks, and the probabilities they give, lie."""
+        """The folder of the networks, and of the probabilities they give."""
         return self.folder / "ablations" / self.variant if self.variant else self.folder
 
     def choose(self, only: Sequence[str] | None) -> tuple[Member, ...]:
@@ -254,16 +286,22 @@ class Workspace:
             f"python -m train.{stage} {self.folder} goes on"
         )
 
+    def trains(self, stage: Stage) -> bool:
+        """Tell whether the run trains a stage, and say so where it does not."""
+        if stage in self.settings.stages:
+            return True
+        typer.echo(f"{stage} is left out of this run")
+        return False
+
     def require(self, stage: Stage) -> None:
         """Refuse to go on where a stage is not finished.
 
         Raises:
             ValueError: It is not; one line says what is missing, and how it is made.
         """
-        name = LAST_TABLE[stage]
-        if not self.has_json(name):
-            table = self.folder / f"{name}.json"
-            raise ValueError(self.missing(stage) or f"{table}: no such file; python -m train.{stage} {self.folder}")
+        if stage in self.settings.stages and not self.has(STAGE_RECORD[stage]):
+            path = self.folder / STAGE_RECORD[stage].FILE
+            raise ValueError(self.missing(stage) or f"{path}: no such file; python -m train.{stage} {self.folder}")
 
     def require_radiomics(self) -> None:
         """Refuse to go on where a patient is not measured.
@@ -276,40 +314,44 @@ class Workspace:
             raise ValueError(f"radiomics of {absent} patients are missing; python -m train.radiomics {self.folder}")
 
     def _has(self, member: Member, stage: Stage) -> bool:
-        predicted = self.splits.inside(member, self.patients) if stage is Stage.SEGMENTATION else []
+        predicted = self.splits.held_out(member, self.patients) if stage is Stage.SEGMENTATION else []
         return self.network_file(member, stage).is_file() and all(
             self.probability_file(member.scheme, patient.patient_id).is_file() for patient in predicted
         )
 
     def stage_folder(self, member: Member, stage: Stage) -> Path:
-        """Where one network trains."""
+        """The folder in which one network trains."""
         return self.outputs / "models" / member.name / stage
 
     def network_file(self, member: Member, stage: Stage) -> Path:
         """A finished network."""
         return self.stage_folder(member, stage) / "network.safetensors"
 
-    def forest_file(self, member: Member) -> Path:
-        """A finished forest."""
-        return self.folder / "models" / member.name / "forest.skops"
+    def previous_network(self, member: Member, stage: Stage) -> Path:
+        """The network whose backbone a stage starts from: that of the last stage before it that the run trains."""
+        stages = self.settings.stages
+        return self.network_file(member, stages[stages.index(stage) - 1])
 
-    def tables_file(self, member: Member) -> Path:
-        """A member's encoder, scales, intervals and Cox model."""
-        return self.folder / "models" / member.name / "tables.json"
+    def member_file(self, member: Member, name: str) -> Path:
+        """A file fitted for a model beside its networks: a forest, tables, by the name it has in the weights."""
+        return self.folder / "models" / member.name / name
+
+    def encoder_file(self, member: Member) -> Path:
+        """A model's clinical encoder, fitted once, when the run began."""
+        return self.member_file(member, ENCODER_FILE)
+
+    def encode(self, member: Member, patients: Sequence[Patient]) -> FeatureTable:
+        """Encode patients' clinical records as a model sees them."""
+        encoder = read_json(self.encoder_file(member), ClinicalEncoder)
+        return encoder.encode([patient.clinical for patient in patients])
 
     def probability_file(self, scheme: Scheme, patient_id: str) -> Path:
-        """Where a patient's out-of-fold mask probability lies."""
+        """The file of a patient's out-of-fold mask probability."""
         return self.outputs / "out_of_fold" / scheme / f"{patient_id}.npz"
 
     def features_file(self, patient_id: str) -> Path:
         """A patient's radiomics on the out-of-fold mask."""
         return self.folder / "radiomics" / f"{patient_id}.npy"
-
-    @property
-    def mask_thresholds(self) -> Thresholds:
-        """The class thresholds that stage 1 chose out of fold."""
-        chosen = self.read_json("thresholds")
-        return Thresholds(gtvp=chosen["gtvp"], gtvn=chosen["gtvn"])
 
     def keep_probability(self, scheme: Scheme, patient_id: str, probability: NDArray[np.float32]) -> None:
         """Keep a patient's out-of-fold mask probability (2, z, y, x), to a 255th."""
@@ -321,33 +363,33 @@ class Workspace:
         """Read it back, float32 (2, z, y, x)."""
         return Boxed.load(self.probability_file(scheme, patient_id)).whole().astype(np.float32) / np.float32(255)
 
-    def radiomics(self, patient_id: str) -> NDArray[np.float64]:
-        """A patient's radiomics."""
-        return np.load(self.features_file(patient_id))
-
-    @cached_property
-    def lesion_centers(self) -> dict[str, NDArray[np.float64]]:
-        """The middle of each patient's out-of-fold mask, voxels (x, y, z) of the patch."""
-        return {name: np.array(center) for name, center in self.read_json("lesion_centers").items()}
+    def radiomics(self, patients: Sequence[Patient]) -> FeatureTable:
+        """Read patients' radiomics, a row each."""
+        names = feature_names(self.profile.radiomics)
+        rows = [np.load(self.features_file(patient.patient_id)) for patient in patients]
+        return FeatureTable(names, np.array(rows, dtype=float).reshape(len(patients), len(names)))
 
     def seed(self, member: Member, stage: Stage) -> int:
         """The seed of one network's training."""
         return self.profile.training.seed * 1000 + self.splits.members.index(member) * 10 + list(Stage).index(stage)
 
-    def write_json(self, name: str, content: Mapping) -> None:
-        """Keep a small table, whole or not at all."""
-        _write_json(self.folder / f"{name}.json", content)
+    def keep(self, record: Record) -> None:
+        """Keep what a step says, whole or not at all."""
+        write_json(self.folder / record.FILE, record)
 
-    def has_json(self, name: str) -> bool:
-        """Whether `write_json` kept such a table."""
-        return (self.folder / f"{name}.json").is_file()
+    def has(self, record: type[Record]) -> bool:
+        """Whether a step has said it."""
+        return (self.folder / record.FILE).is_file()
 
-    def read_json(self, name: str) -> dict:
-        """Read what `write_json` kept."""
-        return json.loads((self.folder / f"{name}.json").read_text())
+    def read(self, record: type[AnyRecord]) -> AnyRecord:
+        """Read what a step said.
 
+        Raises:
+            ValueError: It has not, or in another version; the message names the file.
+        """
+        return read_json(self.folder / record.FILE, record)
 
-def _write_json(path: Path, content: Mapping) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=1))
+    @cached_property
+    def segmentation(self) -> SegmentationRecord:
+        """The record of stage 1, on which the later stages' crops rest."""
+        return self.read(SegmentationRecord)

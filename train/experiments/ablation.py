@@ -10,16 +10,16 @@ from dataclasses import replace
 
 import typer
 
-from mmpl.labels import Stage
+from mmpl.names import Stage
 from mmpl.training import hpv, segmentation, survival
 from mmpl.training.command import Devices, RunFolder, Scheduler, Start, StartStep, Workers, need, run_program
 from mmpl.training.losses import dice_only_loss
 from mmpl.training.parallel import Engine
+from mmpl.training.records import ScratchRecord
 from mmpl.training.splits import Scheme
 from mmpl.training.workspace import Workspace
 
 DICE_ONLY, SCRATCH = "dice-only", "scratch"
-HPV_SCORES, EXPECTED_DAYS = f"ablations/{SCRATCH}/hpv_scores", f"ablations/{SCRATCH}/expected_days"
 
 
 def main(
@@ -40,10 +40,13 @@ def main(
     engine.train("stage 1, Dice alone", one, dice_only, Stage.SEGMENTATION, members)
     two = hpv.TrainAndPredict(scratch, transfer=False, devices=devices)
     logits = engine.train("stage 2 from scratch", two, scratch, Stage.HPV, members)
-    workspace.write_json(HPV_SCORES, {name: row[0] for _, table in logits for name, row in table.items()})
     three = survival.TrainAndPredict(scratch, transfer=False, devices=devices)
     days = engine.train("stage 3 from scratch", three, scratch, Stage.SURVIVAL, members)
-    workspace.write_json(EXPECTED_DAYS, {name: value for _, table in days for name, value in table.items()})
+    record = ScratchRecord(
+        logits={name: row[0] for _, table in logits for name, row in table.items()},
+        expected_days={name: value for _, table in days for name, value in table.items()},
+    )
+    workspace.keep(record)
     typer.echo(f"trained {3 * len(members)} networks for comparison")
 
 

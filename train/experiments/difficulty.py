@@ -15,14 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from mmpl.labels import Label
+from mmpl.evidence import FeatureTable
 from mmpl.metrics import dice
+from mmpl.names import Label
 from mmpl.phantom.latent import LatentPatient, draw_patients
 from mmpl.phantom.planted import IMAGING
 from mmpl.phantom.render import render
 from mmpl.preprocess import prepare
-from mmpl.profile import PreprocessSettings, load_profile
-from mmpl.radiomics import extract, feature_names
+from mmpl.profile import Profile, load_profile
+from mmpl.radiomics import measure_lesions
 from mmpl.training.command import Workers, run_program
 from mmpl.training.parallel import Engine
 from train.experiments.baseline import threshold_mask
@@ -33,25 +34,25 @@ class Measured:
     """One patient: GTVp Dice of the fixed threshold, NaN without a primary, and radiomics on the true mask."""
 
     threshold_dice: float
-    radiomics: NDArray[np.float64]
+    radiomics: FeatureTable
 
 
 @dataclass(frozen=True)
 class _Measure:
-    settings: PreprocessSettings
+    profile: Profile
 
     def __call__(self, patient: LatentPatient) -> Measured:
         case = render(patient, with_reference=True)
         assert case.reference is not None
         primary = case.reference.voxels == Label.GTVP
-        hot = threshold_mask(case.pet, case.ct.grid, prepare(case, self.settings).roi)
+        hot = threshold_mask(case.pet, case.ct.grid, prepare(case, self.profile.preprocess).roi)
         score = dice(primary, hot) if primary.any() else np.nan
-        return Measured(score, extract(case.ct, case.pet, case.reference))
+        return Measured(score, measure_lesions(case, case.reference, self.profile.radiomics))
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What was measured of a cohort."""
+    """The latent variables of a cohort's patients, and what was measured of each."""
 
     latent: tuple[LatentPatient, ...]
     measured: tuple[Measured, ...]
@@ -63,7 +64,7 @@ class Difficulty:
 
     @cached_property
     def _radiomics(self) -> NDArray[np.float64]:
-        return np.stack([m.radiomics for m in self.measured])
+        return np.concatenate([m.radiomics.values for m in self.measured])
 
     def best_feature(self, variable: str) -> tuple[str, float]:
         """Find the radiomics feature of the highest absolute Spearman correlation with a planted variable."""
@@ -74,14 +75,14 @@ class Difficulty:
             if both.sum() >= len(planted) / 2 and np.ptp(column[both]) > 0:
                 correlations[index] = spearmanr(planted[both], column[both]).statistic
         best = int(np.abs(correlations).argmax())
-        return feature_names()[best], float(correlations[best])
+        return self.measured[0].radiomics.names[best], float(correlations[best])
 
 
 def measure(patients: int, seed: int, workers: int = 0) -> Difficulty:
     """Draw a cohort of the training centers and measure it."""
     latent = draw_patients(patients, seed)
-    settings = load_profile("demo").preprocess
-    return Difficulty(latent, tuple(Engine(workers).spread("measuring", _Measure(settings), latent)))
+    measure_one = _Measure(load_profile("demo"))
+    return Difficulty(latent, tuple(Engine(workers).map("measuring", measure_one, latent)))
 
 
 def main(patients: int, seed: int, workers: Workers = 0) -> None:

@@ -8,10 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import roc_curve
 
-from mmpl.labels import Label
+from mmpl.cohort_scores import Results
 from mmpl.metrics import roc_auc
-from mmpl.scoring import Results
+from mmpl.names import Label
 from mmpl.training.workspace import Workspace
 
 GRAY = "0.55"
@@ -21,7 +23,7 @@ def draw(path: Path, hpv: Mapping[str, Results], survival: Results, dice: tuple[
     """Draw all four into one PNG.
 
     Args:
-        path: Where.
+        path: File to write.
         hpv: Scores of HPV status by method.
         survival: Risk scores of the method to show.
         dice: Volume of each true primary, ml, and its Dice.
@@ -37,19 +39,11 @@ def draw(path: Path, hpv: Mapping[str, Results], survival: Results, dice: tuple[
     figure.savefig(path)
 
 
-def roc_curve(score: NDArray, positive: NDArray) -> tuple[NDArray, NDArray]:
-    """Trace false and true positive rates as the threshold falls past each distinct score, from (0, 0) to (1, 1)."""
-    thresholds = np.unique(score)[::-1]
-    called = score[:, None] >= thresholds[None]
-    rates = [np.concatenate([[0.0], called[kind].mean(0)]) for kind in (~positive, positive)]
-    return rates[0], rates[1]
-
-
 def draw_roc(axes: Axes, methods: Mapping[str, Results]) -> None:
     """One curve a method."""
     for name, results in methods.items():
         positive = results.hpv_positive == 1
-        x, y = roc_curve(results.hpv_probability, positive)
+        x, y, _ = roc_curve(positive, results.hpv_probability)
         area = roc_auc(results.hpv_probability, positive)
         axes.plot(x, y, label=f"{name}, {area:.2f}", lw=2 if name == "Deep+Rad+Clin" else 1.2)
     axes.plot([0, 1], [0, 1], color=GRAY, lw=0.8, ls="--")
@@ -62,8 +56,10 @@ def draw_calibration(axes: Axes, results: Results, groups: int = 6) -> None:
     order = np.argsort(results.hpv_probability)
     for chosen in np.array_split(order, groups):
         predicted = results.hpv_probability[chosen].mean()
-        low, share, high = wilson(int(results.hpv_positive[chosen].sum()), len(chosen))
-        axes.errorbar(predicted, share, [[share - low], [high - share]], fmt="o", color="C0", capsize=3)
+        found = binomtest(int(results.hpv_positive[chosen].sum()), len(chosen))
+        share, bounds = found.statistic, found.proportion_ci(method="wilson")
+        apart = [[share - bounds.low], [bounds.high - share]]
+        axes.errorbar(predicted, share, apart, fmt="o", color="C0", capsize=3)
     axes.plot([0, 1], [0, 1], color=GRAY, lw=0.8, ls="--")
     axes.set(
         title="HPV status: calibration (the forest is balanced by SMOTE)",
@@ -73,14 +69,6 @@ def draw_calibration(axes: Axes, results: Results, groups: int = 6) -> None:
         ylim=(0, 1.02),
         aspect="equal",
     )
-
-
-def wilson(hits: int, count: int) -> tuple[float, float, float]:
-    """Bound a share by Wilson's 95% interval: low, the share itself, high."""
-    z, share = 1.96, hits / count
-    middle, half = share + z * z / (2 * count), z * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
-    scale = 1 + z * z / count
-    return min((middle - half) / scale, share), share, max((middle + half) / scale, share)
 
 
 def draw_survival(axes: Axes, results: Results) -> None:

@@ -8,23 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Patient
-from mmpl.hpv import Evidence, HpvModel, choose_threshold
-from mmpl.labels import Stage
-from mmpl.radiomics import feature_names
-from mmpl.scoring import MASK_COLUMNS, Results, score_mask
-from mmpl.segmentation import Thresholds, restore
-from mmpl.survival import CoxModel, RiskScale, SurvivalEvidence
-from mmpl.training.hpv import fit_encoder
+from mmpl.cohort_scores import MASK_COLUMNS, Results, score_mask
+from mmpl.evidence import Evidence, FeatureTable, Scale
+from mmpl.names import Stage
+from mmpl.segmentation import UNTUNED, restore
+from mmpl.training.cox import SMALLEST_RISK_SD, fit_cox
+from mmpl.training.forest import choose_threshold, fit_forest
+from mmpl.training.hpv import with_status
 from mmpl.training.parallel import Engine
 from mmpl.training.splits import Member, Scheme
-from mmpl.training.survival import outcomes, with_rfs
+from mmpl.training.survival import times_and_events, with_rfs
 from mmpl.training.workspace import Workspace
-
-Values = Mapping[str, float]
-"""One number a patient."""
-
-HALF = Thresholds(gtvp=0.5, gtvn=0.5)
-"""Untuned, so that no method gains from thresholds chosen on the patients that are scored."""
 
 
 @dataclass(frozen=True)
@@ -38,27 +32,27 @@ class _ScoreMask:
         assert reference is not None
         probability = workspace.probability(self.scheme, patient_id)
         smallest = workspace.profile.inference.minimum_component_voxels
-        found = restore(probability, patient.roi, patient.ct_grid, HALF, smallest)
+        found = restore(probability, patient.roi, patient.ct_grid, UNTUNED, smallest)
         return score_mask(reference, found.voxels, patient.ct_grid.spacing_xyz)
 
 
 def score_masks(workspace: Workspace, scheme: Scheme, engine: Engine) -> dict[str, tuple[float, ...]]:
-    """Score every out-of-fold mask of a scheme on the CT's grid; numbers as `mmpl.scoring.MASK_COLUMNS`, by patient."""
+    """Score every out-of-fold mask of a scheme on the CT's grid; the numbers of `MASK_COLUMNS`, by patient."""
     patients = [p.patient_id for p in workspace.patients if workspace.store.describe(p.patient_id).has_labels]
     title = f"scoring masks, {workspace.variant or 'ODA'}, {scheme}"
-    return dict(zip(patients, engine.spread(title, _ScoreMask(workspace, scheme), patients), strict=True))
+    return dict(zip(patients, engine.map(title, _ScoreMask(workspace, scheme), patients), strict=True))
 
 
 def make_results(
     patients: Sequence[Patient],
     masks: Mapping[str, Sequence[float]] | None = None,
-    risk: Values | None = None,
-    probability: Values | None = None,
-    decision: Values | None = None,
+    risk: Mapping[str, float] | None = None,
+    probability: Mapping[str, float] | None = None,
+    decision: Mapping[str, float] | None = None,
 ) -> Results:
     """Line answers up with patients; what is left out is missing of all of them."""
 
-    def column(values: Values | None) -> NDArray[np.float64]:
+    def column(values: Mapping[str, float] | None) -> NDArray[np.float64]:
         return np.array([(values or {}).get(p.patient_id, np.nan) for p in patients], float)
 
     def known(values: Sequence[float | None]) -> NDArray[np.float64]:
@@ -83,16 +77,16 @@ def make_results(
     )
 
 
-def decide(workspace: Workspace, scheme: Scheme, score: Values) -> dict[str, float]:
+def decide(workspace: Workspace, scheme: Scheme, score: Mapping[str, float]) -> dict[str, float]:
     """Call each patient HPV-positive or not by the threshold that the other folds' patients give.
 
     Args:
-        workspace: Of the run.
-        scheme: Whose folds.
-        score: Out of fold; higher means more likely positive, on any scale.
+        workspace: The run.
+        scheme: The scheme whose folds they are.
+        score: Out-of-fold score of each patient; higher means more likely positive, on any scale.
     """
     fold_of = workspace.splits.fold_of[scheme]
-    known = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
+    known = with_status(workspace.patients)
     decisions: dict[str, float] = {}
     for fold in sorted(set(fold_of.values())):
         others = [p for p in known if fold_of[p.patient_id] != fold]
@@ -117,44 +111,26 @@ class Baseline:
 
     def __call__(self, member: Member) -> tuple[dict[str, float], dict[str, float]]:
         """Give HPV probabilities and risk scores, standardized within the fold, by patient."""
-        workspace = self.workspace
-        outside, inside = (
-            part(member, workspace.patients) for part in (workspace.splits.outside, workspace.splits.inside)
-        )
-        encoder = fit_encoder(workspace, member)
-        names = feature_names() if self.radiomics else ()
-        columns = encoder.names if self.clinical else ()
+        workspace, splits = self.workspace, self.workspace.splits
+        training, held_out = (part(member, workspace.patients) for part in (splits.training, splits.held_out))
 
-        def tables(patients: list[Patient]) -> tuple[NDArray, NDArray]:
-            rows = [workspace.radiomics(p.patient_id)[: len(names)] for p in patients]
-            clinical = encoder.encode([p.clinical for p in patients])[:, : len(columns)]
-            return np.array(rows).reshape(len(patients), len(names)), clinical
+        def evidence(patients: Sequence[Patient]) -> Evidence:
+            nothing = FeatureTable((), np.zeros((len(patients), 0)))
+            return Evidence(
+                nothing,
+                workspace.radiomics(patients) if self.radiomics else nothing,
+                workspace.encode(member, patients) if self.clinical else nothing,
+            )
 
-        known = [p for p in outside if p.outcome.hpv_positive is not None]
-        forest = HpvModel.fit(
-            Evidence(np.zeros(len(known)), *tables(known)),
-            np.array([p.outcome.hpv_positive for p in known]),
-            names,
-            columns,
-            workspace.profile.forest,
-            workspace.seed(member, Stage.HPV),
-        )
-        followed = with_rfs(outside)
-
-        def evidence(patients: list[Patient]) -> SurvivalEvidence:
-            return SurvivalEvidence(np.zeros(len(patients)), np.zeros(len(patients)), *tables(patients))
-
-        cox = CoxModel.fit(
-            evidence(followed),
-            *outcomes(followed),
-            names,
-            columns,
-            workspace.profile.survival.screening_p,
-            workspace.seed(member, Stage.SURVIVAL),
-        )
-        ids = [p.patient_id for p in inside]
-        probability = forest.probability(Evidence(np.zeros(len(inside)), *tables(inside)))
-        hazard = cox.log_partial_hazard(evidence(inside))
-        scale = RiskScale.of(hazard)
+        known, followed = with_status(training), with_rfs(training)
+        status = [bool(p.outcome.hpv_positive) for p in known]
+        seeds = (workspace.seed(member, stage) for stage in (Stage.HPV, Stage.SURVIVAL))
+        forest = fit_forest(evidence(known), status, workspace.profile.forest, next(seeds))
+        screening_p = workspace.profile.survival.screening_p
+        cox = fit_cox(evidence(followed), *times_and_events(followed), screening_p, next(seeds))
+        probability = forest.probability(evidence(held_out))
+        hazard = cox.log_partial_hazard(evidence(held_out))
+        scale = Scale.of(hazard, SMALLEST_RISK_SD)
+        ids = [p.patient_id for p in held_out]
         risk = [scale.standardize(float(value)) for value in hazard]
         return dict(zip(ids, probability.tolist(), strict=True)), dict(zip(ids, risk, strict=True))

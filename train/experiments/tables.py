@@ -8,7 +8,6 @@ without it their rows are left out.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +15,20 @@ import typer
 from numpy.typing import NDArray
 
 from mmpl.case import Patient
-from mmpl.labels import Label
-from mmpl.scoring import RESAMPLES, Results, interval, resamples, score, score_mask
+from mmpl.cohort_scores import RESAMPLES, Results, interval, resamples, score, score_mask
+from mmpl.names import Label
 from mmpl.training.command import RunFolder, Scheduler, Workers, run_program
+from mmpl.training.hpv import with_status
 from mmpl.training.outcome_network import standardize
 from mmpl.training.parallel import Engine
+from mmpl.training.records import HpvRecord, OutOfFold, ScratchRecord, StartRecord, SurvivalRecord, Values
 from mmpl.training.splits import Scheme
+from mmpl.training.survival import with_rfs
 from mmpl.training.workspace import Workspace, is_phantom
 from train.experiments import figures
-from train.experiments.ablation import DICE_ONLY, EXPECTED_DAYS, HPV_SCORES
+from train.experiments.ablation import DICE_ONLY
 from train.experiments.baseline import threshold_mask
-from train.experiments.results import Baseline, Values, decide, make_results, score_masks
+from train.experiments.results import Baseline, decide, make_results, score_masks
 
 Measured = Mapping[str, float]
 Measure = Callable[[Results], Measured]
@@ -34,12 +36,12 @@ Measure = Callable[[Results], Measured]
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a table.
+    """One method, which is one row of a table.
 
     Attributes:
-        name: What it is.
-        results: Of all the table's patients, in one order.
-        paper: What the paper reports of it, on real patients; empty where it has no such row.
+        name: Name of the method.
+        results: Results of all the table's patients, in one order.
+        paper: Result that the paper reports for it, on real patients; empty where it has no such row.
     """
 
     name: str
@@ -89,10 +91,10 @@ def write_table(
     """Write one table, and the paired differences under it, as lines of Markdown.
 
     Args:
-        methods: All on the same patients.
-        comparisons: By the methods' names; those of a method that is not there are left out.
-        folds: Of each patient.
-        measure: The columns.
+        methods: The methods, all on the same patients.
+        comparisons: Pairs of methods to compare, by name; those of a method that is not there are left out.
+        folds: Fold of each patient.
+        measure: Function that gives the columns.
     """
     columns = list(measure(methods[0].results))
     lines = ["| method | " + " | ".join(f"{name}, folds | {name}, pooled" for name in columns) + " | paper |"]
@@ -162,15 +164,16 @@ def segmentation_table(
     patients = [p for p in workspace.patients if workspace.store.describe(p.patient_id).has_labels]
     methods = [Method("ODA", make_results(patients, ours), "0.816 / - / 0.821 / 0.839")]
     variant, dice_only = replace(workspace, variant=DICE_ONLY), "Dice-only"
-    if begun := workspace.read_json("start"):  # with networks that another ensemble had trained with ODA
+    start = workspace.read(StartRecord)
+    if start.cohorts:  # with networks that another ensemble had trained with ODA
         steps = workspace.profile.training.segmentation.steps
-        dice_only += f" in the last {steps - begun['step']} of {steps} steps"
+        dice_only += f" in the last {steps - start.step} of {steps} steps"
     if all(variant.probability_file(scheme, p.patient_id).is_file() for p in patients):
         results = make_results(patients, score_masks(variant, scheme, engine))
         methods.insert(0, Method(dice_only, results, "0.764 / - / 0.662 / 0.716"))
     if threshold:
         ids = [p.patient_id for p in patients]
-        scores = engine.spread("scoring the fixed threshold", _ScoreThreshold(workspace), ids)
+        scores = engine.map("scoring the fixed threshold", _ScoreThreshold(workspace), ids)
         methods.insert(0, Method("41% of SUVmax", make_results(patients, dict(zip(ids, scores, strict=True)))))
     comparisons = [Comparison("ODA", dice_only), Comparison("ODA", "41% of SUVmax")]
     return write_table(methods, comparisons, _folds(workspace, scheme, patients), measure_masks)
@@ -178,13 +181,13 @@ def segmentation_table(
 
 def hpv_methods(workspace: Workspace, scheme: Scheme, baselines: Mapping[str, Values]) -> list[Method]:
     """Give Table 2's rows: scores of HPV status, each with decisions whose thresholds come from the other folds."""
-    patients = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
-    one_scale = partial(standardize, workspace.splits, scheme)
-    scores: dict[str, Values] = {"Deep-only": one_scale(workspace.read_json("hpv_scores")[scheme])}
-    if scheme is Scheme.PATIENT and workspace.has_json(HPV_SCORES):
-        scores["Deep-only, from scratch"] = one_scale(workspace.read_json(HPV_SCORES))
+    patients, record = with_status(workspace.patients), workspace.read(HpvRecord)
+    scores = {"Deep-only": standardize(workspace.splits, record.logits)[scheme]}
+    if scheme is Scheme.PATIENT and workspace.has(ScratchRecord):
+        scratch: OutOfFold = {scheme: workspace.read(ScratchRecord).logits}
+        scores["Deep-only, from scratch"] = standardize(workspace.splits, scratch)[scheme]
     scores |= baselines
-    scores["Deep+Rad+Clin"] = workspace.read_json("hpv_probability")[scheme]
+    scores["Deep+Rad+Clin"] = record.probability[scheme]
     paper = {"Deep-only": "0.954 / 0.986 / 0.534 / 0.760", "Deep+Rad+Clin": "0.960 / 0.980 / 0.767 / 0.873"}
     methods = [
         Method(
@@ -203,13 +206,13 @@ def hpv_methods(workspace: Workspace, scheme: Scheme, baselines: Mapping[str, Va
 
 def survival_methods(workspace: Workspace, scheme: Scheme, baselines: Mapping[str, Values]) -> list[Method]:
     """Give Table 3's rows: risk scores, higher is worse."""
-    patients = [p for p in workspace.patients if p.outcome.has_rfs]
-    one_scale = partial(standardize, workspace.splits, scheme)
-    risks: dict[str, Values] = {"Deep-only": _negative(one_scale(workspace.read_json("expected_days")[scheme]))}
-    if scheme is Scheme.PATIENT and workspace.has_json(EXPECTED_DAYS):
-        risks["Deep-only, from scratch"] = _negative(one_scale(workspace.read_json(EXPECTED_DAYS)))
+    patients, record = with_rfs(workspace.patients), workspace.read(SurvivalRecord)
+    risks = {"Deep-only": _negative(standardize(workspace.splits, record.expected_days)[scheme])}
+    if scheme is Scheme.PATIENT and workspace.has(ScratchRecord):
+        scratch: OutOfFold = {scheme: workspace.read(ScratchRecord).expected_days}
+        risks["Deep-only, from scratch"] = _negative(standardize(workspace.splits, scratch)[scheme])
     risks |= baselines
-    risks["CoxPH integration"] = workspace.read_json("risk")[scheme]
+    risks["CoxPH integration"] = record.risk[scheme]
     if is_phantom(workspace.cohort):
         risks["Oracle"] = oracle_risk(workspace)
     paper = {"Deep-only": "0.697", "CoxPH integration": "0.711"} if scheme is Scheme.PATIENT else {}
@@ -262,20 +265,20 @@ def main(run: RunFolder, out: Path, threshold: bool = False, workers: Workers = 
         lines += [f"## {len(members)} {SCHEME_TITLE[scheme]}", "", "### Segmentation (the paper's Table 1)", ""]
         masks = score_masks(workspace, scheme, engine)
         lines += [*segmentation_table(workspace, scheme, engine, masks, threshold), ""]
-        if not workspace.has_json("survival"):
+        if not (workspace.has(HpvRecord) and workspace.has(SurvivalRecord)):
             continue
         parts = {"Clinical-only": Baseline(workspace, False, True), "Radiomics-only": Baseline(workspace, True, False)}
         hpv: dict[str, dict[str, float]] = {name: {} for name in parts}
         risk: dict[str, dict[str, float]] = {name: {} for name in parts}
         for name, baseline in parts.items():
-            for probabilities, risks in engine.spread(f"{name}, {scheme}", baseline, members):
+            for probabilities, risks in engine.map(f"{name}, {scheme}", baseline, members):
                 hpv[name] |= probabilities
                 risk[name] |= risks
         methods = hpv_methods(workspace, scheme, hpv)
-        patients = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
+        patients = with_status(workspace.patients)
         lines += ["### HPV status (Table 2)", ""]
         lines += [*write_table(methods, HPV_COMPARISONS, _folds(workspace, scheme, patients), measure_hpv), ""]
-        followed = [p for p in workspace.patients if p.outcome.has_rfs]
+        followed = with_rfs(workspace.patients)
         outcomes = survival_methods(workspace, scheme, risk)
         lines += ["### Recurrence-free survival (Table 3)", ""]
         folds = _folds(workspace, scheme, followed)

@@ -25,15 +25,20 @@ from rich.console import Console
 from rich.table import Table
 
 from mmpl.case import Patient
-from mmpl.hpv import choose_threshold
+from mmpl.cohort_scores import RESAMPLES, interval, resamples
+from mmpl.evidence import Scale
+from mmpl.files import read_json
 from mmpl.io.cohort import read_cohort
 from mmpl.metrics import balanced_accuracy, c_index, roc_auc
-from mmpl.scoring import RESAMPLES, interval, resamples
-from mmpl.survival import SMALLEST_SD, RiskScale
+from mmpl.names import Stage
 from mmpl.training.command import RunFolder, run_program
+from mmpl.training.forest import choose_threshold
+from mmpl.training.hpv import with_status
+from mmpl.training.records import HpvRecord
 from mmpl.training.splits import Scheme
-from mmpl.training.survival import outcomes, with_rfs
+from mmpl.training.survival import times_and_events, with_rfs
 from mmpl.training.workspace import Workspace
+from mmpl.weights import TABLES_FILE, SurvivalTables
 
 Floats = NDArray[np.float64]
 
@@ -42,9 +47,9 @@ def estimate_prevalence(probability: Floats, balanced: float = 0.5, rounds: int 
     """Estimate the share of positives among patients from probabilities of a model trained at another share.
 
     Args:
-        probability: (n,) of being positive.
+        probability: (n,) probabilities of being positive.
         balanced: The share at which the model was trained.
-        rounds: Of expectation maximization.
+        rounds: Number of rounds of expectation maximization.
     """
     share = balanced
     for _ in range(rounds):
@@ -60,10 +65,10 @@ def at_prevalence(probability: Floats, share: float, balanced: float = 0.5) -> F
 
 def thresholds(workspace: Workspace) -> dict[str, float]:
     """Choose the thresholds that the training patients' out-of-fold probabilities suggest."""
-    table = workspace.read_json("hpv_probability")
+    table = workspace.read(HpvRecord).probability
     if set(workspace.splits.schemes) != set(Scheme):
         raise ValueError(f"{workspace.folder} has no center-out models to compare with")
-    known = [p for p in workspace.patients if p.outcome.hpv_positive is not None]
+    known = with_status(workspace.patients)
     truth = [bool(p.outcome.hpv_positive) for p in known]
     by_scheme = {scheme: np.array([table[scheme][p.patient_id] for p in known]) for scheme in Scheme}
     both = choose_threshold(np.mean(list(by_scheme.values()), axis=0), truth)
@@ -86,9 +91,9 @@ def decide(by_model: Mapping[str, Floats], thresholds: Mapping[str, float]) -> d
     return decisions
 
 
-def rank(by_model: Mapping[str, Floats], scales: Mapping[str, RiskScale]) -> dict[str, Floats]:
+def rank(by_model: Mapping[str, Floats], scales: Mapping[str, Scale]) -> dict[str, Floats]:
     """Rank patients by risk in every way; each model's standardized risks, and the scales that made them, go in."""
-    hazards = [values * max(scales[name].sd, SMALLEST_SD) + scales[name].mean for name, values in by_model.items()]
+    hazards = [values * scales[name].sd + scales[name].mean for name, values in by_model.items()]
     return {
         "standardized": np.mean(list(by_model.values()), axis=0),
         "log hazards": np.mean(hazards, axis=0),
@@ -107,7 +112,7 @@ def main(predictions: Path, cohort: Path, run: RunFolder) -> None:
         rows = np.array([reports[p.patient_id][answer]["by_model"] for p in chosen])
         return dict(zip(models, rows.T, strict=True))
 
-    known = [p for p in patients if p.outcome.hpv_positive is not None]
+    known = with_status(patients)
     status = np.array([bool(p.outcome.hpv_positive) for p in known])
     probabilities, chosen = by_model("hpv", known), thresholds(workspace)
     decisions = decide(probabilities, chosen)
@@ -123,10 +128,13 @@ def main(predictions: Path, cohort: Path, run: RunFolder) -> None:
     shares = f"estimated prevalence {estimate_prevalence(mean):.2f}, true {status.mean():.2f}"
     console.print(f"AUC {roc_auc(mean, status):.3f}; {shares}")
 
-    followed = with_rfs(list(patients))
-    days, relapse = outcomes(followed)
-    stored = {m.name: json.loads(workspace.tables_file(m).read_text())["risk_scale"] for m in workspace.splits.members}
-    rankings = rank(by_model("risk", followed), {name: RiskScale(**scale) for name, scale in stored.items()})
+    followed = with_rfs(patients)
+    days, relapse = times_and_events(followed)
+    scales = {}
+    for member in workspace.splits.members:
+        tables = read_json(workspace.member_file(member, TABLES_FILE[Stage.SURVIVAL]), SurvivalTables)
+        scales[member.name] = tables.risk_scale
+    rankings = rank(by_model("risk", followed), scales)
     table = _table(f"{len(followed)} patients, {relapse.sum()} relapses", "mean of", "C-index", "standardized")
     for name, risk in rankings.items():
         table.add_row(name, *_compare(c_index, risk, rankings["standardized"], days, relapse))

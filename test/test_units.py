@@ -1,4 +1,4 @@
-"""Numbers that are not HU or SUV: what is mended, what is flagged, and what then becomes of the features."""
+"""Numbers that are not HU or SUV: what is checked, what is flagged, and what then becomes of the features."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ from test_cohort import CT_GRID, PET_GRID, ROW, write_images, write_table
 from mmpl.case import Case, ClinicalRecord, Grid, Image, InvalidInputError
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
-from mmpl.mend import NOT_SUV, UNWRAPPED, mend
-from mmpl.radiomics import extract, feature_names
+from mmpl.profile import load_profile
+from mmpl.radiomics import extract, measure_lesions
+from mmpl.units import NOT_SUV, UNWRAPPED, check_units
 
 GRID = Grid((4, 4, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 
@@ -25,34 +26,34 @@ def fill(value: float, dtype: type = np.float32) -> np.ndarray:
 
 def test_a_sound_case_is_left_as_it_is() -> None:
     case = make_case(np.arange(-32, 32, dtype=np.int16).reshape(4, 4, 4), fill(1.5))
-    mended = mend(case)
-    assert mended.flags == ()
-    assert mended.pet_is_suv
-    assert mended.ct.voxels is case.ct.voxels  # no copy of a large scan
+    checked = check_units(case)
+    assert checked.flags == ()
+    assert checked.pet_is_suv
+    assert checked.ct.voxels is case.ct.voxels  # no copy of a large scan
 
 
 def test_negative_hu_that_lost_their_sign_come_back() -> None:
     hu = np.linspace(-1024, 3071, 64).astype(np.int16).reshape(4, 4, 4)
-    mended = mend(make_case(hu.view(np.uint16), fill(1.5)))
-    np.testing.assert_array_equal(mended.ct.voxels, hu)
-    assert mended.flags == (UNWRAPPED,)
+    checked = check_units(make_case(hu.view(np.uint16), fill(1.5)))
+    np.testing.assert_array_equal(checked.ct.voxels, hu)
+    assert checked.flags == (UNWRAPPED,)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
 def test_the_fill_of_the_corners_becomes_air(dtype: type) -> None:
     ct = fill(40, dtype)
     ct[0] = -3024
-    mended = mend(make_case(ct, fill(1.5)))
-    assert mended.ct.voxels.dtype == dtype
-    assert set(np.unique(mended.ct.voxels)) == {-1024, 40}
-    assert mended.flags == ()  # every scanner does it
+    checked = check_units(make_case(ct, fill(1.5)))
+    assert checked.ct.voxels.dtype == dtype
+    assert set(np.unique(checked.ct.voxels)) == {-1024, 40}
+    assert checked.flags == ()  # every scanner does it
 
 
 @pytest.mark.parametrize(("value", "flags"), [(0.0, ()), (15.0, ()), (99.0, ()), (4000.0, (NOT_SUV,))])
 def test_a_pet_that_cannot_be_in_suv_is_flagged(value: float, flags: tuple[str, ...]) -> None:
-    mended = mend(make_case(fill(0, np.int16), fill(value)))
-    assert mended.flags == flags
-    assert mended.pet_is_suv == (not flags)
+    checked = check_units(make_case(fill(0, np.int16), fill(value)))
+    assert checked.flags == flags
+    assert checked.pet_is_suv == (not flags)
 
 
 def test_without_suv_the_pet_features_are_missing_and_the_others_are_not() -> None:
@@ -60,10 +61,14 @@ def test_without_suv_the_pet_features_are_missing_and_the_others_are_not() -> No
     mask = np.zeros(grid.shape_zyx, np.uint8)
     mask[15:25, 15:25, 15:25] = 1
     ct = Image(np.random.default_rng(0).normal(40, 20, grid.shape_zyx).astype(np.float32), grid)
-    values = dict(zip(feature_names(), extract(ct, None, Image(mask, grid)), strict=True))
-    assert values["gtvp_absent"] == 0
-    assert all(np.isnan(value) for name, value in values.items() if name.startswith("pet_"))
-    assert np.isfinite(values["ct_gtvp_original_firstorder_Mean"])
+    settings = load_profile("micro").radiomics
+    table = extract(ct, None, Image(mask, grid), settings)
+    assert table.read(["gtvp_absent"]) == 0
+    assert np.isnan(table.read([name for name in table.names if name.startswith("pet_")])).all()
+    assert np.isfinite(table.read(["ct_gtvp_original_firstorder_Mean"]))
+    pet = Image(np.full(grid.shape_zyx, 4000.0, np.float32), grid)
+    measured = measure_lesions(check_units(Case("A", ct, pet, ClinicalRecord())), Image(mask, grid), settings)
+    np.testing.assert_array_equal(measured.values, table.values)
 
 
 def test_a_table_of_factors_brings_the_pet_to_suv(tmp_path: Path) -> None:

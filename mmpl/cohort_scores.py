@@ -1,4 +1,4 @@
-"""From what each patient got right to a cohort's metrics, with bootstrap intervals, by center, and in pairs.
+"""A cohort's metrics from what each patient got right, with bootstrap intervals, by center, and in pairs.
 
 Which patients each metric counts:
 - masks: every patient with a reference mask; a missing prediction is an empty mask.
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl import metrics
-from mmpl.labels import Label
+from mmpl.names import Label
 
 Floats = NDArray[np.float64]
 
@@ -37,17 +37,17 @@ MASK_COLUMNS = (
     "gtvn_invented",
     "gtvn_missed",
 )
-"""What `score_mask` gives of one patient, by the columns of `Results`."""
+"""The columns of `Results` that `score_mask` gives of one patient."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What is known of n patients, an array (n,) each; NaN where a thing is missing or not known.
+    """Answers and outcomes of n patients, an array (n,) each; NaN where a thing is missing or not known.
 
     Attributes:
-        center: Where each was seen.
+        center: Center where each patient was seen.
         gtvp_dice: GTVp Dice; NaN without a reference mask, as for all of the masks' columns.
-        gtvp_hd95_mm: Surface distance; NaN where either mask has no GTVp, too.
+        gtvp_hd95_mm: GTVp surface distance, mm; NaN where either mask has no GTVp, too.
         gtvp_shared: GTVp voxels in both masks.
         gtvp_total: GTVp voxels of the one plus those of the other.
         gtvn_shared: GTVn voxels in both masks.
@@ -55,12 +55,12 @@ class Results:
         gtvn_hits: GTVn lesions found, as are `gtvn_invented` and `gtvn_missed`.
         mask_predicted: Whether there was a mask.
         answered: Whether there was an answer at all.
-        risk: Predicted; higher means earlier recurrence.
-        days: To relapse or the end of follow-up.
-        relapse: 1 or 0.
-        hpv_probability: Of being HPV-positive.
-        hpv_decision: 1 or 0.
-        hpv_positive: The truth, 1 or 0.
+        risk: Predicted risk; higher means earlier recurrence.
+        days: Days to relapse or to the end of follow-up.
+        relapse: Whether the relapse was seen, 1 or 0.
+        hpv_probability: Predicted probability of being HPV-positive.
+        hpv_decision: Predicted HPV status, 1 or 0.
+        hpv_positive: True HPV status, 1 or 0.
         true_days: True time to relapse, never censored, as are the next two of a synthetic cohort alone.
         log_hazard: The oracle's risk.
         hpv_log_likelihood_ratio: The oracle's HPV score, positive means HPV-positive.
@@ -123,7 +123,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many patients, and what was missing.
+    """Numbers of patients, and of what was missing.
 
     Attributes:
         patients: Patients of the cohort.

@@ -1,16 +1,16 @@
-"""Which columns of a table of evidence say something of their own; shared by forest and Cox model."""
+"""Selection of the columns of a table of evidence that say something of their own; shared by forest and Cox model."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def distinct(columns: NDArray[np.float64], correlation: float, most: int | None = None) -> NDArray[np.intp]:
+def uncorrelated(columns: NDArray[np.float64], correlation: float, most: int | None = None) -> NDArray[np.intp]:
     """Index the columns of (n, q) that vary and do not repeat an earlier one, in their order.
 
     Args:
-        columns: Without missing values.
-        correlation: Above it, in absolute value, a column repeats another.
-        most: Stop at so many.
+        columns: Columns (n, q), without missing values.
+        correlation: Absolute correlation above which a column repeats another.
+        most: Number of columns to stop at; None for no limit.
     """
     spread = columns.std(0)
     free = spread > 1e-9 * np.abs(columns).max(0, initial=0)

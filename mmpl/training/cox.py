@@ -1,4 +1,4 @@
-"""Cox regression on plain arrays: univariate screening, pruning of duplicates, LASSO selection, the final ridge fit.
+"""Stage 3's Cox model: univariate screening, LASSO selection, pruning of duplicates, the final ridge fit.
 
 Everything here is a function of the training rows it is given. skglm compiles for some 15 s in each process, once.
 """
@@ -6,23 +6,27 @@ Everything here is a function of the training rows it is given. skglm compiles f
 import logging
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from mmpl.selection import distinct
+from mmpl.evidence import Evidence, Floats
+from mmpl.survival import Covariate, CoxModel, ScaledColumn, checked_outcome
+from mmpl.training.selection import uncorrelated
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+MINIMUM_EVENTS = 3
+"""Fewer relapses than this fit no Cox model."""
 DUPLICATE_CORRELATION = 0.95
-"""Of two columns correlated more strongly than this, in absolute value, only the first is kept."""
+"""Absolute correlation above which only the first of two columns is kept."""
 RADIOMICS_LIMIT_SD = 4.0
-"""Standardized radiomics are clipped here: their tails are long, and one odd texture must not decide a risk."""
+"""Standardized radiomics are clipped there: their tails are long, and one odd texture must not decide a risk."""
 EVENTS_PER_FEATURE = 10
-"""At most one radiomics feature for so many relapses, the usual rule against over-fitting a Cox model."""
+"""Least number of relapses for each radiomics feature, the usual rule against over-fitting a Cox model."""
 INNER_FOLDS = 5
 """Folds of the cross-validation that chooses the LASSO penalty."""
 PENALTIES = 30
@@ -31,6 +35,8 @@ SMALLEST_PENALTY = 0.2
 """End of the path, as a share of the penalty that keeps nothing; far more features are in by then than can be kept."""
 TOLERANCE = 1e-3
 """skglm's; 1e-4 chose the same features at n = 400, p = 3,500."""
+SMALLEST_RISK_SD = 0.05
+"""Floor of the SD that standardizes a model's risk: a model that says nothing must not be blown up to say much."""
 RIDGE = 0.02
 """lifelines' penalizer of the final fit, on standardized columns. It steadies levels without any relapse; in simulation
 0.001 to 0.1 ranked patients alike."""
@@ -38,30 +44,96 @@ RIDGE = 0.02
 log = logging.getLogger(__name__)
 
 
-def checked_outcome(rfs_days: ArrayLike, relapse: ArrayLike, minimum_events: int = 0) -> tuple[Floats, Bools]:
-    """Return times and events as arrays (n,), or raise ValueError where a model cannot use them."""
-    days, seen = np.asarray(rfs_days, dtype=float), np.asarray(relapse, dtype=bool)
-    if days.ndim != 1 or days.shape != seen.shape:
-        raise ValueError(f"times {days.shape} and relapses {seen.shape} are not one of each a patient")
-    if not (np.isfinite(days) & (days >= 0)).all():
-        raise ValueError("a recurrence-free survival is negative or not finite")
-    if seen.sum() < minimum_events:
-        raise ValueError(f"{seen.sum()} relapses among {len(days)} patients: at least {minimum_events} are needed")
-    return days, seen
+def fit_cox(evidence: Evidence, rfs_days: ArrayLike, relapse: ArrayLike, screening_p: float, seed: int) -> CoxModel:
+    """Select covariates and fit, all on these n patients alone.
+
+    Scores always enter; clinical columns with a univariate p below `screening_p`; radiomics that an L1-penalized Cox
+    regression chooses among themselves. Of each one-hot (`Field=level`) the commonest level is the reference and left
+    out; constant columns and near duplicates are dropped.
+
+    Args:
+        evidence: Evidence of the training patients.
+        rfs_days: (n,) days to relapse or to the end of follow-up.
+        relapse: (n,) whether the relapse was seen.
+        screening_p: Univariate p below which clinical columns enter; 0.05 in the paper.
+        seed: Random seed of the inner cross-validation's folds.
+
+    Raises:
+        ValueError: If there are fewer than `MINIMUM_EVENTS` relapses, or shapes do not fit.
+    """
+    days, seen = checked_outcome(rfs_days, relapse, MINIMUM_EVENTS)
+    if len(days) != len(evidence):
+        raise ValueError(f"{len(days)} outcomes for {len(evidence)} patients")
+    clinical, radiomics = evidence.clinical, evidence.radiomics
+    screened = screen_clinical(clinical.values, clinical.names, days, seen, screening_p)
+    columns = [_scale(name, evidence) for name in evidence.scores.names]
+    columns += [_scale(clinical.names[index], evidence) for index in screened]
+    columns += [
+        _scale(radiomics.names[index], evidence, RADIOMICS_LIMIT_SD)
+        for index in select_radiomics(radiomics.values, days, seen, seed)
+    ]
+    values = np.array([column.read(evidence) for column in columns]).reshape(len(columns), len(days)).T
+    kept = uncorrelated(values, DUPLICATE_CORRELATION)
+    rows = fit_ridge(values[:, kept], days, seen)
+    covariates = tuple(Covariate(**asdict(columns[i]), **row) for i, row in zip(kept, rows, strict=True))
+    log.info("Cox model on %d patients, %d relapses: %s", len(days), seen.sum(), [c.name for c in covariates])
+    return CoxModel(covariates, len(days), int(seen.sum()))
+
+
+def _scale(name: str, evidence: Evidence, limit_sd: float | None = None) -> ScaledColumn:
+    """Learn how to read one column: its median and mean, and its SD where it is limited in those."""
+    values = evidence.table.read([name])[:, 0]
+    fill = float(np.median(values[np.isfinite(values)]))
+    filled = np.where(np.isfinite(values), values, fill)
+    scale = 1.0 if limit_sd is None else float(filled.std())
+    return ScaledColumn(name, fill, float(filled.mean()), scale, limit_sd)
+
+
+@dataclass(frozen=True)
+class _Relapses:
+    """The relapses of n patients, latest first, each with its risk set and its ties as Efron (1977) counts them.
+
+    Attributes:
+        order: Indices that sort the patients, latest first.
+        at_risk: Number of patients at risk at each relapse, who come first in that order.
+        tied: Index of the group of relapses on one day that each relapse belongs to.
+        starts: Index of each group's first relapse.
+        share: Share of its group that Efron takes out of the risk set for each relapse: 0, 1/d, ..., (d - 1)/d.
+    """
+
+    order: NDArray[np.intp]
+    seen: Bools
+    at_risk: NDArray[np.intp]
+    tied: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    share: Floats
+
+    @classmethod
+    def of(cls, days: Floats, relapse: Bools) -> "_Relapses":
+        order = np.argsort(-days, kind="stable")
+        days, seen = days[order], relapse[order]
+        at_risk = np.searchsorted(-days, -days[seen], side="right")
+        _, starts, tied, counts = np.unique(-days[seen], return_index=True, return_inverse=True, return_counts=True)
+        share = (np.arange(len(tied)) - starts[tied]) / counts[tied]
+        return cls(order, seen, at_risk, tied, starts, share)
 
 
 def univariate_p(columns: Floats, days: Floats, relapse: Bools) -> Floats:
     """Test each of (n, q) columns alone in a Cox model by its score test; (q,) two-sided p, 1 for a constant column.
 
     The score test needs no iteration, so a level without any relapse, whose coefficient would run away, has its p too
-    (Cox 1972; for a 0/1 column it is the log-rank test). Tied times share their risk set (Breslow).
+    (Cox 1972; for a 0/1 column without ties it is the log-rank test). Ties are Efron's, as in the other fits.
     """
-    order = np.argsort(-days, kind="stable")
-    days, relapse, columns = days[order], relapse[order], columns[order] - columns.mean(0)
-    at_risk = np.searchsorted(-days, -days[relapse], side="right")
-    first = np.cumsum(columns, axis=0)[at_risk - 1] / at_risk[:, None]
-    second = np.cumsum(columns**2, axis=0)[at_risk - 1] / at_risk[:, None]
-    score = (columns[relapse] - first).sum(0)
+    events, columns = _Relapses.of(days, relapse), columns - columns.mean(0)
+    columns = columns[events.order]
+    left = events.at_risk - events.share * np.bincount(events.tied)[events.tied]
+
+    def mean_at_risk(values: Floats) -> Floats:
+        tied = np.add.reduceat(values[events.seen], events.starts)[events.tied]
+        return (np.cumsum(values, axis=0)[events.at_risk - 1] - events.share[:, None] * tied) / left[:, None]
+
+    first, second = mean_at_risk(columns), mean_at_risk(columns**2)
+    score = (columns[events.seen] - first).sum(0)
     information = (second - first**2).sum(0)
     tested = information > 1e-9 * len(days)
     z = np.zeros(columns.shape[1])
@@ -70,11 +142,12 @@ def univariate_p(columns: Floats, days: Floats, relapse: Bools) -> Floats:
 
 
 def log_partial_likelihood(log_hazard: Floats, days: Floats, relapse: Bools) -> Floats:
-    """Cox's log partial likelihood (Breslow) of (n, m) log partial hazards, higher is better; (m,)."""
-    order = np.argsort(-days, kind="stable")
-    days, relapse, log_hazard = days[order], relapse[order], log_hazard[order]
-    at_risk = np.searchsorted(-days, -days[relapse], side="right")
-    return (log_hazard[relapse] - np.logaddexp.accumulate(log_hazard, axis=0)[at_risk - 1]).sum(0)
+    """Cox's log partial likelihood (Efron's ties) of (n, m) log partial hazards, higher is better; (m,)."""
+    events = _Relapses.of(days, relapse)
+    log_hazard = log_hazard[events.order]
+    at_risk = np.logaddexp.accumulate(log_hazard, axis=0)[events.at_risk - 1]
+    tied = np.logaddexp.reduceat(log_hazard[events.seen], events.starts)[events.tied]
+    return (log_hazard[events.seen] - at_risk - np.log1p(-events.share[:, None] * np.exp(tied - at_risk))).sum(0)
 
 
 def screen_clinical(
@@ -104,7 +177,7 @@ def select_radiomics(radiomics: Floats, days: Floats, relapse: Bools, seed: int)
     present = np.flatnonzero(known.any(0))
     columns = np.where(known, radiomics, np.nan)[:, present]
     columns = np.where(known[:, present], columns, np.nanmedian(columns, axis=0))
-    kept = distinct(columns, DUPLICATE_CORRELATION)
+    kept = uncorrelated(columns, DUPLICATE_CORRELATION)
     columns = columns[:, kept]
     columns = np.clip((columns - columns.mean(0)) / columns.std(0), -RADIOMICS_LIMIT_SD, RADIOMICS_LIMIT_SD)
     return present[kept[lasso_cox(columns, days, relapse, most, seed)]]
@@ -123,7 +196,7 @@ def lasso_cox(columns: Floats, days: Floats, relapse: Bools, most: int, seed: in
         days: (n,) time to relapse or to the end of follow-up.
         relapse: (n,) whether the relapse was seen.
         most: Upper bound of the number chosen.
-        seed: Deals patients to the cross-validation's folds.
+        seed: Random seed that deals patients to the cross-validation's folds.
     """
     if columns.shape[1] == 0:
         return np.array([], dtype=np.intp)

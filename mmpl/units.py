@@ -1,4 +1,4 @@
-"""CT that is not in HU, PET that is not in SUV: mended where it is certain, else flagged."""
+"""CT that is not in HU, PET that is not in SUV: checked where it is certain, else flagged."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ MOST_MEAN_SUV = 100.0
 thousands."""
 
 
-def mend(case: Case) -> Case:
+def check_units(case: Case) -> Case:
     """Bring CT to HU where its storage hid the sign, cut what fills its corners, and tell a PET that is not in SUV."""
     voxels, flags = case.ct.voxels, list(case.flags)
     if voxels.dtype == np.uint16 and voxels.max() > np.iinfo(np.int16).max:

@@ -81,8 +81,8 @@ def check_stored(path: Path, image: sitk.Image, complaints: list[str]) -> None:
 
     Args:
         path: The file.
-        image: What was read of it, one channel.
-        complaints: What the reader wrote to stderr.
+        image: Image that was read from it, one channel.
+        complaints: Lines that the reader wrote to stderr.
 
     Raises:
         InvalidInputError: Voxels are missing, damaged, NaN or infinite.

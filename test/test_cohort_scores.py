@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmpl.scoring import Results, by_center, count_patients, differences, interval, intervals, score
+from mmpl.cohort_scores import Results, by_center, count_patients, differences, interval, intervals, score
 
 PATIENTS = 60
 

@@ -1,0 +1,139 @@
+"""The Python interface: weights loaded once, then one patient after the other, from paths, SimpleITK images or arrays.
+
+import mmpl
+
+model = mmpl.load("weights")
+result = model.answer("ct.nii.gz", "pet.nii.gz", {"Age": 61, "Gender": "M"})
+result.segmentation.mask.voxels   # (z, y, x): 0 background, 1 GTVp, 2 GTVn, on the CT's own grid
+result.hpv.probability            # mean of the models' probabilities
+result.survival.risk_score        # higher is worse, 0 an average patient of the training cohort
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from mmpl.case import Case, Grid, Image, InvalidInputError
+from mmpl.geometry import to_sitk
+from mmpl.io.images import as_volume, from_sitk, read_image
+from mmpl.names import Task
+from mmpl.pipeline import PatientResult, Pipeline
+from mmpl.units import check_units
+from mmpl.weights import load_ensemble
+
+AnyImage = str | PathLike[str] | sitk.Image | tuple[NDArray, ArrayLike]
+"""A path; a SimpleITK image; or voxels (x, y, z) with their 4 x 4 affine to RAS, mm, as nibabel gives both."""
+
+_SHEAR = 1e-3  # of cosines between index axes, what headers lose in float32
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ensemble on a device, ready for patients; made by `load`."""
+
+    pipeline: Pipeline
+
+    def answer(
+        self,
+        ct: AnyImage,
+        pet: AnyImage,
+        record: Mapping[str, object] | None = None,
+        known_hpv: bool | None = None,
+        patient_id: str = "patient",
+    ) -> PatientResult:
+        """Answer one patient.
+
+        Args:
+            ct: CT, HU.
+            pet: PET, SUV by body weight, on any grid that overlaps the CT's.
+            record: Clinical fields by name, as in the challenge's `ehr.json`; what is missing is assumed, and said in
+                the result's `notes`.
+            known_hpv: HPV status that replaces the predicted one in the survival model.
+            patient_id: Name of the patient in the result.
+
+        Raises:
+            InvalidInputError: An image cannot be used, or CT and PET do not overlap.
+        """
+        clinical = self.pipeline.ensemble.profile.clinical.read(record or {})
+        case = Case(patient_id, read_any_image("CT", ct), read_any_image("PET", pet), clinical)
+        return self.pipeline(check_units(case), known_hpv)
+
+
+def load(
+    weights: str | PathLike[str] | None = None,
+    device: str | None = None,
+    models: Sequence[str] = (),
+    tasks: Collection[str] = tuple(Task),
+    all_radiomics: bool = False,
+) -> Model:
+    """Verify a folder of weights, and read all of it.
+
+    Args:
+        weights: The folder; by default what `MMPL_WEIGHTS` names, else the shipped ones of a checkout.
+        device: Device, as PyTorch names it; by default a GPU where there is one.
+        models: Models of the ensemble that answer, by name; by default all.
+        tasks: Tasks to answer, among "segmentation", "hpv" and "survival", as far as the weights can.
+        all_radiomics: Whether results hold every radiomics feature, not just those that the models read.
+
+    Raises:
+        WeightsError: The weights are missing or damaged, or have no such model.
+        ValueError: There is no such task.
+    """
+    ensemble = load_ensemble(None if weights is None else Path(weights)).only(models)
+    for member in ensemble.members:
+        member.keep()
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Model(Pipeline(ensemble, chosen, frozenset(map(Task, tasks)), all_radiomics))
+
+
+def read_any_image(name: str, image: AnyImage) -> Image:
+    """Read an image in any of the forms that the interface takes.
+
+    Args:
+        name: Name of the image in messages: CT or PET.
+        image: The image.
+
+    Raises:
+        InvalidInputError: It is none of those forms, or cannot be used; the message names it.
+    """
+    if isinstance(image, sitk.Image):
+        try:
+            return from_sitk(as_volume(image))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{name}: {error}") from error
+    if isinstance(image, tuple) and len(image) == 2:
+        return _from_affine(name, np.asarray(image[0]), np.asarray(image[1], dtype=float))
+    if isinstance(image, str | PathLike):
+        return read_image(Path(image))
+    raise InvalidInputError(
+        f"{name}: a path, a SimpleITK image or (voxels, affine) is needed, not {type(image).__name__}"
+    )
+
+
+def _from_affine(name: str, voxels: NDArray, affine: NDArray[np.float64]) -> Image:
+    if voxels.ndim != 3 or affine.shape != (4, 4):
+        raise InvalidInputError(f"{name}: voxels of shape {voxels.shape} and an affine of shape {affine.shape}")
+    to_lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]
+    spacing = np.linalg.norm(to_lps[:, :3], axis=0)
+    if not (np.isfinite(to_lps).all() and (spacing > 0).all()):
+        raise InvalidInputError(f"{name}: the affine has an axis of no length")
+    direction = to_lps[:, :3] / spacing
+    if np.abs(direction.T @ direction - np.eye(3)).max() > _SHEAR:
+        raise InvalidInputError(f"{name}: the affine is sheared; resample the image to a right-angled grid")
+    x, y, z = voxels.shape
+    spacing_xyz, origin_xyz = (tuple(map(float, part)) for part in (spacing, to_lps[:, 3]))
+    return Image(
+        np.ascontiguousarray(voxels.transpose(2, 1, 0)),
+        Grid((x, y, z), spacing_xyz, origin_xyz, tuple(direction.ravel().tolist())),  # type: ignore[arg-type]
+    )
+
+
+def mask_image(result: PatientResult) -> sitk.Image:
+    """Give the mask as a SimpleITK image on the CT's own grid: 0 background, 1 GTVp, 2 GTVn."""
+    return to_sitk(result.segmentation.mask)

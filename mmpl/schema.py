@@ -1,0 +1,171 @@
+"""The clinical record's schema: which fields there are, how they may be spelled, and the lenient reading of them.
+
+Missing or odd values are never errors: they become missing, and the record says so in `assumed`. A training run and its
+weights carry the schema of `resources/clinical.yaml` as it was, in their profile.
+"""
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from mmpl.case import ClinicalRecord
+from mmpl.datafiles import read_data
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ContinuousField(_Frozen):
+    """A measured quantity.
+
+    Attributes:
+        also: Other spellings of the field's name.
+        unit: Unit of values and range.
+        range: Lowest and highest plausible value.
+    """
+
+    name: str
+    also: tuple[str, ...] = ()
+    unit: str
+    range: tuple[float, float]
+
+    def read(self, text: str) -> float | None:
+        """Read a normalized value; None where it is no plausible number."""
+        try:
+            number = float(text)
+        except ValueError:
+            return None
+        return number if self.range[0] <= number <= self.range[1] else None
+
+
+class CategoricalField(_Frozen):
+    """One of a few levels.
+
+    Attributes:
+        also: Other spellings of the field's name.
+        levels: Other spellings of each level, by its code.
+    """
+
+    name: str
+    also: tuple[str, ...] = ()
+    levels: Mapping[str, tuple[str, ...]]
+
+    @cached_property
+    def _codes(self) -> Mapping[str, str]:
+        return {_text(spelling): code for code, others in self.levels.items() for spelling in (code, *others)}
+
+    @model_validator(mode="after")
+    def _check_spellings(self) -> Self:
+        if len(self._codes) != sum(1 + len(others) for others in self.levels.values()):
+            raise ValueError(f"two levels of {self.name} share a spelling")
+        return self
+
+    def read(self, text: str) -> str | None:
+        """Read a normalized value as a level's code; None where it is none."""
+        return self._codes.get(text)
+
+
+class ClinicalSchema(_Frozen):
+    """The clinical fields that exist and how they may be spelled; the content of `resources/clinical.yaml`.
+
+    Attributes:
+        missing: Words that say a value is not known.
+        ignored: Columns that come with the record and are no fields.
+    """
+
+    missing: tuple[str, ...]
+    ignored: tuple[str, ...]
+    fields: tuple[ContinuousField | CategoricalField, ...]
+
+    @cached_property
+    def _names_by_key(self) -> Mapping[str, str]:
+        """The field's name for each of its normalized spellings."""
+        return {_key(spelling): field.name for field in self.fields for spelling in (field.name, *field.also)}
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> Self:
+        if len(self._names_by_key) != sum(1 + len(field.also) for field in self.fields):
+            raise ValueError("two fields share a spelling")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the fields, in their order."""
+        return tuple(field.name for field in self.fields)
+
+    def field_of_key(self, key: str) -> str | None:
+        """Find which field a spelling of its name means; None where it means none."""
+        return self._names_by_key.get(_key(key))
+
+    def is_missing(self, value: object) -> bool:
+        """Tell whether a value says that it is not known."""
+        return value is None or _text(value) in self.missing
+
+    def read(self, raw: Mapping[str, object]) -> ClinicalRecord:
+        """Read a record from JSON or from a row of a table; never raises for a missing or odd value."""
+        given: dict[str, object] = {}
+        assumed: list[str] = []
+        ignored = {_key(name) for name in self.ignored}
+        for key, value in raw.items():
+            name = self.field_of_key(str(key))
+            if name is None:
+                if _key(str(key)) not in ignored:
+                    assumed.append(f"{_shown(key)} is no field of the clinical record: not used")
+            elif name not in given or self.is_missing(given[name]):
+                given[name] = value
+            elif not self.is_missing(value) and _text(value) != _text(given[name]):
+                assumed.append(f"{name} is given twice: {_shown(given[name])} taken, {_shown(value)} not used")
+
+        values: dict[str, float | str | None] = {}
+        for field in self.fields:
+            value = given.get(field.name)
+            values[field.name] = None if self.is_missing(value) else field.read(_text(value))
+            if field.name not in given:
+                assumed.append(f"{field.name} is not given: taken as missing")
+            elif self.is_missing(value):
+                assumed.append(f"{field.name} is {_shown(value)}: taken as missing")
+            elif values[field.name] is None:
+                assumed.append(f"{field.name} is {_shown(value)}, not {_expected(field)}: taken as missing")
+        return ClinicalRecord(values, tuple(assumed))
+
+
+@cache
+def default_schema() -> ClinicalSchema:
+    """Read and check `resources/clinical.yaml`."""
+    return ClinicalSchema.model_validate(read_data("clinical.yaml"))
+
+
+def _expected(field: ContinuousField | CategoricalField) -> str:
+    if isinstance(field, ContinuousField):
+        return f"{field.range[0]:g} to {field.range[1]:g} {field.unit}"
+    return "one of " + ", ".join(field.levels)
+
+
+def _text(value: object) -> str:
+    """Write a value the one way that schema and records are compared in: 1, 1.0, "1.0" and " 1 " are all "1"."""
+    text = " ".join(_printed(value).split()).casefold()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
+
+
+def _shown(value: object) -> str:
+    """Show a value in one short line of a log."""
+    text = repr(value) if isinstance(value, str) else _printed(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _printed(value: object) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "a huge number"
+
+
+def _key(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())

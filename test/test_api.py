@@ -1,0 +1,113 @@
+"""The Python interface: every form of an image gives the same answer, and what cannot be used is named."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import EHR
+
+import mmpl
+from mmpl.api import Model, mask_image, read_any_image
+from mmpl.case import Case, InvalidInputError
+from mmpl.geometry import to_sitk
+from mmpl.io.images import write_image
+from mmpl.weights import WeightsError
+
+OBLIQUE = np.array([[0.0, -1.0, 0.0], [0.8, 0.0, -0.6], [0.6, 0.0, 0.8]])
+
+
+def affine_of(image: sitk.Image) -> np.ndarray:
+    """The affine to RAS that nibabel would give."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+@pytest.fixture(scope="module")
+def model(tiny_ensemble: Path) -> Model:
+    return mmpl.load(tiny_ensemble)
+
+
+def test_a_path_an_image_and_an_array_are_one_image(head: Case, tmp_path: Path) -> None:
+    image = to_sitk(head.ct)
+    image.SetDirection(OBLIQUE.ravel().tolist())
+    path = tmp_path / "ct.nii.gz"
+    sitk.WriteImage(image, str(path))
+    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    for given in (str(path), path, image, (array, affine_of(image))):
+        read = read_any_image("CT", given)
+        np.testing.assert_array_equal(read.voxels, head.ct.voxels)
+        assert read.grid.size_xyz == head.ct.grid.size_xyz
+        for ours, theirs in (
+            (read.grid.spacing_xyz, image.GetSpacing()),
+            (read.grid.origin_xyz, image.GetOrigin()),
+            (read.grid.direction, image.GetDirection()),
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_answers_are_those_of_the_pipeline(model: Model, head: Case, tmp_path: Path) -> None:
+    wanted = model.pipeline(head)
+    write_image(tmp_path / "ct.nii.gz", head.ct)
+    found = model.answer(tmp_path / "ct.nii.gz", to_sitk(head.pet), EHR, patient_id=head.patient_id)
+    assert found.patient_id == head.patient_id
+    np.testing.assert_array_equal(found.segmentation.mask.voxels, wanted.segmentation.mask.voxels)
+    assert found.hpv.probability == pytest.approx(wanted.hpv.probability, abs=1e-6)  # a header rounds the grid
+    assert found.survival.risk_score == pytest.approx(wanted.survival.risk_score, abs=1e-6)
+    mask = mask_image(found)
+    assert mask.GetSize() == head.ct.grid.size_xyz
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), found.segmentation.mask.voxels)
+
+
+def test_a_known_status_takes_the_place_of_the_predicted_one(model: Model, head: Case) -> None:
+    images = to_sitk(head.ct), to_sitk(head.pet)
+    negative, positive = (model.answer(*images, EHR, known_hpv=status) for status in (False, True))
+    assert negative.survival.risk_score > positive.survival.risk_score
+
+
+def test_what_is_asked_for_is_answered(tiny_ensemble: Path, head: Case) -> None:
+    alone = mmpl.load(tiny_ensemble, device="cpu", models=["center_0"], tasks=["segmentation"])
+    result = alone.answer(to_sitk(head.ct), to_sitk(head.pet))
+    assert (result.hpv, result.survival, result.radiomics, result.notes) == (None, None, None, ())
+    assert result.segmentation.models == 1
+    with pytest.raises(WeightsError, match="no model nobody; there are"):
+        mmpl.load(tiny_ensemble, models=["nobody"])
+    with pytest.raises(ValueError, match="staging"):
+        mmpl.load(tiny_ensemble, tasks=["staging"])
+
+
+SHEARED = np.array([[1.0, 0.2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+VOLUME = np.zeros((4, 5, 6), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("nowhere.nii.gz", r"nowhere\.nii\.gz: no such file"),
+        ((VOLUME, SHEARED), r"CT: the affine is sheared"),
+        ((VOLUME, np.diag([1.0, 0.0, 1.0, 1.0])), r"CT: the affine has an axis of no length"),
+        ((VOLUME, np.eye(3)), r"CT: voxels of shape \(4, 5, 6\) and an affine of shape \(3, 3\)"),
+        ((VOLUME[0], np.eye(4)), r"CT: voxels of shape \(5, 6\)"),
+        (VOLUME, r"CT: a path, a SimpleITK image or \(voxels, affine\) is needed, not ndarray"),
+        (sitk.Image(4, 4, sitk.sitkInt16), r"CT: the image has 2 dimensions, not 3"),
+        (sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 3), r"CT: the image has 3 channels, not 1"),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_named(image: object, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        read_any_image("CT", image)
+
+
+def test_the_documented_script_runs_as_it_stands(
+    root: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shipped
+    monkeypatch.setattr(sys, "argv", ["python_interface.py"])
+    runpy.run_path(str(root / "docs/python_interface.py"))
+    printed = capsys.readouterr().out
+    assert "HPV positive, probability 0.808" in printed
+    assert printed.endswith("the same mask from arrays\n")
