@@ -27,10 +27,14 @@ CHANGES = (
 FEW_STEPS = tuple(part for change in CHANGES for part in ("--set", change))
 
 
+def read_rows(table: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(table.read_text().splitlines()))
+
+
 def copy_without(cohort: Path, columns: tuple[Column, ...], folder: Path, patients: int = 16) -> None:
     """Link the images of a cohort's first patients into another folder, and blank some columns of their table."""
     folder.mkdir()
-    rows = list(csv.DictReader(find_table(cohort).open()))[:patients]
+    rows = read_rows(find_table(cohort))[:patients]
     for row in rows:
         (folder / row[Column.PATIENT_ID]).symlink_to(cohort / row[Column.PATIENT_ID])
     with (folder / "table.csv").open("w", newline="") as file:
@@ -73,7 +77,7 @@ def test_what_the_labels_allow_is_trained_exported_and_answered(
     copy_without(cohort, (), few, 2)
     monkeypatch.setenv("MMPL_WEIGHTS", str(run / "weights"))
     assert predict(few, answers, pictures=False) == {}
-    rows = list(csv.DictReader((answers / "predictions.csv").open()))
+    rows = read_rows(answers / "predictions.csv")
     assert len(rows) == 2
     for row in rows:
         assert (row["risk_score"] != "") == ("survival" in stages)
@@ -84,7 +88,7 @@ def test_what_the_labels_allow_is_trained_exported_and_answered(
 def test_labels_that_are_too_few_for_a_fold_are_told_before_anything_is_written(cohort: Path, tmp_path: Path) -> None:
     ours, run = tmp_path / "cohort", tmp_path / "run"
     copy_without(cohort, (), ours)
-    rows = list(csv.DictReader((ours / "table.csv").open()))
+    rows = read_rows(ours / "table.csv")
     with (ours / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

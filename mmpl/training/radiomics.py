@@ -32,6 +32,8 @@ class _Measure:
 def main(run: RunFolder, workers: Workers = 0, scheduler: Scheduler = None) -> None:
     """Restore every patient's out-of-fold mask to the CT and measure it; finished patients are not done again."""
     workspace = Workspace.open(run)
+    if workspace.settings.stages == (Stage.SEGMENTATION,):
+        return  # nothing that would read them is trained
     workspace.require(Stage.SEGMENTATION)
     missing = [p.patient_id for p in workspace.patients if not workspace.features_file(p.patient_id).is_file()]
     Engine(workers, scheduler).map("radiomics", _Measure(workspace), missing, item_gib=IMAGES_GIB)
