@@ -9,12 +9,9 @@ from test_programs import shell
 
 from mmpl.evaluate import evaluate
 from mmpl.io.cohort import find_table
-from mmpl.names import Column, Stage
+from mmpl.names import Column
 from mmpl.phantom.cohort import write_cohort
 from mmpl.predict import predict
-from mmpl.training import prepare
-from mmpl.training.parallel import Engine
-from mmpl.training.workspace import Workspace
 
 SMALL = ("--profile", "micro", "--folds", "2", "--no-center-out")
 CHANGES = (
@@ -55,7 +52,6 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("blank", "patients", "stages"),
     [
         ((Column.HPV_STATUS, Column.RELAPSE, Column.RFS_DAYS), 4, ["segmentation"]),
-        ((Column.HPV_STATUS,), 16, ["segmentation", "survival"]),
     ],
 )
 def test_what_the_labels_allow_is_trained_exported_and_answered(
@@ -83,20 +79,3 @@ def test_what_the_labels_allow_is_trained_exported_and_answered(
         assert (row["risk_score"] != "") == ("survival" in stages)
         assert row["hpv_probability"] == row["hpv_status"] == ""
     assert evaluate(answers, few, resamples=20).scores.gtvp_dice_mean >= 0
-
-
-def test_labels_that_are_too_few_for_a_fold_are_told_before_anything_is_written(cohort: Path, tmp_path: Path) -> None:
-    ours, run = tmp_path / "cohort", tmp_path / "run"
-    copy_without(cohort, (), ours)
-    rows = read_rows(ours / "table.csv")
-    with (ours / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(row | {Column.HPV_STATUS: "1"} for row in rows)
-    ended = shell("prepare", ours, run, *SMALL)
-    assert ended.code == 1
-    assert "patient-0: the 8 patients of known HPV status it trains on are of one kind" in ended.errors
-    assert not run.exists()
-    workspace = prepare.begin(Engine(1), str(ours), run, "micro", folds=2, center_out=False, without=[Stage.HPV])
-    assert workspace.settings.stages == (Stage.SEGMENTATION, Stage.SURVIVAL)
-    assert Workspace.open(run).settings == workspace.settings
