@@ -1,11 +1,14 @@
 """What several tests share: one small case, and a small but whole ensemble in the format that is shipped."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin slow small networks on a busy machine
 
 import numpy as np
 import pytest

@@ -7,7 +7,7 @@ import typer
 
 from mmpl.case import InvalidInputError, describe_problems
 from mmpl.io.cohort import Cohort, inspect_cohort
-from mmpl.schema import default_schema
+from mmpl.schema import ClinicalSchema, default_schema
 from mmpl.training.command import Workers
 from mmpl.training.parallel import Engine
 
@@ -24,17 +24,18 @@ class _MaskProblem:
         return None
 
 
-def check_cohort(folder: Path, engine: Engine) -> None:
+def check_cohort(folder: Path, engine: Engine, schema: ClinicalSchema | None = None) -> None:
     """Check table, images and reference masks of a cohort's folder.
 
     Raises:
         InvalidInputError: Something is wrong; the message lists every problem with its patient and file.
     """
-    cohort, problems = inspect_cohort(folder)
+    schema = schema or default_schema()
+    cohort, problems = inspect_cohort(folder, schema)
     problems += [
         f"patient {patient.patient_id}: the center is not known (CenterID is {patient.center_id!r})"
         for patient in cohort.patients
-        if default_schema().is_missing(patient.center_id)
+        if schema.is_missing(patient.center_id)
     ]
     with_mask = {p.patient_id for p in cohort.patients if cohort.mask_path(p.patient_id)}
     problems += filter(None, engine.map("checking masks", _MaskProblem(cohort), sorted(with_mask)))

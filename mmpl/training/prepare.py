@@ -57,7 +57,7 @@ def begin(
     if not is_phantom(settings.cohort):
         from mmpl.training.check import check_cohort  # needs an image library
 
-        check_cohort(Path(settings.cohort), engine)
+        check_cohort(Path(settings.cohort), engine, settings.profile.clinical)
     patients, seed = workspace.patients, settings.profile.training.seed
     splits = make_splits(patients, seed, settings.folds, settings.center_out)
     stages = labeled_stages(patients, without or ())

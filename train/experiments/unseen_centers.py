@@ -103,7 +103,8 @@ def rank(by_model: Mapping[str, Floats], scales: Mapping[str, Scale]) -> dict[st
 
 def main(predictions: Path, cohort: Path, run: RunFolder) -> None:
     """Compare the decisions and rankings on COHORT, by the reports in PREDICTIONS, with the training in RUN."""
-    workspace, patients = Workspace.open(run), read_cohort(cohort).patients
+    workspace = Workspace.open(run)
+    patients = read_cohort(cohort, workspace.profile.clinical).patients
     reports = {p.patient_id: json.loads((predictions / f"{p.patient_id}.json").read_text()) for p in patients}
     console = Console()
 
