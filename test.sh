@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Set up .venv once, then check the code, pass every test and, where a container engine answers, test the container.
 #   ./test.sh              all of it
+#   ./test.sh --fast       checks, and the tests that take no long time: under three minutes
 #   ./test.sh container    the container alone
 #   ./test.sh ARGUMENTS    checks, and pytest with these arguments
 set -eu
@@ -14,10 +15,11 @@ test_container() {
         echo "no container engine answers ($engine): the container was not tested"
         return 0
     fi
-    .venv/bin/python -m pytest -m container test/test_container.py
+    .venv/bin/python -m pytest -m container test/whole/test_container.py
 }
 
 make_venv requirements-dev.txt
+[ "${1:-}" != --fast ] || set -- -m "not container and not speed and not slow"
 if [ "${1:-}" = container ]; then
     test_container
     exit
@@ -29,4 +31,7 @@ fi
 .venv/bin/shellcheck -x ./*.sh .ci/*
 .venv/bin/hadolint --failure-threshold warning Dockerfile
 .venv/bin/python -m pytest "$@"
-[ "$#" -gt 0 ] || test_container
+if [ "$#" -eq 0 ]; then
+    .venv/bin/python -m pytest -m speed
+    test_container
+fi

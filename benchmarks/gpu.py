@@ -19,7 +19,6 @@ from torch import nn
 
 from benchmarks.measure import alternate, product_tflops, same_labels, seconds_of, wait_for
 from benchmarks.parts import Row, run_program
-from benchmarks.plain import with_instance_norm
 from benchmarks.scans import draw_lesions, draw_scan
 from mmpl.case import Grid
 from mmpl.io.challenge import read_edition
@@ -35,6 +34,7 @@ from mmpl.training.loop import Job, train
 from mmpl.training.losses import oda_loss
 from mmpl.training.patches import Batch, DrawBatch, PatchStore, SegmentationCrops
 from mmpl.weights import NETWORK_FILE, SHIPPED_FOLDER, load_ensemble, write_manifest
+from oracles import with_instance_norm
 
 WARM_UP = 5
 """Steps, or batches, that do not count."""

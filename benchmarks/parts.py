@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from benchmarks.measure import Apart, alternate, peak_mib, product_tflops, same_labels, seconds_of
-from benchmarks.plain import PAPER, carry_out_literally, measure_plainly, with_instance_norm
 from benchmarks.scans import draw_lesions, draw_scan
 from mmpl.case import Case
 from mmpl.names import LESIONS, Modality, Stage
@@ -26,6 +25,7 @@ from mmpl.preprocess import prepare
 from mmpl.profile import load_profile
 from mmpl.radiomics import extract
 from mmpl.weights import SHIPPED_FOLDER
+from oracles import PAPER, carry_out_literally, measure_plainly, with_instance_norm
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "test" / "input"

@@ -2,7 +2,7 @@
 
 Every input is either answered, all three answers complete, or refused with exit code 1 and one line on stderr; none
 hangs, none leaves a partial output, none prints a traceback. What breaks that is written to a folder, to become a
-regression file in `test/found`. `test_fuzz.py` runs a few of each.
+regression file in `test/found`. `whole/test_fuzz.py` runs a few of each.
 """
 
 import argparse

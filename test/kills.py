@@ -2,7 +2,8 @@
 
 Two runs of `train.ensemble` on the micro profile, one left alone, one killed (SIGKILL, the whole process group) at
 random moments of each step; after each kill every checkpoint and every finished file must be readable. In the end all
-weights of the two must have the same SHA-256. `test_training.py` kills once, `test_patches.py` compares one network.
+weights of the two must have the same SHA-256. In `training/`, `test_training.py` kills once, and `test_patches.py`
+compares one network.
 """
 
 import argparse

@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 from real import REAL_DATA
 
-from benchmarks.plain import PAPER, carry_out_literally
 from mmpl import preprocess
 from mmpl.case import Case, ClinicalRecord, Grid, Image, InvalidInputError
 from mmpl.geometry import common_grid, index_to_mm, mm_to_index
@@ -24,6 +23,7 @@ from mmpl.preprocess import (
     prepare_labels,
 )
 from mmpl.profile import PreprocessSettings, load_profile
+from oracles import PAPER, carry_out_literally
 
 STUDIES = REAL_DATA / "sts"
 SAMPLE = Path(__file__).parent / "input/images"

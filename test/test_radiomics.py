@@ -10,7 +10,6 @@ from radiomics.glcm import RadiomicsGLCM
 from real import REAL_DATA
 from scipy import ndimage
 
-from benchmarks.plain import measure_plainly
 from mmpl.case import Grid, Image
 from mmpl.evidence import FeatureTable
 from mmpl.geometry import to_sitk
@@ -26,6 +25,7 @@ from mmpl.radiomics import (
     is_radiomics,
     measure,
 )
+from oracles import measure_plainly
 
 SETTINGS = load_profile("paper").radiomics
 ALL_NAMES = feature_names(SETTINGS)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cohort import CT_GRID, PET_GRID, ROW, write_images, write_table
+from cohorts import CT_GRID, PET_GRID, ROW, write_images, write_table
 
 from mmpl.case import Case, ClinicalRecord, Grid, Image, InvalidInputError
 from mmpl.io.cohort import read_cohort

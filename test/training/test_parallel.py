@@ -28,7 +28,7 @@ from mmpl.training.memory import free_memory_gib, measure_step, training_gib
 from mmpl.training.parallel import Engine
 from mmpl.training.patches import Batch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROFILE = load_profile("micro")
 STEPS = 12
 
@@ -236,7 +236,7 @@ print(int(peak) / 2**20)
 """
 
 
-PATH = f"{ROOT}:{ROOT / 'test'}"
+PATH = f"{ROOT}:{Path(__file__).parent}"
 OPTIONS = ("--nthreads", "1", "--no-nanny", "--resources", "GPU=1")
 
 

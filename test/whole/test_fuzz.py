@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fuzz import Target, fuzz
 
-FOUND = sorted(path for path in (Path(__file__).parent / "found").glob("*") if path.suffix != ".md")
+FOUND = sorted(path for path in (Path(__file__).parents[1] / "found").glob("*") if path.suffix != ".md")
 
 
 @pytest.fixture

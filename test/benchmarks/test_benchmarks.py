@@ -1,4 +1,4 @@
-"""The benchmarks run, say what they measured, and the fast ways are not slower than the plain ones."""
+"""The benchmarks run and say what they measured; apart from the rest, fast ways are not slower than plain ones."""
 
 import json
 import re
@@ -47,8 +47,9 @@ def test_lesions_have_the_volumes_asked_for() -> None:
     assert np.count_nonzero(mask.voxels == Label.GTVN) / 1000 == pytest.approx(10, rel=0.03)
 
 
+@pytest.mark.speed
 def test_preparing_a_scan_is_much_faster_than_the_plain_way() -> None:
-    """A wide margin: it was 18 times faster here. `test_preprocess.py` compares what comes out."""
+    """A wide margin: it was 18 times faster here. `test/test_preprocess.py` compares what comes out."""
     case = draw_scan(400.0, 128, 100, 4.0)
     prepare_ours(case)
     assert alternate(partial(prepare_plainly, case), partial(prepare_ours, case), 1).ratio > 3
@@ -62,6 +63,7 @@ def test_the_published_network_has_instance_norm() -> None:
         torch.testing.assert_close(ours(image), plain(image), rtol=0, atol=1e-4)
 
 
+@pytest.mark.speed
 def test_its_norm_is_faster_than_the_plain_one() -> None:
     """A wide margin: it was four times faster here."""
     plain, ours = nn.InstanceNorm3d(16, affine=True), nn.GroupNorm(16, 16)
@@ -96,6 +98,7 @@ class TestGpuParts:
     def test_a_training_step(self) -> None:
         assert re.search(r"times .*: \d+ ms against \d+ ms", gpu.training_step(self.MICRO, self.CPU, 1, steps=2))
 
+    @pytest.mark.speed
     def test_loading_keeps_up_with_a_cpu(self) -> None:
         """A wide margin: it was 13 times as fast here."""
         ratio = re.match(r"([\d.]+) times", gpu.loading(self.MICRO, self.CPU, 1, patients=2, steps=3))

@@ -25,7 +25,7 @@ from mmpl.phantom.oracle import hpv_evidence, oracle_figures, uncensored_c_index
 from mmpl.phantom.render import render
 from mmpl.phantom.scene import Ellipsoid, Field, Tube
 
-SAMPLE_INPUT = Path(__file__).parent / "input"
+SAMPLE_INPUT = Path(__file__).parents[1] / "input"
 
 
 @pytest.fixture(scope="module")

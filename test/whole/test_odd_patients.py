@@ -25,7 +25,7 @@ from mmpl.segmentation import NO_LESION, Thresholds, clean, compose, restore
 from mmpl.units import NOT_SUV, UNWRAPPED, check_units
 from mmpl.weights import load_ensemble
 
-DOCUMENT = Path(__file__).parents[1] / "docs/odd-patients.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/odd-patients.md"
 
 
 def shape_of(image: Image, size: tuple[int, int, int], spacing: tuple[float, float, float]) -> Grid:

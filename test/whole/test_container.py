@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from expected import ALL, HPV, MASK, RISK, compare, files
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENGINE = os.environ.get("CONTAINER_ENGINE", "docker")
 LIMITS = [
     *("--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),

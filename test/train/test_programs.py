@@ -21,7 +21,7 @@ from mmpl.weights import load_ensemble
 COHORT = "phantom:16:16:0.5"
 """So few that, by this seed, either half has three patients of each HPV status and three relapses."""
 SMALL = ("--profile", "micro", "--folds", "2", "--no-center-out", "--set", "training.segmentation.steps=3")
-TRAIN = Path(__file__).parents[1] / "train"
+TRAIN = Path(__file__).parents[2] / "train"
 PROGRAMS = sorted(
     ".".join(path.relative_to(TRAIN).with_suffix("").parts)
     for path in TRAIN.rglob("*.py")
