@@ -7,9 +7,11 @@ result = model.answer("ct.nii.gz", "pet.nii.gz", {"Age": 61, "Gender": "M"})
 result.segmentation.mask.voxels   # (z, y, x): 0 background, 1 GTVp, 2 GTVn, on the CT's own grid
 result.hpv.probability            # mean of the models' probabilities
 result.survival.risk_score        # higher is worse, 0 an average patient of the training cohort
+for patient_id, result in model.answer_cohort("cohorts/mine"):
+    ...                           # a result, or the error that kept a patient from being answered
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpl.case import Case, Grid, Image, InvalidInputError
 from mmpl.geometry import to_sitk
+from mmpl.io.cohort import read_cohort
 from mmpl.io.images import as_volume, from_sitk, read_image
 from mmpl.names import Task
 from mmpl.pipeline import PatientResult, Pipeline
@@ -63,6 +66,27 @@ class Model:
         clinical = self.pipeline.ensemble.profile.clinical.read(record or {})
         case = Case(patient_id, read_any_image("CT", ct), read_any_image("PET", pet), clinical)
         return self.pipeline(check_units(case), known_hpv)
+
+    def answer_cohort(self, folder: str | PathLike[str]) -> Iterator[tuple[str, PatientResult | InvalidInputError]]:
+        """Answer the patients of a cohort's folder, one after the other, in the order of its table.
+
+        `mmpl predict` writes the same answers to a folder.
+
+        Args:
+            folder: A folder in HECKTOR's layout; released outcomes are not looked at.
+
+        Yields:
+            Patient ID, and the result or, for a patient whose images cannot be used, what is wrong with them.
+
+        Raises:
+            InvalidInputError: The folder's table cannot be used.
+        """
+        cohort = read_cohort(Path(folder), self.pipeline.ensemble.profile.clinical)
+        for patient in cohort.patients:
+            try:
+                yield patient.patient_id, self.pipeline(cohort.read_case(patient.patient_id))
+            except InvalidInputError as error:
+                yield patient.patient_id, error
 
 
 def load(

@@ -6,7 +6,9 @@ from typing import Any
 import yaml
 
 _INSTALLED, _CHECKOUT = Path(__file__).parent / "resources", Path(__file__).resolve().parent.parent / "resources"
-RESOURCES = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+INSTALLED = _INSTALLED.is_dir()
+"""Whether this is an installed package, and no checkout."""
+RESOURCES = _INSTALLED if INSTALLED else _CHECKOUT
 """The folder inside an installed package, or the checkout's own."""
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from cohorts import ROW, write_table
 from conftest import EHR
 
 import mmpl
 from mmpl.api import Model, mask_image, read_any_image
-from mmpl.case import Case, InvalidInputError
+from mmpl.case import Case, Image, InvalidInputError
 from mmpl.geometry import to_sitk
 from mmpl.io.images import write_image
 from mmpl.weights import WeightsError
@@ -67,6 +68,23 @@ def test_a_known_status_takes_the_place_of_the_predicted_one(model: Model, head:
     images = to_sitk(head.ct), to_sitk(head.pet)
     negative, positive = (model.answer(*images, EHR, known_hpv=status) for status in (False, True))
     assert negative.survival.risk_score > positive.survival.risk_score
+
+
+def test_a_cohort_is_answered_though_a_patient_cannot_be(
+    model: Model, head: Case, tmp_path: Path, moved_away: Image
+) -> None:
+    for name, pet in (("A", head.pet), ("B", moved_away)):
+        write_image(tmp_path / f"{name}__CT.nii.gz", head.ct)
+        write_image(tmp_path / f"{name}__PT.nii.gz", pet)
+    write_table(
+        tmp_path, *({**ROW, "PatientID": name, **{key: str(value) for key, value in EHR.items()}} for name in "AB")
+    )
+    found = dict(model.answer_cohort(tmp_path))
+    assert list(found) == ["A", "B"]
+    alone = model.answer(tmp_path / "A__CT.nii.gz", tmp_path / "A__PT.nii.gz", EHR)
+    assert found["A"].survival.risk_score == alone.survival.risk_score
+    assert found["A"].patient_id == "A"
+    assert "do not overlap" in str(found["B"])
 
 
 def test_what_is_asked_for_is_answered(tiny_ensemble: Path, head: Case) -> None:

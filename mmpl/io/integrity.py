@@ -114,7 +114,7 @@ def check_written(path: Path) -> None:
             with gzip.open(path) as file:
                 while file.read(_BLOCK):
                     pass
-    except (EOFError, zlib.error) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise OSError(f"{error}; is the disk full?") from error
 
 

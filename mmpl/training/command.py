@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from mmpl.datafiles import INSTALLED
 from mmpl.names import Stage
 
 DEBUG_VARIABLE = "MMPL_DEBUG"
 """Set to anything, every error comes with its traceback."""
-REQUIREMENTS = "pip install -r requirements-train.txt"
+REQUIREMENTS = "pip install 'mmpl[train]'" if INSTALLED else "pip install -r requirements-train.txt"
+"""The command that brings what training needs."""
 
 CohortName = Annotated[str, typer.Argument(help="A folder in HECKTOR's layout, or phantom:PATIENTS:SEED.")]
 RunFolder = Annotated[Path, typer.Argument(help="The training run's folder.")]

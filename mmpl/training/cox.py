@@ -1,6 +1,6 @@
 """Stage 3's Cox model: univariate screening, LASSO selection, pruning of duplicates, the final ridge fit.
 
-Everything here is a function of the training rows it is given. skglm compiles for some 15 s in each process, once.
+Everything here is a function of the training rows it is given. skglm compiles for some 33 s in each process, once.
 """
 
 import logging

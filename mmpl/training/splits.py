@@ -62,7 +62,11 @@ class Splits:
 
 
 def patient_folds(patients: Sequence[Patient], seed: int, folds: int = FOLDS) -> dict[str, int]:
-    """Deal patients to folds evenly within each stratum of center, HPV status and relapse."""
+    """Deal patients to folds evenly within each stratum of center, HPV status and relapse.
+
+    scikit-learn's `StratifiedKFold` deals alike, but warns of strata with fewer patients than folds, of which a real
+    cohort has several, and refuses where all are, as in a small one.
+    """
     strata = defaultdict(list)
     for patient in patients:
         strata[str((patient.center_id, patient.outcome.hpv_positive, patient.outcome.relapse))].append(

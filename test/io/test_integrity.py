@@ -1,0 +1,96 @@
+"""What SimpleITK reads over: headers that it must not see, voxels that a file lacks, complaints in C++."""
+
+import contextlib
+import gzip
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from mmpl.case import Grid, Image, InvalidInputError
+from mmpl.io.images import write_image
+from mmpl.io.integrity import caught_stderr, check_header, check_stored, check_written
+
+GRID = Grid((6, 5, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+NOISE = np.random.default_rng(0).normal(size=GRID.shape_zyx).astype(np.float32)
+
+
+@pytest.fixture(params=[".mha", ".nii.gz"])
+def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """An image of noise, compressed."""
+    path = tmp_path / f"noise{request.param}"
+    write_image(path, Image(NOISE, GRID))
+    return path
+
+
+def test_what_is_written_to_stderr_below_python_is_caught(capfd: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    with caught_stderr(lines):
+        os.write(2, b"of a library\nin C++")
+    print("afterwards", file=sys.stderr, flush=True)
+    assert "of a library" in lines
+    assert "".join(lines[1:]).startswith("in C++")
+    assert capfd.readouterr().err == "afterwards\n"
+
+
+def test_stderr_is_given_back_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    with contextlib.suppress(KeyError), caught_stderr(lines):
+        os.write(2, b"before it\n")
+        raise KeyError
+    os.write(2, b"after it\n")
+    assert lines == ["before it"]
+    assert capfd.readouterr().err == "after it\n"
+
+
+def test_a_whole_file_passes(stored: Path) -> None:
+    check_header(stored)
+    check_stored(stored, sitk.ReadImage(str(stored)), [])
+    check_written(stored)
+
+
+def test_a_file_that_was_not_written_to_its_end(stored: Path) -> None:
+    whole = stored.read_bytes()
+    for kept in (0, 1, len(whole) // 2, len(whole) - 12):
+        stored.write_bytes(whole[:kept])
+        with pytest.raises(OSError, match="disk full"):
+            check_written(stored)
+
+
+def test_voxels_that_a_file_lacks(stored: Path) -> None:
+    image = sitk.ReadImage(str(stored))
+    if stored.suffix == ".gz":
+        stored.write_bytes(gzip.compress(gzip.decompress(stored.read_bytes())[:-8]))
+    else:
+        stored.write_bytes(stored.read_bytes()[:-8])
+    with pytest.raises(InvalidInputError, match="the file is damaged"):
+        check_stored(stored, image, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("ElementDataFile = other.raw", "ElementDataFile is 'other.raw', not LOCAL"),
+        ("NDims = 0", "NDims is '0'"),
+        ("DimSize = 6 5 99999999999", "DimSize is '6 5 99999999999'"),
+        ("DimSize = 6 5", "DimSize is '6 5'"),
+    ],
+)
+def test_an_mha_that_itk_must_not_see(line: str, message: str, tmp_path: Path) -> None:
+    lines = {"NDims": "3", "DimSize": "6 5 4", "ElementType": "MET_FLOAT", "ElementDataFile": "LOCAL"}
+    key, _, value = line.partition(" = ")
+    lines[key] = value
+    path = tmp_path / "odd.mha"
+    path.write_text("".join(f"{key} = {value}\n" for key, value in lines.items()))
+    with pytest.raises(InvalidInputError, match=message):
+        check_header(path)
+
+
+def test_a_complaint_of_another_formats_reader_is_an_error_unless_it_is_a_warning(tmp_path: Path) -> None:
+    path, image = tmp_path / "image.tif", sitk.GetImageFromArray(NOISE)
+    check_stored(path, image, ["Warning: an unknown tag"])
+    with pytest.raises(InvalidInputError, match="strip 3 is short"):
+        check_stored(path, image, ["Warning: an unknown tag", "strip 3 is short"])

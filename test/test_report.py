@@ -1,0 +1,93 @@
+"""What is kept of a patient beside the answers: it is read back as it was written, or not at all."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmpl.case import Case
+from mmpl.names import Task
+from mmpl.pipeline import PatientResult, Pipeline
+from mmpl.report import describe, read_report, write_radiomics, write_report
+from mmpl.weights import Ensemble, load_ensemble
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def ensemble(tiny_ensemble: Path) -> Ensemble:
+    return load_ensemble(tiny_ensemble)
+
+
+@pytest.fixture(scope="module")
+def result(ensemble: Ensemble, head: Case) -> PatientResult:
+    return Pipeline(ensemble, CPU)(head)
+
+
+def test_the_answers_are_read_back(result: PatientResult, ensemble: Ensemble, tmp_path: Path) -> None:
+    write_report(tmp_path / "head.json", result, ensemble)
+    read = read_report(tmp_path / "head.json")
+    assert read is not None
+    assert (read.patient_id, read.weights, read.flags) == ("head", ensemble.identity, result.flags)
+    assert read.models == tuple(member.name for member in ensemble.members)
+    assert result.survival is not None
+    assert result.hpv is not None
+    assert read.risk_score == result.survival.risk_score
+    assert (read.hpv_probability, read.hpv_positive) == (result.hpv.probability, result.hpv.positive)
+    assert (read.gtvp_ml, read.gtvn_ml) == pytest.approx((result.gtvp_ml, result.gtvn_ml), abs=5e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["head.json"]
+
+
+def test_it_holds_each_models_own_answer_and_the_threshold(result: PatientResult, ensemble: Ensemble) -> None:
+    content = describe(result, ensemble)
+    assert result.hpv is not None
+    assert content["hpv"]["threshold"] == ensemble.hpv_threshold
+    assert content["hpv"]["by_model"] == result.hpv.member_probabilities
+    assert len(content["risk"]["by_model"]) == len(ensemble.members)
+
+
+def test_what_was_not_asked_for_is_left_out(tiny_ensemble: Path, head: Case, tmp_path: Path) -> None:
+    ensemble = load_ensemble(tiny_ensemble)
+    alone = Pipeline(ensemble, CPU, tasks=frozenset({Task.SEGMENTATION}))(head)
+    write_report(tmp_path / "head.json", alone, ensemble)
+    assert not {"hpv", "risk"} & json.loads((tmp_path / "head.json").read_text()).keys()
+    read = read_report(tmp_path / "head.json")
+    assert read is not None
+    assert (read.risk_score, read.hpv_probability, read.hpv_positive) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"patient": "head"}', '{"patient": "head", "models": 3}', "\x00"],
+)
+def test_no_whole_report_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "head.json").write_text(text)
+    assert read_report(tmp_path / "head.json") is None
+    assert read_report(tmp_path / "nobody.json") is None
+
+
+def test_a_report_with_a_line_cut_off_is_none(result: PatientResult, ensemble: Ensemble, tmp_path: Path) -> None:
+    path = tmp_path / "head.json"
+    write_report(path, result, ensemble)
+    whole = path.read_text()
+    for end in range(0, len(whole) - 2, 97):
+        path.write_text(whole[:end])
+        assert read_report(path) is None
+
+
+def test_radiomics_keep_every_digit_and_are_blank_where_missing(result: PatientResult, tmp_path: Path) -> None:
+    assert result.radiomics is not None
+    table = result.radiomics
+    table.values[0, 0] = math.nan
+    write_radiomics(tmp_path / "features.csv", table)
+    with (tmp_path / "features.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["feature", "value"]
+    assert tuple(name for name, _ in rows) == table.names
+    assert rows[0][1] == ""
+    for (_, text), value in zip(rows, table.values[0], strict=True):
+        assert (text == "") == math.isnan(value)
+        assert not text or float(text) == value

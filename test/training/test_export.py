@@ -1,0 +1,152 @@
+"""Two steps of a run on what the ones before are taken to have left: radiomics, and the weights."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MEMBERS
+
+from mmpl.names import Stage
+from mmpl.radiomics import feature_names, measure_lesions
+from mmpl.segmentation import Thresholds
+from mmpl.training import export as exporting
+from mmpl.training import radiomics
+from mmpl.training.export import export
+from mmpl.training.parallel import Engine
+from mmpl.training.prepare import cache
+from mmpl.training.records import HpvRecord, SegmentationRecord, StartRecord, SurvivalRecord
+from mmpl.training.segmentation import out_of_fold_mask
+from mmpl.training.splits import make_splits
+from mmpl.training.workspace import RunSettings, Workspace
+from mmpl.weights import NETWORK_FILE, WeightsError, load_ensemble, member_files
+
+COHORT = "phantom:2:16"
+THRESHOLDS = Thresholds(gtvp=0.5, gtvn=0.25)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Workspace:
+    """A run of two patients and two folds that has begun; it measures shape alone."""
+    changes = ["radiomics.feature_classes=[shape]"]
+    settings = RunSettings.make(tmp_path / "run", COHORT, "micro", changes, folds=2, center_out=False)
+    workspace = Workspace(tmp_path / "run", settings)
+    workspace.begin(make_splits(workspace.patients, seed=0, folds=2, center_out=False))
+    return workspace
+
+
+@pytest.fixture
+def finished(run: Workspace, tiny_ensemble: Path) -> Workspace:
+    """The same run, as finished with the networks, forests and tables of the tiny ensemble."""
+    networks = {NETWORK_FILE[stage]: stage for stage in Stage}
+    for member, name in zip(run.splits.members, MEMBERS, strict=True):
+        for file in member_files(Stage):
+            stage = networks.get(file)
+            path = run.network_file(member, stage) if stage else run.member_file(member, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tiny_ensemble / name / file, path)
+    run.keep(StartRecord())
+    run.keep(
+        SegmentationRecord(thresholds=THRESHOLDS, gtvp_dice_mean=0.5, gtvn_dice_aggregated=0.5, lesion_centers_xyz={})
+    )
+    run.keep(
+        HpvRecord(
+            logits={},
+            probability={},
+            threshold=0.625,
+            auc=0.5,
+            auc_deep_only=0.5,
+            balanced_accuracy=0.5,
+            forests={},
+        )
+    )
+    run.keep(SurvivalRecord(expected_days={}, risk={}, c_index=0.5, c_index_deep_only=0.5))
+    return run
+
+
+def test_the_weights_hold_what_the_run_made_and_chose(finished: Workspace, tiny_ensemble: Path, tmp_path: Path) -> None:
+    export(finished, tmp_path / "weights")
+    ensemble, tiny = load_ensemble(tmp_path / "weights"), load_ensemble(tiny_ensemble)
+    assert [member.name for member in ensemble.members] == ["patient-0", "patient-1"]
+    assert ensemble.profile == finished.profile
+    assert (ensemble.thresholds, ensemble.hpv_threshold) == (THRESHOLDS, 0.625)
+    assert (ensemble.training["cohort"], ensemble.training["patients"]) == (COHORT, 2)
+    for member, other in zip(ensemble.members, tiny.members, strict=True):
+        assert member.survival == other.survival
+        assert member.encoder == other.encoder
+        for stage in Stage:
+            name = NETWORK_FILE[stage]
+            assert (member.folder / name).read_bytes() == (other.folder / name).read_bytes()
+
+
+def test_a_run_that_is_not_finished_is_not_exported(finished: Workspace, tmp_path: Path) -> None:
+    (finished.folder / SurvivalRecord.FILE).unlink()
+    with pytest.raises(ValueError, match=r"survival\.json: no such file; python -m train\.survival"):
+        export(finished, tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_stopped_half_way_it_leaves_nothing_that_loads_and_goes_on(
+    finished: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, copied = tmp_path / "weights", []
+    export(finished, weights)
+
+    def copy_two(source: Path, target: Path) -> None:
+        if len(copied) == 2:
+            raise OSError("no space left")
+        copied.append(target.write_bytes(source.read_bytes()))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(exporting.shutil, "copyfile", copy_two)
+        with pytest.raises(OSError, match="no space left"):
+            export(finished, weights)
+    with pytest.raises(WeightsError):
+        load_ensemble(weights)
+    export(finished, weights)
+    assert len(load_ensemble(weights).members) == 2
+    assert {path.name for path in weights.rglob("*") if path.is_file()} == {"manifest.json", *member_files(Stage)}
+
+
+def test_a_run_says_what_it_started_from(finished: Workspace, tmp_path: Path) -> None:
+    finished.keep(StartRecord(cohorts=("phantom:100:1",), code_version="0.1.0", step=10))
+    export(finished, tmp_path / "weights")
+    manifest = json.loads((tmp_path / "weights/manifest.json").read_text())
+    assert manifest["training"]["started_from"]["cohorts"] == ["phantom:100:1"]
+
+
+def test_radiomics_are_those_of_the_out_of_fold_mask(run: Workspace) -> None:
+    """Each patient's own; one that was measured before is not measured again."""
+    segmentation = SegmentationRecord(
+        thresholds=THRESHOLDS, gtvp_dice_mean=0.5, gtvn_dice_aggregated=0.5, lesion_centers_xyz={}
+    )
+    cache(run, Engine(1))
+    first, second = run.patients
+    for patient in run.patients:
+        (scheme,) = run.splits.schemes
+        shape = run.store.images(patient.patient_id).shape[1:]
+        probability = np.zeros((2, *shape), np.float32)
+        probability[0, 4:10, 4:10, 4:10] = 1.0
+        probability[1, 12:16, 12:17, 12:18] = 0.4
+        run.keep_probability(scheme, patient.patient_id, probability)
+    run.keep(segmentation)
+    done = run.features_file(first.patient_id)
+    done.parent.mkdir()
+    done.write_bytes(b"as it was")
+    radiomics.main(run.folder, workers=1)
+    assert done.read_bytes() == b"as it was"
+    found = np.load(run.features_file(second.patient_id))
+    mask = out_of_fold_mask(run, second.patient_id, THRESHOLDS)
+    wanted = measure_lesions(run.source.read_case(second.patient_id), mask, run.profile.radiomics)
+    assert wanted.names == feature_names(run.profile.radiomics)
+    np.testing.assert_array_equal(found, wanted.values[0])
+    assert np.isfinite(found).any()
+
+
+def test_a_run_of_masks_alone_measures_nothing(run: Workspace) -> None:
+    alone = replace(run, settings=replace(run.settings, stages=(Stage.SEGMENTATION,)))
+    alone.begin(run.splits)
+    radiomics.main(run.folder, workers=1)
+    assert not run.features_file(run.patients[0].patient_id).parent.exists()
