@@ -1,9 +1,10 @@
-"""Two steps of a run on what the ones before are taken to have left: radiomics, and the weights."""
+"""Steps of a run on what the ones before are taken to have left: mask thresholds, radiomics, and the weights."""
 
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from mmpl.radiomics import feature_names, measure_lesions
 from mmpl.segmentation import Thresholds
 from mmpl.training import export as exporting
 from mmpl.training import radiomics
+from mmpl.training.boxed import Boxed
 from mmpl.training.export import export
 from mmpl.training.parallel import Engine
+from mmpl.training.patches import PatchStore
 from mmpl.training.prepare import cache
 from mmpl.training.records import HpvRecord, SegmentationRecord, StartRecord, SurvivalRecord
-from mmpl.training.segmentation import out_of_fold_mask
+from mmpl.training.segmentation import choose_thresholds, out_of_fold_mask
 from mmpl.training.splits import make_splits
 from mmpl.training.workspace import RunSettings, Workspace
 from mmpl.weights import NETWORK_FILE, WeightsError, load_ensemble, member_files
@@ -150,3 +153,31 @@ def test_a_run_of_masks_alone_measures_nothing(run: Workspace) -> None:
     alone.begin(run.splits)
     radiomics.main(run.folder, workers=1)
     assert not run.features_file(run.patients[0].patient_id).parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("node", "found", "gtvn", "dice"),
+    [
+        (False, 0.0, 0.8, float("nan")),  # nobody has a node and nothing finds one: the highest candidate
+        (False, 0.5, 0.8, float("nan")),  # what is found is wrong, the less of it the better
+        (True, 0.5, 0.2, 1.0),
+        (True, 0.1, 0.8, 0.0),  # no threshold finds one
+    ],
+)
+def test_thresholds_of_a_cohort_with_few_or_no_nodes(
+    node: bool, found: float, gtvn: float, dice: float, run: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.zeros((2, 12, 12, 12), np.uint8)
+    labels[0, 2:5, 2:5, 2:5] = 255
+    where = np.s_[1, 8:11, 8:11, 8:11]
+    labels[where] = 255 * node
+    probability = (labels / 255).astype(np.float32)
+    probability[where] = found
+    for patient in run.patients:
+        run.keep_probability(run.splits.schemes[0], patient.patient_id, probability)
+    monkeypatch.setattr(PatchStore, "describe", lambda *_: SimpleNamespace(has_labels=True))
+    monkeypatch.setattr(PatchStore, "labels", lambda *_: Boxed.of(labels))
+    chosen = choose_thresholds(run, Engine(1))
+    assert (chosen.thresholds.gtvp, chosen.gtvp_dice_mean) == (0.2, 1.0)
+    assert chosen.thresholds.gtvn == gtvn
+    assert chosen.gtvn_dice_aggregated == pytest.approx(dice, nan_ok=True)
