@@ -19,8 +19,10 @@ class InvalidInputError(ValueError):
 
 
 def describe_problems(source: object, problems: Sequence[str]) -> str:
-    """Write the problems of an input as the message of one error, a line each."""
-    return "\n  ".join([f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", *problems])
+    """Write the problems of an input as the message of one error, a line each where there are several."""
+    if len(problems) == 1:
+        return f"{source}: {problems[0]}"
+    return "\n  ".join([f"{source}: {len(problems)} problems", *problems])
 
 
 @dataclass(frozen=True)

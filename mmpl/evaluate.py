@@ -1,7 +1,7 @@
 """Score a folder of predictions against a cohort by the official metrics, and print what was found."""
 
-import csv
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmpl.case import Grid, InvalidInputError, Outcome
+from mmpl.case import InvalidInputError, Outcome
 from mmpl.cohort_scores import (
     MASK_COLUMNS,
     RESAMPLES,
@@ -31,13 +31,15 @@ from mmpl.cohort_scores import (
     score_mask,
 )
 from mmpl.io.cohort import Cohort, read_cohort
-from mmpl.io.images import read_image
+from mmpl.io.images import read_grid
+from mmpl.io.masks import read_mask
+from mmpl.io.tables import read_table, require
 from mmpl.names import Column
+
+log = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.csv"
 TRUTH_FILE = "truth.csv"
-
-_GRID_TOLERANCE_MM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,12 @@ def collect(predictions: Path, cohort: Path) -> Results:
     """
     released = read_cohort(cohort)
     patients, answers = released.patients, _read_answers(predictions / PREDICTIONS_FILE)
+    strangers = sorted(answers.keys() - {p.patient_id for p in patients})
+    if strangers and len(strangers) == len(answers):
+        path = predictions / PREDICTIONS_FILE
+        raise InvalidInputError(f"{path}: none of its patients ({strangers[0]}, ...) is in {released.table}")
+    for remark in (*released.remarks, *([f"no patient {', '.join(strangers)}: not scored"] if strangers else ())):
+        log.warning("%s: %s", released.table, remark)
     answered = [answers.get(p.patient_id, Prediction()) for p in patients]
     rfs = [p.outcome if p.outcome.has_rfs else Outcome() for p in patients]
     return Results(
@@ -227,27 +235,11 @@ def _score_masks(predictions: Path, cohort: Cohort) -> dict[str, Any]:
         if reference_path is None:
             rows.append((*[math.nan] * len(MASK_COLUMNS), path.is_file()))
             continue
-        reference = read_image(reference_path)
-        found = _read_mask_on(path, reference.grid) if path.is_file() else np.zeros_like(reference.voxels)
+        reference = read_mask(reference_path, read_grid(reference_path))
+        found = read_mask(path, reference.grid).voxels if path.is_file() else np.zeros_like(reference.voxels)
         rows.append((*score_mask(reference.voxels, found, reference.grid.spacing_xyz), path.is_file()))
     table = np.array(rows, float).reshape(-1, len(MASK_COLUMNS) + 1)
     return dict(zip(MASK_COLUMNS, table[:, :-1].T, strict=True)) | {"mask_predicted": table[:, -1] == 1}
-
-
-def _read_mask_on(path: Path, grid: Grid) -> NDArray:
-    """Read a mask, which must lie on this grid but for rounding in its header."""
-    mask = read_image(path)
-    same = mask.grid.size_xyz == grid.size_xyz and all(
-        np.allclose(a, b, rtol=0, atol=_GRID_TOLERANCE_MM)
-        for a, b in (
-            (mask.grid.spacing_xyz, grid.spacing_xyz),
-            (mask.grid.origin_xyz, grid.origin_xyz),
-            (mask.grid.direction, grid.direction),
-        )
-    )
-    if not same:
-        raise InvalidInputError(f"{path}: the mask is on another grid than its reference: {mask.grid} against {grid}")
-    return mask.voxels
 
 
 def _line_up_truth(path: Path, patients: Sequence[str]) -> dict[str, Any]:
@@ -287,23 +279,10 @@ def _read_truth(path: Path) -> dict[str, Truth]:
 
 def _read_rows(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
     """Read a table with a row a patient; other columns than these are left alone."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInputError(f"{path}: not a readable table ({error})") from error
-    needed = (Column.PATIENT_ID.value, *columns)
-    missing = [column for column in needed if column not in (reader.fieldnames or ())]
-    if missing:
-        raise InvalidInputError(f"{path}: no column {', '.join(missing)}")
-    by_patient: dict[str, dict[str, str]] = {}
-    for row in rows:
-        name = row[Column.PATIENT_ID.value]
-        if name in by_patient:
-            raise InvalidInputError(f"{path}: patient {name} is there twice")
-        by_patient[name] = row
-    return by_patient
+    names = {name.casefold(): name for name in (Column.PATIENT_ID.value, *columns)}
+    table = read_table(path, lambda name: names.get(name.casefold()))
+    require(table, columns)
+    return {row[Column.PATIENT_ID]: row for _, row in table.rows}
 
 
 def _number(path: Path, patient_id: str, row: Mapping[str, str], column: str) -> float:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Index = tuple[int, int, int]
 
+SAME_PLACE_MM = 0.01
+"""What headers lose in float32 at the far corner of a whole-body scan, ten times over."""
+
 _ALIGNED_WITHIN_MM = 0.01
 _SPLINE_MARGIN = 12  # samples around a crop; the cubic prefilter has decayed to 1e-7 there
 _ROWS = 64  # of a matrix at a time; fewer cost more calls, more use more of the samples
@@ -76,6 +79,28 @@ def common_grid(ct: Grid, pet: Grid, spacing_mm: float) -> Grid:
             f"the CT spans {_box(lower_ct, upper_ct)} mm, the PET {_box(lower_pet, upper_pet)} mm"
         )
     return grid
+
+
+def lay_on(image: Image, grid: Grid) -> Image:
+    """Give an image on a grid that it covers voxel by voxel; axes that are reversed or permuted are put in its order.
+
+    Raises:
+        InvalidInputError: Some voxel of one is not where a voxel of the other is.
+    """
+    origin, ends = (mm_to_index(grid, index_to_mm(image.grid, at)) for at in (np.zeros(3), np.eye(3)))
+    steps = ends - origin  # of the image's axes, in voxels of the grid
+    along = np.abs(steps).argmax(axis=1)  # the grid's axis that each of the image's axes runs along
+    size = np.asarray(image.grid.size_xyz)
+    if sorted(along) != [0, 1, 2] or tuple(size[np.argsort(along)]) != tuple(grid.size_xyz):
+        raise InvalidInputError(f"the mask has {image.grid.size_xyz} voxels (x, y, z), and the image {grid.size_xyz}")
+    backwards = steps[range(3), along] < 0
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid.size_xyz], indexing="ij")).reshape(3, -1).T
+    expected = np.where(backwards, size - 1 - corners[:, along], corners[:, along])
+    apart = np.linalg.norm(index_to_mm(image.grid, expected) - index_to_mm(grid, corners), axis=1).max()
+    if not apart <= SAME_PLACE_MM:
+        raise InvalidInputError(f"the mask does not lie where the image lies ({apart:.3g} mm apart)")
+    voxels_xyz = image.voxels.T[tuple(slice(None, None, -1 if back else 1) for back in backwards)]
+    return Image(np.ascontiguousarray(voxels_xyz.transpose(np.argsort(along)).T), grid)
 
 
 def crop_grid(grid: Grid, start_xyz: Index, size_xyz: Index) -> Grid:

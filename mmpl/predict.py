@@ -64,6 +64,8 @@ def predict(
     refuse_inside(out, cohort)
     ensemble = load_ensemble().only(models)
     patients = read_cohort(cohort, ensemble.profile.clinical)
+    for remark in patients.remarks:
+        log.warning("%s: %s", patients.table, remark)
     table = _Table(out)
     table.refuse_other_models(ensemble)
     for member in ensemble.members:

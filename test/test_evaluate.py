@@ -208,7 +208,7 @@ def test_a_mask_on_another_grid_is_an_error_that_names_the_file(folders):
     out, cohort = folders
     moved = Grid(GRID.size_xyz, GRID.spacing_xyz, (-10.0, 5.0, 8.0))
     write_image(out / "A-002.nii.gz", Image(paint(*ANSWERS["A-002"][3]), moved))
-    with pytest.raises(InvalidInputError, match=r"A-002\.nii\.gz: the mask is on another grid"):
+    with pytest.raises(InvalidInputError, match=r"A-002\.nii\.gz: the mask does not lie where the image lies"):
         evaluate(out, cohort)
 
 

@@ -88,7 +88,7 @@ def test_a_table_of_factors_brings_the_pet_to_suv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ID,Factor\nA,1\n", "the columns must be PatientID and Factor, not ID, Factor"),
+        ("ID,Factor\nA,1\n", r"suv_factors\.csv: one column PatientID is needed"),
         ("PatientID,Factor\nA,-1\n", "line 2: A, -1 is not a patient and a factor above 0"),
         ("PatientID,Factor\nA,x\n", "line 2: A, x is not a patient"),
     ],

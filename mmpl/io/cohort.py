@@ -5,35 +5,48 @@ The images lie either in a folder a patient or all in the cohort's folder:
     <folder>/<name>.csv, or .xlsx with a data dictionary on another sheet
     <folder>/<ID>/<ID>__CT.nii.gz, <ID>__PT.nii.gz, <ID>.nii.gz
     <folder>/<ID>__CT.nii.gz, ...
+
+Where the challenge's three tasks came in folders `Task 1`, `Task 2` and `Task 3` with a table each, those are read as
+one cohort.
 """
 
-import csv
 import math
+import re
+import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 
-from mmpl.case import Case, Grid, Image, InvalidInputError, Outcome, Patient, describe_problems
-from mmpl.geometry import extent_mm
+from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient, describe_problems
 from mmpl.io.images import read_grid, read_image
-from mmpl.names import Column, Label
+from mmpl.io.masks import read_mask
+from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factors
+from mmpl.io.tables import Table, read_table
+from mmpl.names import Column
 from mmpl.schema import ClinicalSchema, default_schema
 from mmpl.units import check_units
 
 TABLE_SUFFIXES = (".csv", ".xlsx")
-SUV_FACTORS_NAME = "suv_factors.csv"
-"""Table for patients whose PET is in Bq/ml: `PatientID` and `Factor`, what a voxel is multiplied by to be in SUV."""
-NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME)
+NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME, SUV_TAGS_NAME)
 """Tables that may lie in the same folder: the synthetic cohort's latent variables, this program's own answers, and SUV
 factors."""
+OUTCOMES = (Column.HPV_STATUS, Column.RELAPSE, Column.RFS_DAYS)
+FEWEST_DAYS = 120
+"""A median follow-up below this is more likely one of months, written as days."""
 
-_SAME_PLACE_MM = 0.01  # what headers lose in float32 at the far corner of a whole-body scan, ten times over
+_LONGEST_ID = 200  # bytes; with what follows it, a file's name may have 255
+_TASK = re.compile(r"task[ _-]?\d", re.IGNORECASE)
+_MISSING_OUTCOMES = ("", "nan", "na")  # a dash or a question mark might as well be a finding
+_STATUS = {
+    **dict.fromkeys(("1", "1.0", "+", "pos", "positive", "p16+", "p16pos", "p16positive"), True),
+    **dict.fromkeys(("0", "0.0", "neg", "negative", "p16-", "p16neg", "p16negative"), False),
+}
+_DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "------")
 
 _T = TypeVar("_T")
 _Row = dict[str, str]
@@ -44,18 +57,25 @@ class Cohort:
     """A checked cohort: the table is read, the images are found but not yet read.
 
     Attributes:
+        table: The cohort's table, or the first of those it was merged from.
         patients: The patients, in the table's order.
         suv_factors: Factors that the PET of some patients is multiplied by to be in SUV, by patient ID.
+        remarks: What its reader should know that keeps nobody from being answered, a sentence each.
     """
 
     folder: Path
     table: Path
     patients: tuple[Patient, ...]
     suv_factors: Mapping[str, float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def _by_id(self) -> dict[str, Patient]:
         return {patient.patient_id: patient for patient in self.patients}
+
+    @cached_property
+    def _places(self) -> tuple[Path, ...]:
+        return _places(self.folder)
 
     def patient(self, patient_id: str) -> Patient:
         """Look one patient up.
@@ -73,7 +93,7 @@ class Cohort:
         Raises:
             InvalidInputError: There is one in the patient's folder and another in the cohort's.
         """
-        path = _find(self.folder, patient_id, f"{patient_id}.nii.gz")
+        path = _find(self._places, patient_id, f"{patient_id}.nii.gz")
         return path if path.is_file() else None
 
     def has_mask(self, patient_id: str) -> bool:
@@ -87,9 +107,9 @@ class Cohort:
             InvalidInputError: An image cannot be used, or the mask does not lie on the CT's grid.
         """
         patient, mask_path = self.patient(patient_id), self.mask_path(patient_id)
-        ct = read_image(_find(self.folder, patient_id, f"{patient_id}__CT.nii.gz"))
-        pet = read_image(_find(self.folder, patient_id, f"{patient_id}__PT.nii.gz"))
-        reference = None if mask_path is None else _read_mask(mask_path, ct.grid)
+        ct = read_image(_find(self._places, patient_id, f"{patient_id}__CT.nii.gz"))
+        pet = read_image(_find(self._places, patient_id, f"{patient_id}__PT.nii.gz"))
+        reference = None if mask_path is None else read_mask(mask_path, ct.grid)
         if patient_id in self.suv_factors:
             pet = Image(pet.voxels * np.float32(self.suv_factors[patient_id]), pet.grid)
         try:
@@ -105,172 +125,177 @@ class Cohort:
         """
         path = self.mask_path(patient_id)
         if path is not None:
-            _read_mask(path, read_grid(_find(self.folder, patient_id, f"{patient_id}__CT.nii.gz")))
+            read_mask(path, read_grid(_find(self._places, patient_id, f"{patient_id}__CT.nii.gz")))
 
 
-def read_cohort(folder: Path, schema: ClinicalSchema | None = None) -> Cohort:
+def read_cohort(folder: Path, schema: ClinicalSchema | None = None, training: bool = False) -> Cohort:
     """Read and check a cohort's table, and that every patient in it has images.
 
     Args:
         folder: Cohort's folder, in the released layout.
         schema: Schema of the clinical record: that of the weights or of the training run; by default that of
             `resources/clinical.yaml`.
+        training: Whether every released column must be there; otherwise a patient is answered with what there is, and
+            the cohort's remarks say what is not.
 
     Raises:
-        InvalidInputError: There is not exactly one table, or it has problems; the message lists them all.
+        InvalidInputError: There is no table, or more than there should be, or it has problems; the message lists them.
     """
-    cohort, problems = inspect_cohort(folder, schema)
+    cohort, problems = inspect_cohort(folder, schema, training)
     if problems:
         raise InvalidInputError(describe_problems(cohort.table, problems))
     return cohort
 
 
-def inspect_cohort(folder: Path, schema: ClinicalSchema | None = None) -> tuple[Cohort, list[str]]:
+def inspect_cohort(
+    folder: Path, schema: ClinicalSchema | None = None, training: bool = False
+) -> tuple[Cohort, list[str]]:
     """Read a cohort's table as far as it can be read, and list what is wrong with it and with the files it names.
 
     Args:
         folder: Cohort's folder, in the released layout.
         schema: Schema of the clinical record, as in `read_cohort`.
+        training: Whether every released column must be there, as in `read_cohort`.
 
     Raises:
         InvalidInputError: There is not exactly one table, or it cannot be read at all.
     """
-    schema, table = schema or default_schema(), find_table(folder)
-    header, rows = _read_table(table, schema)
-    problems = _check_header(header, schema)
-    blank = dict.fromkeys(_needed_columns(schema), "")
+    schema, paths = schema or default_schema(), find_tables(folder)
+    columns = _needed_columns(schema)
+    table, problems = _merge([read_table(path, partial(_column, schema=schema)) for path in paths], folder)
+    problems += [f"column {name!r} is there twice" for name in columns if table.header.count(name) > 1]
+    missing = [name for name in columns if name not in table.header]
+    needed = columns if training else (Column.PATIENT_ID.value,)
+    problems += [f"column {name!r} is missing (its cells may be blank)" for name in missing if name in needed]
+    remarks = [f"no column {name!r}: not known of any patient" for name in missing if name not in needed]
+    if Column.PATIENT_ID not in table.header:
+        return Cohort(folder, table.path, (), {}, tuple(remarks)), problems
+    rows, places = [(line, dict.fromkeys(columns, "") | row) for line, row in table.rows], _places(folder)
+    has_plus = any(_plain(row[Column.HPV_STATUS]) == "+" for _, row in rows)
     patients = []
     for line, row in rows:
-        patient, wrong = _read_row(blank | row, schema)
-        if Column.PATIENT_ID not in header:
-            continue
+        patient, wrong = _read_row(row, schema, has_plus)
         problems += [f"line {line}, patient {patient.patient_id or '(none)'}: {what}" for what in wrong]
         if _can_name_a_file(patient.patient_id):
-            problems += _check_images(folder, patient.patient_id)
+            problems += _check_images(places, patient.patient_id)
         patients.append(patient)
     counts = Counter(patient.patient_id for patient in patients)
     problems += [f"patient {name}: {count} rows" for name, count in counts.items() if name and count > 1]
     if not rows:
         problems.append("no patient")
-    factors, wrong = _read_suv_factors(folder / SUV_FACTORS_NAME)
-    return Cohort(folder, table, tuple(patients), factors), problems + wrong
+    factors, wrong, more = read_suv_factors(folder, list(counts))
+    remarks += [*_doubt_days(patients), *more]
+    return Cohort(folder, table.path, tuple(patients), factors, tuple(remarks)), problems + wrong
 
 
-def _read_suv_factors(path: Path) -> tuple[dict[str, float], list[str]]:
-    """Read the factors, where there are any, and what is wrong with them."""
-    if not path.is_file():
-        return {}, []
-    (_, header), *rows = _read_csv(path) or [(1, [])]
-    if header != [Column.PATIENT_ID, "Factor"]:
-        return {}, [f"{path.name}: the columns must be PatientID and Factor, not {', '.join(header)}"]
-    factors, wrong = {}, []
-    for line, cells in rows:
-        try:
-            name, factor = cells[0], float(cells[1])
-        except (ValueError, IndexError):
-            name, factor = "", math.nan
-        if name and 0 < factor < math.inf:
-            factors[name] = factor
-        else:
-            wrong.append(f"{path.name}, line {line}: {', '.join(cells)} is not a patient and a factor above 0")
-    return factors, wrong
+def _doubt_days(patients: Sequence[Patient]) -> list[str]:
+    """Say so where times cannot well be days."""
+    days = [p.outcome.rfs_days for p in patients if p.outcome.rfs_days is not None and p.outcome.has_rfs]
+    if not days or (median := statistics.median(days)) >= FEWEST_DAYS:
+        return []
+    return [f"{Column.RFS_DAYS}: the median is {median:g} days; if these are months, multiply them by 30.4"]
 
 
-def find_table(folder: Path) -> Path:
-    """Find the one table of a cohort's folder, CSV or XLSX.
+def find_tables(folder: Path) -> list[Path]:
+    """Find the one table of a cohort's folder, CSV or XLSX, or those of the challenge's tasks.
 
     Raises:
         InvalidInputError: The folder, or the table, does not exist, or there are several.
     """
     if not folder.is_dir():
         raise InvalidInputError(f"{folder}: no such folder")
-    tables = sorted(
+    found = _tables_in(folder)
+    tasks = {task: _tables_in(task) for task in _task_folders(folder)}
+    if not found and tasks and all(len(tables) == 1 for tables in tasks.values()):
+        return [table for (table,) in tasks.values()]
+    if len(found) > 1 and all(_TASK.search(path.stem) for path in found):
+        return found
+    if not found:
+        raise InvalidInputError(f"{folder}: no table; the cohort's *.csv or *.xlsx must lie in it")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InvalidInputError(f"{folder}: {len(found)} tables ({names}); leave the cohort's alone in the folder")
+    return found
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """List a folder's tables, but for hidden files, locks of spreadsheets, and tables that say something else."""
+    return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix in TABLE_SUFFIXES and path.name not in NOT_A_COHORT_TABLE and not path.name.startswith("~$")
+        if path.suffix.lower() in TABLE_SUFFIXES
+        and path.name not in NOT_A_COHORT_TABLE
+        and not path.name.startswith((".", "~$"))
     )
-    if not tables:
-        raise InvalidInputError(f"{folder}: no table; the cohort's *.csv or *.xlsx must lie in it")
-    if len(tables) > 1:
-        names = ", ".join(path.name for path in tables)
-        raise InvalidInputError(f"{folder}: {len(tables)} tables ({names}); leave the cohort's alone in the folder")
-    return tables[0]
 
 
-def _read_table(table: Path, schema: ClinicalSchema) -> tuple[list[str], list[tuple[int, _Row]]]:
-    """Read header and rows, each row with its line; columns by their released names, others left out."""
-    lines = _read_xlsx(table) if table.suffix == ".xlsx" else _read_csv(table)
-    header = [_column(name, schema) for name in lines[0][1]] if lines else []
-    rows = [(line, cells) for line, cells in lines[1:] if any(cell.strip() for cell in cells)]
-    uneven = [
-        f"line {line}: {len(cells)} cells, not {len(header)}" for line, cells in rows if len(cells) != len(header)
-    ]
-    if uneven:
-        raise InvalidInputError(describe_problems(table, uneven))
-    return header, [(line, dict(zip(header, map(str.strip, cells), strict=True))) for line, cells in rows]
+def _places(folder: Path) -> tuple[Path, ...]:
+    """List where a cohort's images may lie: its folder, and those of the challenge's tasks in it."""
+    return folder, *_task_folders(folder)
 
 
-def _read_csv(table: Path) -> list[tuple[int, list[str]]]:
+def _task_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and _TASK.fullmatch(path.name))
+
+
+def _merge(tables: Sequence[Table], folder: Path) -> tuple[Table, list[str]]:
+    """Merge tables by patient, and list their own problems and where two say different things of one patient."""
+    if len(tables) == 1:
+        return tables[0], list(tables[0].problems)
+    header, rows, problems = list[str](), dict[str, tuple[int, dict[str, str]]](), list[str]()
+    said_in: dict[tuple[str, str], str] = {}
+    for table in tables:
+        name = str(table.path.relative_to(folder))
+        problems += [f"{name}, {problem}" for problem in table.problems]
+        problems += [
+            f"{name}: column {column!r} is there twice"
+            for column, n in Counter(table.header).items()
+            if column and n > 1
+        ]
+        if Column.PATIENT_ID not in table.header:
+            problems.append(f"{name}: column {Column.PATIENT_ID.value!r} is missing")
+            continue
+        header += [column for column in table.header if column not in header]
+        twice = [patient for patient, n in Counter(row[Column.PATIENT_ID] for _, row in table.rows).items() if n > 1]
+        problems += [f"{name}: patient {patient or '(none)'} has several rows" for patient in twice]
+        for line, row in table.rows:
+            patient = row[Column.PATIENT_ID]
+            _, merged = rows.setdefault(patient, (line, {}))
+            for column, text in row.items():
+                before = merged.get(column, "")
+                if before and text and not _same(before, text) and patient not in twice:
+                    there = said_in[patient, column]
+                    problems.append(f"patient {patient}: {column} is {before!r} in {there} and {text!r} in {name}")
+                elif text and not before:
+                    merged[column], said_in[patient, column] = text, name
+    blank = dict.fromkeys(header, "")
+    return Table(tables[0].path, tuple(header), tuple((line, blank | row) for line, row in rows.values())), problems
+
+
+def _same(one: str, other: str) -> bool:
+    """Tell whether two cells say the same: 1 and 1.0 do."""
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            return [(reader.line_num, cells) for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInputError(f"{table}: not a readable table ({error})") from error
+        return float(one) == float(other)
+    except ValueError:
+        return one.casefold() == other.casefold()
 
 
-def _read_xlsx(table: Path) -> list[tuple[int, list[str]]]:
-    """Read the sheet whose first row names the patients' column; the released workbook has a data dictionary beside."""
-    from openpyxl import load_workbook
-
-    try:
-        with table.open("rb") as file:
-            book = load_workbook(file, read_only=True, data_only=True)
-            sheets = [[[_cell(value) for value in row] for row in sheet.iter_rows(values_only=True)] for sheet in book]
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise InvalidInputError(f"{table}: not a readable workbook ({error})") from error
-    found = [rows for rows in sheets if rows and any(_is_patient_column(name) for name in rows[0])]
-    if len(found) != 1:
-        raise InvalidInputError(f"{table}: {len(found)} sheets have a column {Column.PATIENT_ID}, and one is needed")
-    (rows,) = found
-    width = max((i + 1 for i, name in enumerate(rows[0]) if name), default=0)
-    return [(number, (row + [""] * width)[:width]) for number, row in enumerate(rows, 1)]
-
-
-def _is_patient_column(name: str) -> bool:
-    return name.strip().casefold() == Column.PATIENT_ID.casefold()
-
-
-def _cell(value: object) -> str:
-    """Write a cell as a CSV would hold it."""
-    if value is None:
-        return ""
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def _column(name: str, schema: ClinicalSchema) -> str:
-    """Bring a column's name to its released spelling, where it is known."""
-    plain = name.strip()
+def _column(name: str, schema: ClinicalSchema) -> str | None:
+    """Bring a column's name to its released spelling; None where it is none of them."""
     columns = {column.casefold(): column.value for column in Column}
-    return columns.get(plain.casefold()) or schema.field_of_key(plain) or plain
+    return columns.get(name.casefold()) or schema.field_of_key(name)
 
 
 def _needed_columns(schema: ClinicalSchema) -> tuple[str, ...]:
     return (*(column.value for column in Column), *schema.names)
 
 
-def _check_header(header: Sequence[str], schema: ClinicalSchema) -> list[str]:
-    needed = _needed_columns(schema)
-    missing = [f"column {name!r} is missing (its cells may be blank)" for name in needed if name not in header]
-    return missing + [f"column {name!r} is there twice" for name in needed if header.count(name) > 1]
-
-
-def _read_row(row: _Row, schema: ClinicalSchema) -> tuple[Patient, list[str]]:
-    """Read one row and what is wrong with it."""
+def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patient, list[str]]:
+    """Read one row and what is wrong with it; `has_plus` tells whether another has "+" for its HPV status."""
     wrong: list[str] = []
 
     def cell(column: Column, parse: Callable[[str], _T]) -> _T | None:
-        if schema.is_missing(row[column]):
+        if _plain(row[column]) in _MISSING_OUTCOMES:
             return None
         try:
             return parse(row[column])
@@ -279,7 +304,9 @@ def _read_row(row: _Row, schema: ClinicalSchema) -> tuple[Patient, list[str]]:
             return None
 
     outcome = Outcome(
-        cell(Column.HPV_STATUS, _parse_flag), cell(Column.RELAPSE, _parse_flag), cell(Column.RFS_DAYS, _parse_days)
+        cell(Column.HPV_STATUS, partial(_parse_status, has_plus=has_plus)),
+        cell(Column.RELAPSE, _parse_flag),
+        cell(Column.RFS_DAYS, _parse_days),
     )
     patient_id = row[Column.PATIENT_ID]
     if not patient_id:
@@ -291,7 +318,24 @@ def _read_row(row: _Row, schema: ClinicalSchema) -> tuple[Patient, list[str]]:
 
 
 def _can_name_a_file(patient_id: str) -> bool:
-    return Path(patient_id).name == patient_id not in ("", "..")
+    named = Path(patient_id).name == patient_id not in ("", "..")
+    return named and patient_id.isprintable() and len(patient_id.encode(errors="replace")) <= _LONGEST_ID
+
+
+def _plain(text: str) -> str:
+    """Bring an outcome's cell to the one way that words are compared in."""
+    return "".join(text.split()).translate(_DASHES).casefold()
+
+
+def _parse_status(text: str, has_plus: bool) -> bool:
+    plain = _plain(text)
+    if plain == "-":
+        if has_plus:
+            return False
+        raise ValueError("which may mean negative or unknown: write 0, or leave it blank")
+    if plain not in _STATUS:
+        raise ValueError("not 0, 1, negative, positive, - or +")
+    return _STATUS[plain]
 
 
 def _parse_flag(text: str) -> bool:
@@ -311,19 +355,24 @@ def _parse_days(text: str) -> float:
     return days
 
 
-def _find(folder: Path, patient_id: str, name: str) -> Path:
-    """Give the path of a patient's file, in the patient's folder or, where it lies there, in the cohort's.
+def _find(places: Sequence[Path], patient_id: str, name: str) -> Path:
+    """Give the path of a patient's file: in the patient's folder or beside it, in one of the places.
 
     Raises:
-        InvalidInputError: It lies in both.
+        InvalidInputError: It lies both in the patient's folder and beside it, or two tasks have different ones.
     """
-    flat, nested = folder / name, folder / patient_id / name
-    if flat.is_file() and nested.is_file():
-        raise InvalidInputError(f"{flat} and {nested}: one of the two is too many")
-    return flat if flat.is_file() else nested
+    found = []
+    for place in places:
+        flat, nested = place / name, place / patient_id / name
+        if flat.is_file() and nested.is_file():
+            raise InvalidInputError(f"{flat} and {nested}: one of the two is too many")
+        found += [path for path in (flat, nested) if path.is_file()]
+    if len({path.stat().st_size for path in found}) > 1:
+        raise InvalidInputError(f"{' and '.join(map(str, found))}: not the same file")
+    return found[0] if found else places[0] / patient_id / name
 
 
-def _check_images(folder: Path, patient_id: str) -> list[str]:
+def _check_images(places: Sequence[Path], patient_id: str) -> list[str]:
     """List the images that a patient lacks, and the images and masks that are there twice."""
     wrong = []
     for name, needed in (
@@ -332,25 +381,11 @@ def _check_images(folder: Path, patient_id: str) -> list[str]:
         (f"{patient_id}.nii.gz", None),
     ):
         try:
-            found = _find(folder, patient_id, name).is_file()
+            found = _find(places, patient_id, name).is_file()
         except InvalidInputError as error:
             wrong.append(f"patient {patient_id}: {error}")
             continue
         if needed and not found:
-            wrong.append(f"patient {patient_id}: no {needed}, neither {folder / patient_id / name} nor {folder / name}")
+            nested, flat = places[0] / patient_id / name, places[0] / name
+            wrong.append(f"patient {patient_id}: no {needed}, neither {nested} nor {flat}")
     return wrong
-
-
-def _read_mask(path: Path, ct: Grid) -> Image:
-    """Read a mask and lay it on the CT's own grid, where its header agrees but for rounding."""
-    mask = read_image(path)
-    if mask.grid.size_xyz != ct.size_xyz:
-        raise InvalidInputError(f"{path}: the mask has {mask.grid.size_xyz} voxels, the CT {ct.size_xyz} (x, y, z)")
-    apart = np.abs(np.subtract(extent_mm(mask.grid), extent_mm(ct))).max()
-    if not apart <= _SAME_PLACE_MM:
-        raise InvalidInputError(f"{path}: the mask does not lie where the CT lies ({apart:.3g} mm apart)")
-    known = np.isin(mask.voxels, list(Label))
-    if not known.all():
-        odd = sorted(set(np.unique(mask.voxels[~known]).tolist()))[:5]
-        raise InvalidInputError(f"{path}: the mask has labels {odd}; only 0, 1 and 2 are known")
-    return Image(mask.voxels.astype(np.uint8), ct)

@@ -1,5 +1,6 @@
 """Check a cohort's folder before anything is trained on it, all of it in one go: `python -m train.check COHORT`."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from mmpl.io.cohort import Cohort, inspect_cohort
 from mmpl.schema import ClinicalSchema, default_schema
 from mmpl.training.command import Workers
 from mmpl.training.parallel import Engine
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def check_cohort(folder: Path, engine: Engine, schema: ClinicalSchema | None = N
         InvalidInputError: Something is wrong; the message lists every problem with its patient and file.
     """
     schema = schema or default_schema()
-    cohort, problems = inspect_cohort(folder, schema)
+    cohort, problems = inspect_cohort(folder, schema, training=True)
     problems += [
         f"patient {patient.patient_id}: the center is not known (CenterID is {patient.center_id!r})"
         for patient in cohort.patients
@@ -39,6 +42,8 @@ def check_cohort(folder: Path, engine: Engine, schema: ClinicalSchema | None = N
     ]
     with_mask = {p.patient_id for p in cohort.patients if cohort.mask_path(p.patient_id)}
     problems += filter(None, engine.map("checking masks", _MaskProblem(cohort), sorted(with_mask)))
+    for remark in cohort.remarks:
+        log.warning("%s: %s", cohort.table, remark)
     if problems:
         raise InvalidInputError(describe_problems(cohort.table, problems))
 

@@ -90,7 +90,7 @@ def open_source(cohort: str, schema: ClinicalSchema) -> Source:
         return MemoryCohort.draw(*numbers[:2], hpv_positive=numbers[2], schema=schema)
     from mmpl.io.cohort import read_cohort
 
-    return read_cohort(Path(cohort), schema)
+    return read_cohort(Path(cohort), schema, training=True)
 
 
 @dataclass(frozen=True)

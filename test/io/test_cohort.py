@@ -76,7 +76,7 @@ def test_the_clinical_columns_are_those_of_the_schema_that_is_given(tmp_path: Pa
     assert dict(patient.clinical.values) == {"Age": 61.0}
     assert patient.clinical.assumed == ()
     with pytest.raises(InvalidInputError, match="column 'Gender' is missing"):
-        read_cohort(folder)
+        read_cohort(folder, training=True)
 
 
 def write_workbook(folder: Path, *rows: dict[str, object], name: str = "EHR_with_Data_Dictionary.xlsx") -> Path:
@@ -144,7 +144,7 @@ def test_lists_every_problem_at_once(tmp_path: Path) -> None:
     title, *problems = str(raised.value).splitlines()
     assert title == f"{folder / 'EHR.csv'}: 9 problems"
     assert [problem.strip() for problem in problems] == [
-        "line 2, patient A: HPV Status is '2', not 0 or 1",
+        "line 2, patient A: HPV Status is '2', not 0, 1, negative, positive, - or +",
         "line 2, patient A: Relapse is 'maybe', not 0 or 1",
         "line 3, patient B: RFS is '-3', not a number of days, 0 or more",
         f"patient B: no CT image, neither {folder / 'B' / 'B__CT.nii.gz'} nor {folder / 'B__CT.nii.gz'}",
@@ -161,13 +161,26 @@ def test_names_missing_and_repeated_columns(tmp_path: Path) -> None:
     folder = write_table(tmp_path / "cohort", row | {"Sex": "1"})
     write_images(folder, "CHUM-001")
     with pytest.raises(InvalidInputError) as raised:
-        read_cohort(folder)
+        read_cohort(folder, training=True)
     assert [line.strip() for line in str(raised.value).splitlines()] == [
         f"{folder / 'EHR.csv'}: 3 problems",
+        "column 'Gender' is there twice",
         "column 'HPV Status' is missing (its cells may be blank)",
         "column 'Age' is missing (its cells may be blank)",
-        "column 'Gender' is there twice",
     ]
+
+
+def test_to_be_answered_a_patient_needs_no_more_than_a_name(tmp_path: Path) -> None:
+    """What the table lacks is not known, and its remarks say so."""
+    folder = write_table(tmp_path / "cohort", {"PatientID": "CHUM-001", "Age": "61"})
+    write_images(folder, "CHUM-001")
+    cohort = read_cohort(folder)
+    (patient,) = cohort.patients
+    assert patient.outcome == Outcome()
+    assert patient.clinical.values["Age"] == 61
+    assert patient.clinical.values["Gender"] is None
+    assert "no column 'Gender': not known of any patient" in cohort.remarks
+    assert len(cohort.remarks) == len(ROW) - 2
 
 
 @pytest.mark.parametrize(
@@ -176,7 +189,7 @@ def test_names_missing_and_repeated_columns(tmp_path: Path) -> None:
         (lambda folder: None, "no such folder"),
         (lambda folder: folder.mkdir(), "no table"),
         (lambda folder: write_table(write_table(folder, ROW), ROW, name="b.csv"), r"2 tables \(EHR.csv, b.csv\)"),
-        (lambda folder: write_table(folder, dict.fromkeys(ROW, "")), "1 problem\n  no patient"),
+        (lambda folder: write_table(folder, dict.fromkeys(ROW, "")), "EHR.csv: no patient"),
         (lambda folder: (write_table(folder, ROW) / "EHR.csv").write_text(""), "column 'PatientID' is missing"),
         (lambda folder: (write_table(folder, ROW) / "EHR.csv").write_text("a,b\n1\n"), "line 2: 1 cells, not 2"),
         (lambda folder: (write_table(folder, ROW) / "EHR.csv").write_bytes(b"\xff\xfe\x00"), "not a readable table"),
@@ -209,10 +222,13 @@ def test_mask_takes_the_ct_grid_where_headers_differ_by_rounding(tmp_path: Path)
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (mask_on(replace(CT_GRID, size_xyz=(6, 5, 5))), r"the mask has \(6, 5, 5\) voxels, the CT \(6, 5, 4\)"),
-        (mask_on(replace(CT_GRID, origin_xyz=(-249.41, -100.3, 12.7))), r"does not lie where the CT lies \(0.1 mm"),
-        (mask_on(replace(CT_GRID, spacing_xyz=(1.0, 1.0, 3.27))), "does not lie where the CT lies"),
-        (mask_on(replace(CT_GRID, direction=(-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))), "does not lie where the CT lies"),
+        (
+            mask_on(replace(CT_GRID, size_xyz=(6, 5, 5))),
+            r"the mask has \(6, 5, 5\) voxels",
+        ),
+        (mask_on(replace(CT_GRID, origin_xyz=(-249.41, -100.3, 12.7))), r"does not lie where the image lies \(0.1 mm"),
+        (mask_on(replace(CT_GRID, spacing_xyz=(1.0, 1.0, 3.27))), "does not lie where the image lies"),
+        (mask_on(replace(CT_GRID, direction=(-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))), "does not lie where the image lies"),
         (Image(mask_on(CT_GRID).voxels * 3, CT_GRID), r"labels \[3, 6\]"),
         (Image(mask_on(CT_GRID).voxels * np.float32(0.5), CT_GRID), r"labels \[0.5\]"),
     ],
@@ -258,7 +274,7 @@ def test_training_is_refused_with_every_problem_in_one_go(tmp_path: Path) -> Non
         f"patient F: no PT image, neither {folder / 'F' / 'F__PT.nii.gz'} nor {folder / 'F__PT.nii.gz'}",
         "patient A: 2 rows",
         "patient C: the center is not known (CenterID is 'unknown')",
-        f"patient D: {folder / 'D' / 'D.nii.gz'}: the mask does not lie where the CT lies (250 mm apart)",
+        f"patient D: {folder / 'D' / 'D.nii.gz'}: the mask does not lie where the image lies (269 mm apart)",
         f"patient E: {folder / 'E' / 'E.nii.gz'}: the mask has labels [3, 6]; only 0, 1 and 2 are known",
     ]
     assert not run.exists()

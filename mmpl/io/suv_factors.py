@@ -1,0 +1,86 @@
+"""Factors that bring the PET of a cohort's patients from Bq/ml to SUV by body weight, from either of two tables."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpl.case import InvalidInputError
+from mmpl.io.tables import read_table
+from mmpl.names import Column
+
+SUV_FACTORS_NAME = "suv_factors.csv"
+"""Our table of patients whose PET is in Bq/ml: `PatientID` and `Factor`, which brings a voxel to SUV."""
+SUV_TAGS_NAME = "suv_conversion_tags.csv"
+"""The organisers' table: `pid` and `bqml_to_suvbw_factor`, by the DICOM headers, and `units`, those of the PET."""
+
+_SPELLINGS = {
+    "patientid": Column.PATIENT_ID.value,
+    "pid": Column.PATIENT_ID.value,
+    "factor": "factor",
+    "bqml_to_suvbw_factor": "factor",
+    "units": "units",
+}
+_NAMES_SHOWN = 5
+
+
+def read_suv_factors(folder: Path, patients: Sequence[str]) -> tuple[dict[str, float], list[str], list[str]]:
+    """Read the factors that a cohort's folder has, for its patients.
+
+    Args:
+        folder: The cohort's folder.
+        patients: IDs of its patients.
+
+    Returns:
+        Factor by patient ID, what is wrong with the tables, and what a reader should know of them.
+    """
+    factors, wrong, remarks = dict[str, float](), list[str](), list[str]()
+    for path in (folder / SUV_FACTORS_NAME, folder / SUV_TAGS_NAME):
+        if path.is_file():
+            found, problems, strangers = _read(path)
+            wrong += problems + [
+                f"{path.name}: {name} has a factor in {SUV_FACTORS_NAME}, too" for name in found if name in factors
+            ]
+            factors |= found
+            unknown = [name for name in (*found, *strangers) if name not in patients]
+            alike = {patient.casefold(): patient for patient in patients}
+            wrong += [
+                f"{path.name}: no patient {name}; there is {alike[name.casefold()]}"
+                for name in unknown
+                if name.casefold() in alike
+            ]
+            if unknown and len(unknown) == len(found) + len(strangers):
+                wrong.append(f"{path.name}: none of its patients is in the cohort's table")
+            elif unknown:
+                shown = ", ".join(unknown[:_NAMES_SHOWN]) + (" ..." if len(unknown) > _NAMES_SHOWN else "")
+                remarks.append(f"{path.name}: not in the cohort's table: {shown}")
+    return {name: factor for name, factor in factors.items() if name in patients}, wrong, remarks
+
+
+def _read(path: Path) -> tuple[dict[str, float], list[str], list[str]]:
+    """Read one table: factors, problems, and the patients whose PET is in SUV already."""
+    try:
+        table = read_table(path, lambda name: _SPELLINGS.get(name.casefold()))
+    except InvalidInputError as error:
+        return {}, [str(error)], []
+    wrong = [f"{path.name}, {problem}" for problem in table.problems]
+    if missing := [name for name in (Column.PATIENT_ID.value, "factor") if table.header.count(name) != 1]:
+        return {}, [*wrong, f"{path.name}: one column {' and one '.join(missing)} is needed"], []
+    factors, in_suv = dict[str, float](), list[str]()
+    for line, row in table.rows:
+        name, text = row[Column.PATIENT_ID], row["factor"]
+        if name in factors or name in in_suv:
+            wrong.append(f"{path.name}, line {line}: patient {name} is there twice")
+        elif name and row.get("units", "BQML").upper() != "BQML":
+            in_suv.append(name)
+        elif name and 0 < _number(text) < math.inf:
+            factors[name] = _number(text)
+        else:
+            wrong.append(f"{path.name}, line {line}: {name}, {text} is not a patient and a factor above 0")
+    return factors, wrong, in_suv
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

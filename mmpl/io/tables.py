@@ -1,0 +1,191 @@
+"""Tables as people keep them, CSV and XLSX: read to their true end, or refused in words that say what to change."""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmpl.case import InvalidInputError, describe_problems
+from mmpl.names import Column
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
+    from openpyxl.worksheet.worksheet import Worksheet
+
+_HEADER_WITHIN = 20  # lines in which a header that is not the first is looked for
+_SEPARATOR_LINE = re.compile("sep=.?,?", re.DOTALL)  # with which some spreadsheet programs begin
+_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+Spell = Callable[[str], str | None]
+_Lines = list[tuple[int, list[str]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of patients: its columns and its rows, blanks round every cell taken off.
+
+    Attributes:
+        header: Names of the columns as they were asked for; "" for a column that was not.
+        rows: Line of each row, and its cells by column.
+        problems: What is wrong with it, a sentence each; what they are about must not be relied on.
+    """
+
+    path: Path
+    header: tuple[str, ...]
+    rows: tuple[tuple[int, dict[str, str]], ...]
+    problems: tuple[str, ...] = ()
+
+
+def read_table(path: Path, spell: Spell) -> Table:
+    """Read a table whose first line names its columns, `PatientID` among them; blank rows are skipped.
+
+    Args:
+        path: A CSV file with commas, or a workbook of which one sheet has that column.
+        spell: Function that gives the name by which a column is asked for, or None where it is not; `PatientID` for
+            that of the patients, however it is spelled.
+
+    Raises:
+        InvalidInputError: It cannot be read as such a table at all; the message names it.
+    """
+    read = _read_xlsx if path.suffix.lower() == ".xlsx" else _read_csv
+    lines, problems = read(path, spell)
+    header = tuple(spell(name.strip()) or "" for name in lines[0][1]) if lines else ()
+    rows = []
+    for line, cells in lines[1:]:
+        if not any(cell.strip() for cell in cells):
+            continue
+        if any(cell.strip() for cell in cells[len(header) :]) or len(cells) < len(header):
+            problems.append(f"line {line}: {len(cells)} cells, not {len(header)}")
+            continue
+        rows.append((line, dict(zip(header, map(str.strip, cells), strict=False))))
+    return Table(path, header, tuple(rows), tuple(problems))
+
+
+def require(table: Table, columns: Sequence[str]) -> None:
+    """Refuse a table that has problems, or that lacks a column or a patient's name or has one twice.
+
+    Raises:
+        InvalidInputError: It does; the message lists all there is.
+    """
+    problems = [*table.problems]
+    for column in (Column.PATIENT_ID.value, *columns):
+        if table.header.count(column) != 1:
+            problems.append(f"no column {column}" if column not in table.header else f"column {column} is there twice")
+    if not problems:
+        seen: dict[str, int] = {}
+        for line, row in table.rows:
+            name = row[Column.PATIENT_ID]
+            if not name:
+                problems.append(f"line {line}: {Column.PATIENT_ID} is blank")
+            elif name in seen:
+                problems.append(f"line {line}: patient {name} is there twice, in line {seen[name]}, too")
+            seen[name] = line
+    if problems:
+        raise InvalidInputError(describe_problems(table.path, problems))
+
+
+def _is_header(cells: Sequence[str], spell: Spell) -> bool:
+    """Tell whether a line names the patients' column."""
+    return any(spell(cell.strip()) == Column.PATIENT_ID for cell in cells)
+
+
+def _read_csv(path: Path, spell: Spell) -> tuple[_Lines, list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, cells) for cells in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError(f"{path}: not a readable table ({error})") from error
+    if lines and _SEPARATOR_LINE.fullmatch(",".join(lines[0][1])):
+        lines = lines[1:]
+    if lines and not _is_header(lines[0][1], spell):
+        first = ",".join(lines[0][1]).replace('"', "")
+        for delimiter, name in _DELIMITERS.items():
+            if _is_header(first.split(delimiter), spell):
+                raise InvalidInputError(f"{path}: the cells are parted by {name}; save it with commas")
+        _refuse_later_header(str(path), lines, spell)
+    return lines, []
+
+
+def _refuse_later_header(source: str, lines: _Lines, spell: Spell) -> None:
+    """Refuse a table whose header is not its first line.
+
+    Raises:
+        InvalidInputError: It has lines before it.
+    """
+    for line, cells in lines[1:_HEADER_WITHIN]:
+        if _is_header(cells, spell):
+            raise InvalidInputError(f"{source}: the header is line {line}; delete the lines before it")
+
+
+def _read_xlsx(path: Path, spell: Spell) -> tuple[_Lines, list[str]]:
+    """Read the sheet that has the patients' column; the released workbook has a data dictionary on another."""
+    try:
+        values, formulas = _open(path, data_only=True), _open(path, data_only=False)
+        sheets = {sheet.title: _lines(sheet) for sheet in values.worksheets}
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # a damaged workbook ends in whatever its parsers meet first
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidInputError(f"{path}: not a readable workbook ({reason})") from error
+    found = [title for title, lines in sheets.items() if lines and _is_header(lines[0][1], spell)]
+    if not found:
+        for title, lines in sheets.items():
+            _refuse_later_header(f"{path}, sheet {title}", lines, spell)
+    if len(found) != 1:
+        raise InvalidInputError(f"{path}: {len(found)} sheets have a column {Column.PATIENT_ID}, and one is needed")
+    lines = sheets[found[0]]
+    return lines, _sheet_problems(values[found[0]], formulas[found[0]], lines, spell)
+
+
+def _open(path: Path, data_only: bool) -> "Workbook":
+    """Open a workbook with the values that its formulas last had, or with the formulas."""
+    from openpyxl import load_workbook
+
+    with path.open("rb") as file:
+        return load_workbook(file, data_only=data_only)
+
+
+def _lines(sheet: "Worksheet") -> _Lines:
+    """Read a sheet as far as its cells go, whatever it says of its size; columns as far as the header has names."""
+    rows = [[_text(value) for value in row] for row in sheet.iter_rows(values_only=True)]
+    width = max((position for position, name in enumerate(rows[0], 1) if name), default=0) if rows else 0
+    return [(number, row[: max(width, _filled(row))]) for number, row in enumerate(rows, 1)]
+
+
+def _filled(row: Sequence[str]) -> int:
+    """Number of cells up to the last that is not blank."""
+    return max((position for position, text in enumerate(row, 1) if text), default=0)
+
+
+def _sheet_problems(values: "Worksheet", formulas: "Worksheet", lines: _Lines, spell: Spell) -> list[str]:
+    """List what a spreadsheet shows otherwise than a reader of its cells would take it."""
+    wanted = [position for position, name in enumerate(lines[0][1], 1) if spell(name.strip())]
+    problems = [
+        f"cells {cells.coord} are merged: unmerge them, and fill each"
+        for cells in formulas.merged_cells.ranges
+        if any(cells.min_col <= position <= cells.max_col for position in wanted)
+    ]
+    hidden = [line for line, cells in lines if any(cells) and formulas.row_dimensions[line].hidden]
+    if hidden:
+        shown = ", ".join(map(str, hidden[:5])) + (" ..." if len(hidden) > 5 else "")
+        problems.append(f"line {shown}: hidden; show what belongs to the cohort, and delete the rest")
+    for line, cells in lines[1:]:
+        for position in wanted if any(cells) or _has_formula(formulas, line, wanted) else ():
+            cell = formulas.cell(line, position)
+            if cell.data_type == "f" and values.cell(line, position).value is None:
+                problems.append(f"cell {cell.coordinate} holds a formula without its value: save it as values")
+    return problems
+
+
+def _has_formula(formulas: "Worksheet", line: int, positions: Sequence[int]) -> bool:
+    return any(formulas.cell(line, position).data_type == "f" for position in positions)
+
+
+def _text(value: object) -> str:
+    """Write a cell as a CSV would hold it."""
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, bool) else str(value)

@@ -1,0 +1,380 @@
+"""Tables as people keep them: the same patients come out, or one line says what to change."""
+
+import csv
+import re
+import zipfile
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from cohorts import ROW, write_images
+from openpyxl import Workbook, load_workbook
+from openpyxl.worksheet.worksheet import Worksheet
+
+from mmpl.case import InvalidInputError, Patient
+from mmpl.io.cohort import inspect_cohort, read_cohort
+
+IDS = ("P000", "P001", "P002", "P003")
+HEADER = list(ROW)
+Rows = list[list[str]]
+ROWS: Rows = [[name, *list(ROW.values())[1:]] for name in IDS]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of four patients."""
+    folder = tmp_path_factory.mktemp("images")
+    for name in IDS:
+        write_images(folder, name)
+    return folder
+
+
+@pytest.fixture
+def folder(images: Path, tmp_path: Path) -> Path:
+    """A cohort's folder without a table."""
+    for patient in images.iterdir():
+        (tmp_path / patient.name).symlink_to(patient)
+    return tmp_path
+
+
+def write_csv(folder: Path, rows: Rows, delimiter: str = ",", end: str = "\n") -> Path:
+    path = folder / "EHR.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter, lineterminator=end).writerows([HEADER, *rows])
+    return path
+
+
+def write_xlsx(folder: Path, change: Callable[[Worksheet], object] = lambda _: None) -> Path:
+    """Numbers are numbers; a change is made last."""
+    book = Workbook()
+    sheet = book.active
+    assert isinstance(sheet, Worksheet)
+    sheet.append(HEADER)
+    for row in ROWS:
+        sheet.append([int(cell) if cell.isdigit() else cell for cell in row])
+    change(sheet)
+    path = folder / "EHR.xlsx"
+    book.save(path)
+    return path
+
+
+def sound(folder: Path) -> tuple[Patient, ...]:
+    """The patients as a plain CSV gives them."""
+    path = write_csv(folder, ROWS)
+    patients = read_cohort(folder).patients
+    path.unlink()
+    assert tuple(patient.patient_id for patient in patients) == IDS
+    return patients
+
+
+# what is read all the same
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text,
+        lambda text: "\ufeff" + text,
+        lambda text: "sep=,\n" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text + ",,,\n\n" + "," * 11 + "\n",
+        lambda text: text.replace("\n", ",,\n"),
+        lambda text: text.replace(",", " , "),
+        lambda text: text.replace("PatientID", "patientid").replace("RFS", " rfs"),
+        lambda text: re.sub("P00(.)", "\u00a0P00\\1 ", text),
+        lambda text: "\n".join(f'"{line}"'.replace(",", '","') for line in text.splitlines()),
+    ],
+)
+def test_a_csv_of_another_program_gives_the_same_patients(folder: Path, change: Callable[[str], str]) -> None:
+    wanted = sound(folder)
+    path = write_csv(folder, ROWS)
+    path.write_text(change(path.read_text()), newline="")
+    assert read_cohort(folder).patients == wanted
+
+
+def test_the_suffix_may_be_in_capitals_and_a_mac_may_leave_its_own_file_beside(folder: Path) -> None:
+    wanted = sound(folder)
+    write_csv(folder, ROWS).rename(folder / "EHR.CSV")
+    (folder / "._EHR.csv").write_bytes(b"\0\5\26\7")
+    assert read_cohort(folder).patients == wanted
+
+
+def claim_size(path: Path, reference: str) -> None:
+    """Let the sheet say of itself that it is smaller than it is."""
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    parts[name], count = re.subn(rb'<dimension ref="[^"]*"', f'<dimension ref="{reference}"'.encode(), parts[name])
+    assert count == 1
+    with zipfile.ZipFile(path, "w") as book:
+        for name, content in parts.items():
+            book.writestr(name, content)
+
+
+@pytest.mark.parametrize("reference", ["A1", "A1:L2", "A1:C5", "A1:XFD1048576"])
+def test_a_workbook_is_read_to_its_end_whatever_it_says_of_its_size(folder: Path, reference: str) -> None:
+    wanted = sound(folder)
+    claim_size(write_xlsx(folder), reference)
+    assert read_cohort(folder).patients == wanted
+
+
+def test_formulas_that_have_their_values_are_those(folder: Path) -> None:
+    """A formula is written with its value beside it, as a spreadsheet program saves it."""
+    wanted = sound(folder)
+    path = write_xlsx(folder)
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    parts[name], count = re.subn(rb'(<c r="K\d"[^>]*>)<v>412</v>', rb"\1<f>400+12</f><v>412</v>", parts[name])
+    assert count == len(IDS)
+    with zipfile.ZipFile(path, "w") as book:
+        for name, content in parts.items():
+            book.writestr(name, content)
+    assert load_workbook(path).active["K2"].value == "=400+12"
+    assert read_cohort(folder).patients == wanted
+
+
+# what is refused, with the reason
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        read_cohort(folder)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("delimiter", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_another_delimiter_is_named(folder: Path, delimiter: str, name: str) -> None:
+    path = write_csv(folder, ROWS, delimiter)
+    assert refusal(folder) == f"{path}: the cells are parted by {name}; save it with commas"
+    path.write_text(f"sep={delimiter}\n" + path.read_text())
+    assert refusal(folder) == f"{path}: the cells are parted by {name}; save it with commas"
+
+
+@pytest.mark.parametrize("before", ["HECKTOR clinical data\n", "who,,what\n,,\n"])
+def test_lines_before_the_header_are_named(folder: Path, before: str) -> None:
+    path = write_csv(folder, ROWS)
+    path.write_text(before + path.read_text())
+    assert re.search(r"EHR\.csv: the header is line [23]; delete the lines before it", refusal(folder))
+
+
+def test_lines_before_the_header_of_a_sheet_are_named(folder: Path) -> None:
+    path = write_xlsx(folder, lambda sheet: sheet.insert_rows(1, 2))
+    assert refusal(folder) == f"{path}, sheet Sheet: the header is line 3; delete the lines before it"
+
+
+def test_a_row_that_was_cut_is_named(folder: Path) -> None:
+    path = write_csv(folder, ROWS)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], lines[3][:20], *lines[4:]]))
+    assert refusal(folder).startswith(f"{path}: line 4: ")
+    path.write_text("\n".join([*lines[:3], lines[3] + ",one more", *lines[4:]]))
+    assert refusal(folder) == f"{path}: line 4: 13 cells, not 12"
+
+
+@pytest.mark.parametrize("content", ["utf-16", "nul"])
+def test_a_file_that_is_no_text_is_named(folder: Path, content: str) -> None:
+    path = write_csv(folder, ROWS)
+    text = path.read_text()
+    path.write_bytes(text.encode("utf-16") if content == "utf-16" else text.encode() + b"\0\0")
+    assert refusal(folder).startswith(f"{path}: ")
+
+
+def set_formula(column: str) -> Callable[[Worksheet], None]:
+    def change(sheet: Worksheet) -> None:
+        sheet[f"{column}3"] = "=1+1"
+
+    return change
+
+
+@pytest.mark.parametrize("column", ["A", "C", "K", "L"])
+def test_a_formula_without_its_value_is_named_by_its_cell(folder: Path, column: str) -> None:
+    path = write_xlsx(folder, set_formula(column))
+    wanted = f"cell {column}3 holds a formula without its value: save it as values"
+    assert wanted in refusal(folder)
+    assert refusal(folder).startswith(f"{path}: ")
+
+
+def test_a_formula_in_a_column_that_nobody_reads_is_none_of_our_business(folder: Path) -> None:
+    wanted = sound(folder)
+
+    def change(sheet: Worksheet) -> None:
+        sheet["M1"], sheet["M2"] = "remark", "=1+1"
+
+    write_xlsx(folder, change)
+    assert read_cohort(folder).patients == wanted
+
+
+def test_a_sheet_all_of_formulas_is_not_empty(folder: Path) -> None:
+    def change(sheet: Worksheet) -> None:
+        for row in sheet.iter_rows(min_row=2):
+            for cell in row:
+                cell.value = "=1+1"
+
+    write_xlsx(folder, change)
+    assert "cell A2 holds a formula without its value" in refusal(folder)
+
+
+def test_merged_cells_are_named(folder: Path) -> None:
+    write_xlsx(folder, lambda sheet: sheet.merge_cells("B2:B3"))
+    assert "cells B2:B3 are merged: unmerge them, and fill each" in refusal(folder)
+
+
+def test_hidden_rows_are_named(folder: Path) -> None:
+    def change(sheet: Worksheet) -> None:
+        sheet.row_dimensions[3].hidden = True
+
+    write_xlsx(folder, change)
+    assert "line 3: hidden; show what belongs to the cohort, and delete the rest" in refusal(folder)
+
+
+def test_an_age_that_became_a_date_is_odd_and_said_so(folder: Path) -> None:
+    def change(sheet: Worksheet) -> None:
+        sheet["C2"] = datetime(1900, 3, 1)
+
+    write_xlsx(folder, change)
+    first = read_cohort(folder).patients[0].clinical
+    assert first.values["Age"] is None
+    assert any(note.startswith("Age is '1900-03-01") for note in first.assumed)
+
+
+# outcomes
+
+
+def outcomes(folder: Path, column: str, cells: list[str]) -> tuple[list[object], list[str]]:
+    at = HEADER.index(column)
+    write_csv(folder, [[*row[:at], cell, *row[at + 1 :]] for row, cell in zip(ROWS, cells, strict=True)])
+    cohort, problems = inspect_cohort(folder)
+    field = {"HPV Status": "hpv_positive", "Relapse": "relapse", "RFS": "rfs_days"}[column]
+    return [getattr(patient.outcome, field) for patient in cohort.patients], problems
+
+
+@pytest.mark.parametrize(
+    ("cells", "wanted"),
+    [
+        (["+", "-", "-", "+"], [True, False, False, True]),
+        (["+", "\u2013", "\u2212", ""], [True, False, False, None]),
+        (["Positive", "negative", "NEG", "pos"], [True, False, False, True]),
+        (["p16+", "p16-", "P16 +", "p16 negative"], [True, False, True, False]),
+        (["1", "0", "1.0", "0.0"], [True, False, True, False]),
+        (["", " ", "NaN", "NA"], [None, None, None, None]),
+    ],
+)
+def test_hpv_status_in_words(folder: Path, cells: list[str], wanted: list[bool | None]) -> None:
+    assert outcomes(folder, "HPV Status", cells) == (wanted, [])
+
+
+@pytest.mark.parametrize("odd", ["-", "?", "unknown", "none", "n/a", "p16", "2", "equivocal", "#N/A", "+-"])
+def test_an_hpv_status_that_may_mean_anything_is_a_problem(folder: Path, odd: str) -> None:
+    found, (problem,) = outcomes(folder, "HPV Status", ["1", odd, "0", ""])
+    assert found[1] is None
+    assert problem.startswith(f"line 3, patient P001: HPV Status is {odd!r}, ")
+
+
+@pytest.mark.parametrize("column", ["Relapse", "RFS"])
+@pytest.mark.parametrize("odd", ["-", "?", "unknown", "none", "n/a", "#REF!", "412,5"])
+def test_other_outcomes_are_numbers_or_blank(folder: Path, column: str, odd: str) -> None:
+    found, (problem,) = outcomes(folder, column, ["1", odd, "NA", "nan"])
+    assert found[1:] == [None, None, None]
+    assert problem.startswith(f"line 3, patient P001: {column} is {odd!r}, ")
+
+
+@pytest.mark.parametrize(("days", "doubted"), [("14", True), ("119", True), ("120", False), ("412", False)])
+def test_times_that_cannot_well_be_days_are_remarked(folder: Path, days: str, doubted: bool) -> None:
+    outcomes(folder, "RFS", [days, days, days, "400"])
+    remarks = read_cohort(folder).remarks
+    assert [remark.startswith(f"RFS: the median is {days} days; if these are months") for remark in remarks] == (
+        [True] if doubted else []
+    )
+
+
+# the challenge's tasks in a folder each
+
+
+def write_tasks(folder: Path, second: Callable[[dict[str, str]], dict[str, str]] = lambda row: row) -> Path:
+    """The table cut in three by its columns, as three folders; the images lie with the first."""
+    columns = {1: HEADER[:9], 2: ["PatientID", "Relapse", "RFS"], 3: ["PatientID", "HPV Status", "Age"]}
+    for task, names in columns.items():
+        place = folder / "tasks" / f"Task {task}"
+        place.mkdir(parents=True)
+        rows = [{name: row[HEADER.index(name)] for name in names} for row in ROWS]
+        rows = rows[::-1] if task == 3 else rows
+        with (place / f"EHR_{task}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(second(row) if task == 2 else row for row in rows)
+    for patient in IDS:
+        (folder / "tasks" / "Task 1" / patient).symlink_to(folder / patient)
+        (folder / "tasks" / "Task 3" / patient).symlink_to(folder / patient)
+    return folder / "tasks"
+
+
+def test_the_tables_of_three_tasks_are_one(folder: Path) -> None:
+    wanted = sound(folder)
+    cohort = read_cohort(write_tasks(folder), training=True)
+    assert cohort.patients == wanted
+    assert cohort.read_case("P001").patient_id == "P001"
+
+
+def test_what_they_say_differently_is_listed(folder: Path) -> None:
+    def contradict(row: dict[str, str]) -> dict[str, str]:
+        return row | {"Relapse": row["Relapse"] + ".0"} if row["PatientID"] != "P002" else row | {"RFS": "99"}
+
+    tasks = write_tasks(folder, contradict)
+    other = tasks / "Task 3" / "EHR_3.csv"
+    other.write_text(other.read_text().replace("P001,0,61", "P001,0,62"))
+    message = refusal(tasks)
+    assert "patient P001: Age is '61' in Task 1/EHR_1.csv and '62' in Task 3/EHR_3.csv" in message
+    assert "P002" not in message  # said by one table alone
+    assert "Relapse" not in message  # 1 and 1.0 are the same
+
+
+# factors of SUV
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PatientID,Factor\nP000,0.5\n",
+        "PatientID,Factor\nP000,0.5\n\n,\n",
+        "PatientID, Factor\n P000 , 0.5\n",
+        "\ufeffpatientid,FACTOR,remark\nP000,0.5,x\n",
+    ],
+)
+def test_factors_are_read_as_carefully(folder: Path, text: str) -> None:
+    write_csv(folder, ROWS)
+    (folder / "suv_factors.csv").write_text(text)
+    cohort = read_cohort(folder)
+    assert (dict(cohort.suv_factors), cohort.remarks) == ({"P000": 0.5}, ())
+
+
+def test_the_organisers_own_tags_are_factors(folder: Path) -> None:
+    write_csv(folder, ROWS)
+    (folder / "suv_conversion_tags.csv").write_text(
+        "pid,units,patient_weight_kg,bqml_to_suvbw_factor\nP000,BQML,70,0.25\nP001,GML,70,\nX1,BQML,70,0.5\n"
+    )
+    cohort = read_cohort(folder)
+    assert dict(cohort.suv_factors) == {"P000": 0.25}
+    assert cohort.remarks == ("suv_conversion_tags.csv: not in the cohort's table: X1",)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("PatientID,Factor\nP000,0.5\nP000,0.7\n", "suv_factors.csv, line 3: patient P000 is there twice"),
+        ("PatientID,Factor\nP000,0.5\np001,0.5\n", "suv_factors.csv: no patient p001; there is P001"),
+        ("PatientID,Factor\nX,0.5\nY,0.5\n", "suv_factors.csv: none of its patients is in the cohort's table"),
+        ("PatientID;Factor\nP000;0.5\n", "the cells are parted by semicolons"),
+        ("PatientID,Factor\nP000\n", "suv_factors.csv, line 2: 1 cells, not 2"),
+        ("PatientID,Factor\nP000,0\n", "suv_factors.csv, line 2: P000, 0 is not a patient and a factor above 0"),
+        ("PatientID,Factor\nP000,inf\n", "is not a patient and a factor above 0"),
+        ("PatientID\nP000\n", "suv_factors.csv: one column factor is needed"),
+        ("", "suv_factors.csv: one column PatientID and one factor is needed"),
+    ],
+)
+def test_faulty_factors_are_problems(folder: Path, text: str, problem: str) -> None:
+    write_csv(folder, ROWS)
+    (folder / "suv_factors.csv").write_text(text)
+    assert problem in refusal(folder)
