@@ -25,11 +25,13 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["invoke"]):
         print("usage: inference.py [invoke]", file=sys.stderr)
         return 2
-    from mmpl.logs import set_up_logging
+    from mmpl.errors import one_line, report_error, wanted_in_full
+    from mmpl.logs import open_standard_streams, set_up_logging
 
+    open_standard_streams()
     set_up_logging()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the first process of a container ignores it otherwise
-    from mmpl.io.server import one_line, serve
+    from mmpl.io.server import serve
 
     try:
         if arguments:
@@ -37,7 +39,9 @@ def main(arguments: list[str]) -> int:
         else:
             load(began=began)()
     except Exception as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        if wanted_in_full():
+            raise
+        report_error(one_line(error))
         return 1
     return 0
 

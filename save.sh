@@ -4,7 +4,9 @@
 # --invoke writes images for the invoke API instead of exec, --model the weights as model.tar.gz, too.
 # CONTAINER_ENGINE (docker), BASE_IMAGE and BUILD_OPTIONS are those of ./test.sh container.
 set -eu
-cd "$(dirname "$0")"
+caller=$PWD
+cd "$(dirname "$(readlink -f "$0")")"
+. ./setup.sh
 
 engine=${CONTAINER_ENGINE:-docker} api=exec model='' out=upload
 for argument in "$@"; do
@@ -15,7 +17,7 @@ for argument in "$@"; do
             echo "usage: ./save.sh [--invoke] [--model] [FOLDER]" >&2
             exit 2
             ;;
-        *) out=$argument ;;
+        *) out=$(as_caller_meant "$argument") ;;
     esac
 done
 limit=$((10 * 1000 * 1000 * 1000)) # what the platform takes

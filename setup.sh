@@ -1,10 +1,19 @@
 # shellcheck shell=bash
-# Sourced by run.sh and test.sh: makes .venv with the pinned requirements of one file; does nothing if it has them.
+# Sourced by the scripts beside it.
+#
+# as_caller_meant gives a path as it was meant where the script was called from, which is $caller.
+# make_venv makes .venv with the pinned requirements of one file; does nothing if it has them.
 # MMPL_PYTHON names the Python, of 3.11 to 3.13. Unasked, it is the one that .venv has or else the first that is found
 # of 3.11, with which every figure was measured, 3.12 and 3.13.
 
 # the C code of pyradiomics-cuda, where nvcc is found too: it is what was measured
 export SKBUILD_CMAKE_DEFINE=FORCE_DISABLE_CUDA=ON
+
+as_caller_meant() { # as_caller_meant PATH: absolute, but where the caller stands in this folder anyway
+    # shellcheck disable=SC2154
+    case $1 in /*) ;; *) [ "$caller" = "$PWD" ] || printf '%s/' "$caller" ;; esac
+    printf '%s\n' "$1"
+}
 
 supported() { # supported PYTHON: its version, as 3.11; fails where it will not do
     "$1" -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(1); print("%d.%d" % v)' 2>/dev/null

@@ -5,7 +5,7 @@
 #   ./test.sh container    the container alone
 #   ./test.sh ARGUMENTS    checks, and pytest with these arguments
 set -eu
-cd "$(dirname "$0")"
+cd "$(dirname "$(readlink -f "$0")")"
 . ./setup.sh
 
 engine=${CONTAINER_ENGINE:-docker}

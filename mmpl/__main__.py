@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from mmpl.errors import explain, report_error, wanted_in_full
+from mmpl.logs import open_standard_streams
 from mmpl.version import __version__
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -98,7 +100,7 @@ def predict(
     use_weights(weights)
     failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics)
     for name, reason in failures.items():
-        print(f"error: {name}: {reason}", file=sys.stderr)
+        report_error(f"{name}: {reason}")
     if failures:
         raise typer.Exit(1)
 
@@ -188,11 +190,14 @@ def info(
 
 
 def main() -> None:
-    """Run a command; a foreseen error is one line on stderr and exit code 1."""
+    """Run a command; whatever stops it is a message on stderr and exit code 1."""
+    open_standard_streams()
     try:
         app()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        if wanted_in_full():
+            raise
+        report_error(explain(error))
         sys.exit(1)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from mmpl.case import Case
+from mmpl.errors import one_line
 from mmpl.io.challenge import clear_challenge_result, read_challenge_case, read_edition, write_challenge_result
 from mmpl.memory import keep_freed_memory
 from mmpl.names import Task
@@ -104,8 +106,8 @@ class Algorithm:
         Args:
             source: Folder in the challenge's layout.
             target: Folder that takes the challenge's own files alone.
-            picture: File to draw the case into; None for no picture.
-            report: File for each model's answers, flags and notes; None for no report.
+            picture: File to draw the case into; None for no picture. It comes after the answers, and costs none.
+            report: File for each model's answers, flags and notes; None for no report. Likewise.
             began: Moment at which the case's time began, as `time.monotonic` has it; by default now.
 
         Raises:
@@ -114,8 +116,8 @@ class Algorithm:
         began = time.monotonic() if began is None else began
         target.mkdir(parents=True, exist_ok=True)
         clear_challenge_result(target)
-        for extra in filter(None, (picture, report)):
-            extra.unlink(missing_ok=True)
+        for old in filter(None, (picture, report)):
+            old.unlink(missing_ok=True)
         case = read_challenge_case(source, self.pipeline.ensemble.profile.clinical)
         left_s = None if self.budget_s is None else began + self.budget_s - time.monotonic()
         result = self.pipeline(case, budget_s=left_s)
@@ -123,23 +125,29 @@ class Algorithm:
             log.info("clinical record: %s", note)
         for flag in result.flags:
             log.info("note: %s", flag)
-        if picture:
-            from mmpl.picture import draw
-
-            draw(case, result, picture, self.pipeline.ensemble.hpv_threshold)
-        if report:
-            from mmpl.report import write_report
-
-            write_report(report, result, self.pipeline.ensemble)
         written = write_challenge_result(result, target, self.pipeline.tasks)
         for task, path in written.items():
             log.info("%s: %s", self._describe(task, result), path)
-        for name, path_of in (("picture", picture), ("report", report)):
-            if path_of and path_of.is_file():
-                log.info("%s: %s", name, path_of)
+        for name, extra, write in (("picture", picture, self._draw), ("report", report, self._report)):
+            if not extra:
+                continue
+            try:
+                write(extra, case, result)
+                log.info("%s: %s", name, extra)
+            except Exception as error:  # it is worth no answer
+                log.warning("note: no %s (%s)", name, one_line(error))
 
-    @staticmethod
-    def _describe(task: Task, result: PatientResult) -> str:
+    def _draw(self, path: Path, case: Case, result: PatientResult) -> None:
+        from mmpl.picture import draw
+
+        draw(case, result, path, self.pipeline.ensemble.hpv_threshold)
+
+    def _report(self, path: Path, case: Case, result: PatientResult) -> None:
+        from mmpl.report import write_report
+
+        write_report(path, result, self.pipeline.ensemble)
+
+    def _describe(self, task: Task, result: PatientResult) -> str:
         if task is Task.SEGMENTATION:
             return f"GTVp {result.gtvp_ml:.1f} ml, GTVn {result.gtvn_ml:.1f} ml"
         if task is Task.SURVIVAL:
@@ -147,4 +155,5 @@ class Algorithm:
             return f"recurrence risk {result.survival.risk_score:+.2f} (higher is worse, 0 is average)"
         assert result.hpv is not None
         status = "positive" if result.hpv.positive else "negative"
-        return f"HPV {status}, probability {result.hpv.probability:.3f}"
+        threshold = self.pipeline.ensemble.hpv_threshold
+        return f"HPV {status}, probability {result.hpv.probability:.3f} (threshold {threshold:.3f})"

@@ -76,16 +76,18 @@ class ClinicalRecord:
     Attributes:
         values: Every field of the schema, in its order; numbers for continuous fields, codes for categorical ones.
         assumed: One sentence for each value that was missing or odd, for the log.
+        odd: Names of the fields that were given, but in no way that the schema knows.
     """
 
     values: Mapping[str, float | str | None] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
 
     def __reduce__(self) -> tuple:
-        return ClinicalRecord, (dict(self.values), self.assumed)
+        return ClinicalRecord, (dict(self.values), self.assumed, self.odd)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,9 @@ def check_image(name: str, image: Image) -> None:
         raise InvalidInputError(f"the {name}'s spacing {image.grid.spacing_xyz} is not positive")
     direction = np.asarray(image.grid.direction).reshape(3, 3)
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
-        raise InvalidInputError(f"the {name}'s direction cosines are not orthonormal")
+        raise InvalidInputError(
+            f"the {name}'s direction cosines are not orthonormal; resample it to a right-angled grid"
+        )
     if not np.isfinite(image.grid.origin_xyz).all():
         raise InvalidInputError(f"the {name}'s origin {image.grid.origin_xyz} is not finite")
     if min(image.grid.size_xyz) < 2:

@@ -42,6 +42,10 @@ class ScaledTerm(_Frozen):
         """Names of the columns."""
         return self.field, f"{self.field}_missing"
 
+    def is_assumed(self, value: float | str | None) -> bool:
+        """Tell whether a value is encoded as missing."""
+        return value is None
+
     def encode(self, value: float | str | None) -> tuple[float, ...]:
         """Encode one value, one number for each column."""
         number = self.median if value is None else float(value)
@@ -59,6 +63,10 @@ class OneHotTerm(_Frozen):
     def names(self) -> tuple[str, ...]:
         """Names of the columns."""
         return tuple(f"{self.field}={level}" for level in (*self.levels, _MISSING))
+
+    def is_assumed(self, value: float | str | None) -> bool:
+        """Tell whether a value is encoded as missing."""
+        return value not in self.levels
 
     def encode(self, value: float | str | None) -> tuple[float, ...]:
         """Encode one value, one number for each column; a level that training never saw is missing."""

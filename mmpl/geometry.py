@@ -23,6 +23,9 @@ Index = tuple[int, int, int]
 SAME_PLACE_MM = 0.01
 """What headers lose in float32 at the far corner of a whole-body scan, ten times over."""
 
+LEAST_OVERLAP_MM = 10.0
+"""CT and PET that share less than this along any axis are refused while it is known which files they are."""
+
 _ALIGNED_WITHIN_MM = 0.01
 _SPLINE_MARGIN = 12  # samples around a crop; the cubic prefilter has decayed to 1e-7 there
 _ROWS = 64  # of a matrix at a time; fewer cost more calls, more use more of the samples

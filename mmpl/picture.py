@@ -4,9 +4,11 @@ Everything is drawn on axis-aligned planes in patient space (LPS), resampled the
 file's direction cosines say: axial seen from the feet, coronal from the front, sagittal from the patient's left.
 """
 
+import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +80,23 @@ def draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float |
         path: File to write, which is whole or absent.
         hpv_threshold: The decision threshold on the HPV probability, drawn where given.
     """
+    matplotlib = _import_matplotlib()
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):  # not those of the user's matplotlibrc
+        _draw(case, result, path, hpv_threshold)
+
+
+def _import_matplotlib() -> ModuleType:
+    """Import matplotlib whatever backend the surroundings name for their own windows; none is opened here."""
+    named = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    return matplotlib
+
+
+def _draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float | None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -105,12 +124,13 @@ def draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float |
     panels = figure.add_gridspec(
         1, 3, left=0.04, right=0.965, top=3.05 / height, bottom=0.85 / height, wspace=0.24, width_ratios=(1.15, 1, 1)
     )
-    _write_summary(figure.add_subplot(panels[0]), result)
+    _write_summary(figure.add_subplot(panels[0]), result, hpv_threshold)
     if result.hpv:
         _draw_hpv(figure.add_subplot(panels[1]), result.hpv, hpv_threshold)
     if result.survival:
         _draw_survival(figure.add_subplot(panels[2]), result.survival)
-    figure.text(0.04, 1 - 0.3 / height, f"Patient {result.patient_id}", fontsize=14, weight="bold", color=_INK)
+    large = {"fontsize": 14, "weight": "bold", "color": _INK, "parse_math": False}
+    figure.text(0.04, 1 - 0.3 / height, f"Patient {result.patient_id}", large)
     figure.text(0.04, 0.16 / height, SMALL_PRINT, fontsize=8, color=_GREY)
 
     with write_whole(path) as partial:
@@ -187,19 +207,21 @@ def _draw_suv_bar(figure: "Figure", bottom: float, top: float) -> None:
     bar.outline.set_linewidth(0.5)
 
 
-def _write_summary(axes: "Axes", result: "PatientResult") -> None:
-    hpv, survival = result.hpv, result.survival
+def _write_summary(axes: "Axes", result: "PatientResult", threshold: float | None) -> None:
+    hpv, survival, found = result.hpv, result.survival, result.gtvp_ml + result.gtvn_ml > 0
     flags = textwrap.wrap("; ".join(result.flags) or "none", 40, max_lines=4)
     lines = [
         ("GTVp", f"{result.gtvp_ml:.1f} ml" if result.gtvp_ml else "none found", _INK),
         ("GTVn", f"{result.gtvn_ml:.1f} ml" if result.gtvn_ml else "none found", _INK),
         ("Agreement", f"{result.segmentation.agreement:.2f}", _INK),
-        ("", "mean Dice of each model with the mask", _GREY),
+        ("", "mean Dice of each model with the mask" if found else "share of models that find nothing, too", _GREY),
     ]
     if hpv:
         status = "positive" if hpv.positive else "negative"
         lines.append(("HPV", f"{status}, probability {hpv.probability:.2f}", _INK))
-        lines.append(("", f"models {min(hpv.member_probabilities):.2f} to {max(hpv.member_probabilities):.2f}", _GREY))
+        low, high = min(hpv.member_probabilities), max(hpv.member_probabilities)
+        from_threshold = "" if threshold is None else f"positive from {threshold:.2f}; "
+        lines.append(("", f"{from_threshold}models {low:.2f} to {high:.2f}", _GREY))
     if survival:
         lines.append(("Risk score", f"{survival.risk_score:+.2f}, higher = earlier recurrence", _INK))
         lines.append(("", f"models {min(survival.member_risks):+.2f} to {max(survival.member_risks):+.2f}", _GREY))
@@ -208,7 +230,8 @@ def _write_summary(axes: "Axes", result: "PatientResult") -> None:
     for name, text, color in lines:
         y -= 0.1 if name else 0.085
         axes.text(0.0, y, name, va="baseline", fontsize=9.5, color=_GREY)
-        axes.text(0.25, y, text, va="baseline", fontsize=9.5 if color != _GREY else 8.5, color=color)
+        size = 9.5 if color != _GREY else 8.5
+        axes.text(0.25, y, text, va="baseline", fontsize=size, color=color, parse_math=False)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
 

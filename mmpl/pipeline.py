@@ -114,9 +114,11 @@ class Pipeline:
         if lesions and Task.SURVIVAL in tasks:
             survival = self.prognose(case, lesions, hpv, members, processor, known_hpv)
         notes = self._clinical_notes(case, members) if tasks else ()
-        flags = (*prepared.flags, *processor.notes, *segmentation.flags, *((CLINICAL_ASSUMED,) if notes else ()))
+        flags = [*prepared.flags, *processor.notes, *segmentation.flags]
+        if tasks and (fields := [name for member in members for name in member.assumed_fields(case.clinical)]):
+            flags.append(f"{CLINICAL_ASSUMED}: {', '.join(dict.fromkeys(fields))}")
         radiomics = lesions.radiomics if lesions else None
-        return PatientResult(case.patient_id, segmentation, hpv, survival, radiomics, flags, notes)
+        return PatientResult(case.patient_id, segmentation, hpv, survival, radiomics, tuple(flags), notes)
 
     def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmpl.datafiles import RESOURCES, read_data
+from mmpl.datafiles import RESOURCES, load_yaml, read_data
 from mmpl.names import Modality
 from mmpl.schema import ClinicalSchema
 
@@ -333,7 +333,7 @@ def load_profile(profile: str, changes: Sequence[str] = ()) -> Profile:
         if profile not in known:
             raise ValueError(f"no profile {profile!r}; there are {', '.join(known)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             content = {"radiomics": read_data("radiomics.yaml"), "clinical": read_data("clinical.yaml"), **content}
         read = Profile.from_dict(content)
@@ -361,7 +361,7 @@ def change_profile(profile: Profile, changes: Sequence[str]) -> Profile:
             there = f"; there are {', '.join(group)}" if isinstance(group, dict) else ""
             raise ValueError(f"no setting {setting.strip()!r}{there}")
         try:
-            group[name] = yaml.safe_load(text)
+            group[name] = load_yaml(text)
         except yaml.YAMLError as error:
             raise ValueError(f"{change!r}: not a readable value ({_one_line(error)})") from error
     return Profile.from_dict(content)

@@ -120,6 +120,7 @@ class ClinicalSchema(_Frozen):
                 assumed.append(f"{name} is given twice: {_shown(given[name])} taken, {_shown(value)} not used")
 
         values: dict[str, float | str | None] = {}
+        odd: list[str] = []
         for field in self.fields:
             value = given.get(field.name)
             values[field.name] = None if self.is_missing(value) else field.read(_text(value))
@@ -129,7 +130,8 @@ class ClinicalSchema(_Frozen):
                 assumed.append(f"{field.name} is {_shown(value)}: taken as missing")
             elif values[field.name] is None:
                 assumed.append(f"{field.name} is {_shown(value)}, not {_expected(field)}: taken as missing")
-        return ClinicalRecord(values, tuple(assumed))
+                odd.append(field.name)
+        return ClinicalRecord(values, tuple(assumed), tuple(odd))
 
 
 @cache

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmpl.case import InvalidInputError
+from mmpl.case import ClinicalRecord, InvalidInputError
 from mmpl.clinical import ClinicalEncoder
 from mmpl.evidence import Scale
 from mmpl.files import Record, read_json, write_json
@@ -100,7 +100,7 @@ class EnsembleMember:
         """Read all that this model consists of, now."""
         self.kept.update({stage: self.network(stage) for stage in self.stages})
         if len(self.stages) > 1:
-            _ = self.encoder, self.radiomics_names  # which reads forest and Cox model
+            _ = self.encoder, self.read_names  # which reads forest and Cox model
         if Stage.HPV in self.stages:
             _ = self.hpv
 
@@ -130,14 +130,27 @@ class EnsembleMember:
         return self._read(TABLES_FILE[Stage.SURVIVAL], SurvivalTables)
 
     @cached_property
-    def radiomics_names(self) -> frozenset[str]:
-        """Names of the radiomics that forest and Cox model read; none where there is neither."""
+    def read_names(self) -> frozenset[str]:
+        """Names of the columns that forest and Cox model read; none where there is neither."""
         read: list[str] = []
         if Stage.HPV in self.stages:
             read += self.forest.names
         if Stage.SURVIVAL in self.stages:
             read += [covariate.name for covariate in self.survival.cox.covariates]
-        return frozenset(filter(is_radiomics, read))
+        return frozenset(read)
+
+    @property
+    def radiomics_names(self) -> frozenset[str]:
+        """Names of the radiomics among them."""
+        return frozenset(filter(is_radiomics, self.read_names))
+
+    def assumed_fields(self, record: ClinicalRecord) -> tuple[str, ...]:
+        """Names of the clinical fields that this model reads and a record does not give, or not in a way it knows."""
+        return tuple(
+            term.field
+            for term in self.encoder.terms
+            if self.read_names & set(term.names) and term.is_assumed(record.values.get(term.field))
+        )
 
     def _read(self, file: str, record: type[Record]) -> Record:
         try:

@@ -48,5 +48,5 @@ def compare(output: Path, log: str, wanted: frozenset[str] = ALL, device: str = 
 
 def _probability(log: str) -> float:
     """Read the HPV probability, which is no answer of the challenge's, from what the program prints."""
-    (probability,) = re.findall(r"^HPV .*probability (\S+?):", log, re.MULTILINE)
+    (probability,) = re.findall(r"^HPV .*probability ([\d.]+)", log, re.MULTILINE)
     return float(probability)

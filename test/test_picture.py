@@ -1,5 +1,8 @@
 """The picture: planes the right way round whatever the file's axes, and a file that shows what was found."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,3 +163,34 @@ def test_threshold_is_optional_and_a_failure_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="taken"):
         draw(case, result, tmp_path / "taken")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["taken", "whole.png"]
+
+
+DRAW = """
+import sys
+import os
+import subprocess
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+from test_picture import IDENTITY_DIRECTION, Label, draw, make_case, make_result
+case = make_case(IDENTITY_DIRECTION)
+result = make_result(case, (Label.GTVP,))
+result.patient_id, result.flags = "A$1_$", ("a flag of $_ and $^",)
+draw(case, result, Path(sys.argv[3]), 0.5)
+"""
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [{"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, {"MPLBACKEND": "Qt5Agg"}, {"MPLBACKEND": "no such"}],
+)
+def test_surroundings_of_other_programs_cost_no_picture(root, tmp_path, surroundings):
+    """A notebook's backend, TeX in the user's own settings, and an ID that looks like a formula."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 10\n")
+    environment = {**os.environ, "MATPLOTLIBRC": str(tmp_path), **surroundings}
+    command = [sys.executable, "-c", DRAW, root, root / "test", tmp_path / "other.png"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    case = make_case(IDENTITY_DIRECTION)
+    draw(case, make_result(case, (Label.GTVP,)), tmp_path / "here.png", 0.5)
+    with Picture.open(tmp_path / "other.png") as other, Picture.open(tmp_path / "here.png") as here:
+        assert other.size == here.size

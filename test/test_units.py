@@ -1,5 +1,6 @@
 """Numbers that are not HU or SUV: what is checked, what is flagged, and what then becomes of the features."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
 from mmpl.profile import load_profile
 from mmpl.radiomics import extract, measure_lesions
-from mmpl.units import NOT_SUV, UNWRAPPED, check_units
+from mmpl.units import NOT_HU, NOT_SUV, SHIFTED, UNWRAPPED, check_units
 
 GRID = Grid((4, 4, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 
@@ -24,34 +25,91 @@ def fill(value: float, dtype: type = np.float32) -> np.ndarray:
     return np.full(GRID.shape_zyx, value, dtype)
 
 
-def test_a_sound_case_is_left_as_it_is() -> None:
-    case = make_case(np.arange(-32, 32, dtype=np.int16).reshape(4, 4, 4), fill(1.5))
+def body(dtype: type = np.int16) -> np.ndarray:
+    """A quarter of air, the rest soft tissue, one voxel of bone."""
+    hu = fill(40, dtype)
+    hu[0] = -1000
+    hu[1, 0] = -990
+    hu[3, 3, 3] = 1200
+    return hu
+
+
+TYPES = [np.int16, np.int32, np.float32, np.float64]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_sound_case_is_left_as_it_is(dtype: type) -> None:
+    case = make_case(body(dtype), fill(1.5))
     checked = check_units(case)
     assert checked.flags == ()
     assert checked.pet_is_suv
     assert checked.ct.voxels is case.ct.voxels  # no copy of a large scan
 
 
-def test_negative_hu_that_lost_their_sign_come_back() -> None:
-    hu = np.linspace(-1024, 3071, 64).astype(np.int16).reshape(4, 4, 4)
-    checked = check_units(make_case(hu.view(np.uint16), fill(1.5)))
-    np.testing.assert_array_equal(checked.ct.voxels, hu)
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.uint32, np.int64, np.float32, np.float64])
+def test_negative_hu_that_lost_their_sign_come_back_in_any_type(dtype: type) -> None:
+    checked = check_units(make_case(body().view(np.uint16).astype(dtype), fill(1.5)))
+    np.testing.assert_array_equal(checked.ct.voxels, body())
     assert checked.flags == (UNWRAPPED,)
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, np.float32])
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_ct_without_its_intercept_comes_back(dtype: type, filled: bool) -> None:
+    stored = (body(np.int32) + 1024).astype(dtype)
+    filled &= dtype is not np.uint16
+    if filled:
+        stored[0, :2] = -2000  # what a scanner writes outside its field is not shifted
+    checked = check_units(make_case(stored, fill(1.5)))
+    expected = body().copy()
+    if filled:
+        expected[0, :2] = -1024
+    np.testing.assert_array_equal(checked.ct.voxels, expected)
+    assert checked.flags == (SHIFTED,)
+
+
+@pytest.mark.parametrize(
+    "ct",
+    [
+        (body(np.float32) + 1024) / 2224,
+        np.clip((body(np.float32) + 160) / 400 * 255, 0, 255),
+        fill(0),
+        fill(40, np.int16),
+        np.random.default_rng(0).uniform(0, 20, GRID.shape_zyx),  # a PET in its place
+    ],
+)
+def test_a_ct_that_spans_too_little_is_refused(ct: np.ndarray) -> None:
+    with pytest.raises(InvalidInputError, match="the CT is not in HU: its values go from"):
+        check_units(make_case(ct, fill(1.5)))
+
+
+@pytest.mark.parametrize("change", [lambda hu: hu * 3, lambda hu: hu + 5000, lambda hu: 9 * hu])
+def test_any_other_scale_is_flagged(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    assert check_units(make_case(change(body(np.int32)), fill(1.5))).flags == (NOT_HU,)
+
+
+def test_a_body_cut_out_of_its_air_is_no_other_scale() -> None:
+    cut = np.maximum(body(), 0)
+    cut[2] = -100
+    assert check_units(make_case(cut, fill(1.5))).flags == ()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 def test_the_fill_of_the_corners_becomes_air(dtype: type) -> None:
-    ct = fill(40, dtype)
-    ct[0] = -3024
+    ct = body(dtype)
+    ct[0, 0] = -3024
     checked = check_units(make_case(ct, fill(1.5)))
     assert checked.ct.voxels.dtype == dtype
-    assert set(np.unique(checked.ct.voxels)) == {-1024, 40}
+    assert checked.ct.voxels.min() == -1024
+    np.testing.assert_array_equal(checked.ct.voxels[1:], ct[1:])
     assert checked.flags == ()  # every scanner does it
 
 
-@pytest.mark.parametrize(("value", "flags"), [(0.0, ()), (15.0, ()), (99.0, ()), (4000.0, (NOT_SUV,))])
+@pytest.mark.parametrize(
+    ("value", "flags"), [(0.0, ()), (15.0, ()), (99.0, ()), (4000.0, (NOT_SUV,)), (-500.0, (NOT_SUV,))]
+)
 def test_a_pet_that_cannot_be_in_suv_is_flagged(value: float, flags: tuple[str, ...]) -> None:
-    checked = check_units(make_case(fill(0, np.int16), fill(value)))
+    checked = check_units(make_case(body(), fill(value)))
     assert checked.flags == flags
     assert checked.pet_is_suv == (not flags)
 
@@ -60,7 +118,9 @@ def test_without_suv_the_pet_features_are_missing_and_the_others_are_not() -> No
     grid = Grid((40, 40, 40), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
     mask = np.zeros(grid.shape_zyx, np.uint8)
     mask[15:25, 15:25, 15:25] = 1
-    ct = Image(np.random.default_rng(0).normal(40, 20, grid.shape_zyx).astype(np.float32), grid)
+    hu = np.random.default_rng(0).normal(40, 20, grid.shape_zyx).astype(np.float32)
+    hu[:5] = -1000
+    ct = Image(hu, grid)
     settings = load_profile("micro").radiomics
     table = extract(ct, None, Image(mask, grid), settings)
     assert table.read(["gtvp_absent"]) == 0

@@ -1,21 +1,22 @@
 """The challenge's folders: what lies in /input, and what must lie in /output (`resources/editions`)."""
 
 import json
+import logging
 import os
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmpl.case import Case, ClinicalRecord, InvalidInputError
-from mmpl.datafiles import RESOURCES
+from mmpl.datafiles import RESOURCES, load_yaml
 from mmpl.files import PARTIAL, write_whole
-from mmpl.geometry import common_grid
+from mmpl.geometry import LEAST_OVERLAP_MM, common_grid
 from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
 from mmpl.names import Task
 from mmpl.pipeline import PatientResult
@@ -25,10 +26,12 @@ from mmpl.units import check_units
 
 EDITIONS = RESOURCES / "editions"
 EDITION_VARIABLE, DEFAULT_EDITION = "MMPL_EDITION", "hecktor-2025"
+_NAMES_SHOWN = 5
+
+log = logging.getLogger(__name__)
+
 CASE_ID = "case"
 """The challenge names no patient."""
-LEAST_OVERLAP_MM = 10.0
-"""CT and PET that share less than this along any axis are refused while it is known which files they are."""
 
 
 class Socket(BaseModel):
@@ -98,7 +101,7 @@ def _read_edition(name: str) -> Edition:
     known = sorted(path.stem for path in EDITIONS.glob("*.yaml"))
     if name not in known:
         raise ValueError(f"{EDITION_VARIABLE} is {name!r}; there are {', '.join(known)}")
-    return Edition.model_validate(yaml.safe_load((EDITIONS / f"{name}.yaml").read_text()))
+    return Edition.model_validate(load_yaml((EDITIONS / f"{name}.yaml").read_text()))
 
 
 @dataclass(frozen=True)
@@ -144,37 +147,65 @@ def find_image(folder: Path, what: str) -> Path:
     Raises:
         InvalidInputError: There is none, or more than one.
     """
-    files = sorted(p for p in folder.glob("*") if p.name.lower().endswith(IMAGE_SUFFIXES)) if folder.is_dir() else []
+    found = sorted(p for p in folder.glob("*") if p.name.lower().endswith(IMAGE_SUFFIXES)) if folder.is_dir() else []
+    files = [path for path in found if not path.name.startswith(".")]
     if len(files) != 1:
-        raise InvalidInputError(
-            f"{folder}: {len(files)} {what} images, and one is needed ({', '.join(IMAGE_SUFFIXES)})"
-        )
+        names = f" ({', '.join(path.name for path in files[:_NAMES_SHOWN])})" if files else ""
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise InvalidInputError(f"{folder}: {len(files)} {what} images{names}, and one is needed ({kinds})")
+    for path in set(found) - set(files):
+        log.info("note: %s is a hidden file: not read", path)
     return files[0]
 
 
 def read_clinical_file(path: Path, schema: ClinicalSchema) -> ClinicalRecord:
     """Read `ehr.json`; a literal NaN and trailing commas, which occur in the wild, are accepted.
 
+    Without the file nothing is known of the patient, and the record says so, as it does of a name that is there twice.
+
     Raises:
-        InvalidInputError: The file is missing or is not a JSON object.
+        InvalidInputError: The file is not a JSON object.
     """
     if not path.is_file():
-        raise InvalidInputError(f"{path}: no such file")
+        return _assuming(schema.read({}), f"no such file as {path}")
+    repeated: list[str] = []
     try:
-        content = parse_lenient_json(path.read_bytes().decode("utf-8-sig"))
+        content = parse_lenient_json(path.read_bytes().decode("utf-8-sig"), repeated)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise InvalidInputError(f"{path}: holds {type(content).__name__}, and an object of clinical fields is needed")
-    return schema.read(content)
+    return _assuming(schema.read(content), *(f"{name[:60]!r} is there twice: the last is taken" for name in repeated))
 
 
-def parse_lenient_json(text: str) -> Any:
-    """Parse JSON; where that fails, once more without the commas that stand before a closing bracket."""
+def _assuming(record: ClinicalRecord, *notes: str) -> ClinicalRecord:
+    return replace(record, assumed=(*notes, *record.assumed))
+
+
+def parse_lenient_json(text: str, repeated: list[str] | None = None) -> Any:
+    """Parse JSON; where that fails, once more without the commas that stand before a closing bracket.
+
+    Args:
+        text: The JSON.
+        repeated: List that takes the names that an object has more than once; of those, the last counts.
+    """
+
+    def parse(text: str) -> Any:
+        found: list[str] = []
+
+        def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            found.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            return dict(pairs)
+
+        content = json.loads(text, object_pairs_hook=as_dict)
+        if repeated is not None:
+            repeated.extend(found)
+        return content
+
     try:
-        return json.loads(text)
+        return parse(text)
     except json.JSONDecodeError:
-        return json.loads(_without_trailing_commas(text))
+        return parse(_without_trailing_commas(text))
 
 
 def _without_trailing_commas(text: str) -> str:
@@ -194,11 +225,15 @@ def _read_listed_paths(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        listed = {}
+        listed: dict[str, str] = {}
         for entry in json.loads(path.read_text()):
             socket = entry.get("socket") or entry["interface"]
-            listed[str(socket["slug"])] = str(socket["relative_path"])
+            slug, relative = str(socket["slug"]), str(socket["relative_path"])
+            if listed.setdefault(slug, relative) != relative:
+                raise InvalidInputError(f"{path}: {slug} is there twice")
         outside = [p for p in listed.values() if not (path.parent / p).resolve().is_relative_to(path.parent.resolve())]
+    except InvalidInputError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InvalidInputError(f"{path}: not a list of sockets ({error!r})") from error
     if outside:

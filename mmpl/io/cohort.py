@@ -23,7 +23,8 @@ from typing import TypeVar
 import numpy as np
 
 from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient, describe_problems
-from mmpl.io.images import read_grid, read_image
+from mmpl.geometry import LEAST_OVERLAP_MM, common_grid
+from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
 from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factors
 from mmpl.io.tables import Table, read_table
@@ -117,15 +118,19 @@ class Cohort:
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
 
-    def check_mask(self, patient_id: str) -> None:
-        """Read the mask of a patient, if there is one, against the CT's header alone.
+    def image_problem(self, patient_id: str) -> str | None:
+        """Read the images of one patient as they will be used, and say what keeps them from it."""
+        try:
+            case = self.read_case(patient_id)
+            common_grid(case.ct.grid, case.pet.grid, LEAST_OVERLAP_MM)
+        except InvalidInputError as error:
+            return f"patient {patient_id}: {error}"
+        return None
 
-        Raises:
-            InvalidInputError: The CT has no readable header, or the mask is on another grid or has unknown labels.
-        """
-        path = self.mask_path(patient_id)
-        if path is not None:
-            read_mask(path, read_grid(_find(self._places, patient_id, f"{patient_id}__CT.nii.gz")))
+    def patients_with_images(self) -> list[str]:
+        """List the patients both of whose images are there, once."""
+        names = dict.fromkeys(patient.patient_id for patient in self.patients)
+        return [name for name in names if _can_name_a_file(name) and not _check_images(self._places, name)]
 
 
 def read_cohort(folder: Path, schema: ClinicalSchema | None = None, training: bool = False) -> Cohort:
@@ -185,7 +190,20 @@ def inspect_cohort(
         problems.append("no patient")
     factors, wrong, more = read_suv_factors(folder, list(counts))
     remarks += [*_doubt_days(patients), *more]
+    for name, cells in _not_understood(patients, rows).items():
+        given = sum(not schema.is_missing(row[name]) for _, row in rows)
+        said = f"{name}: {len(cells)} of {given} values are not understood and taken as missing ({cells[0]!r}, ...)"
+        (problems if training and len(cells) == given else remarks).append(said)
     return Cohort(folder, table.path, tuple(patients), factors, tuple(remarks)), problems + wrong
+
+
+def _not_understood(patients: Sequence[Patient], rows: Sequence[tuple[int, _Row]]) -> dict[str, list[str]]:
+    """Give the cells that are no values of their clinical field, by field."""
+    cells: dict[str, list[str]] = {}
+    for patient, (_, row) in zip(patients, rows, strict=True):
+        for name in patient.clinical.odd:
+            cells.setdefault(name, []).append(row[name])
+    return cells
 
 
 def _doubt_days(patients: Sequence[Patient]) -> list[str]:

@@ -1,13 +1,16 @@
 """Image files, read and written through SimpleITK (NIfTI, MHA, TIFF)."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.files import write_whole
 from mmpl.geometry import to_sitk
+from mmpl.io import nifti
 from mmpl.io.integrity import caught_stderr, check_header, check_stored, check_written
 
 IMAGE_SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff")
@@ -28,7 +31,9 @@ def read_image(path: Path) -> Image:
         raise InvalidInputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InvalidInputError(f"{path}: the file is empty")
+    check_name(path)
     check_header(path)
+    affine = _declared_affine(path)
     complaints: list[str] = []
     try:
         with caught_stderr(complaints):
@@ -39,9 +44,29 @@ def read_image(path: Path) -> Image:
     try:
         image = as_volume(image)
         check_stored(path, image, complaints)
+        if affine is not None:
+            nifti.check_place(path, affine, grid_of(image))
         return from_sitk(image)
     except InvalidInputError as error:
         raise InvalidInputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that is not UTF-8, at which ITK ends the process.
+
+    Raises:
+        InvalidInputError: It is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="replace")
+        raise InvalidInputError(f"{shown}: the name is not UTF-8; rename it") from None
+
+
+def _declared_affine(path: Path) -> NDArray[np.float64] | None:
+    """Read the place that a NIfTI's header claims; None for other files."""
+    return nifti.read_affine(path) if path.name.lower().endswith(nifti.SUFFIXES) else None
 
 
 def as_volume(image: sitk.Image) -> sitk.Image:
@@ -72,6 +97,8 @@ def read_grid(path: Path) -> Grid:
     """
     if not path.is_file():
         raise InvalidInputError(f"{path}: no such file")
+    check_name(path)
+    affine = _declared_affine(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     complaints: list[str] = []
@@ -84,7 +111,10 @@ def read_grid(path: Path) -> Grid:
     if dimension < 3:
         raise InvalidInputError(f"{path}: the image has {dimension} dimensions, not 3")
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3].ravel()
-    return Grid(reader.GetSize()[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.tolist()))
+    grid = Grid(reader.GetSize()[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.tolist()))
+    if affine is not None:
+        nifti.check_place(path, affine, grid)
+    return grid
 
 
 def write_image(path: Path, image: Image, partial_folder: Path | None = None) -> None:
@@ -98,6 +128,7 @@ def write_image(path: Path, image: Image, partial_folder: Path | None = None) ->
     Raises:
         OSError: It cannot be written, as where the disk is full.
     """
+    check_name(path)
     voxels, complaints = to_sitk(Image(np.ascontiguousarray(image.voxels), image.grid)), list[str]()
     with write_whole(path, partial_folder) as partial:
         try:

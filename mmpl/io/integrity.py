@@ -9,22 +9,25 @@ import math
 import os
 import re
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
 
 from mmpl.case import InvalidInputError
+from mmpl.io import nifti
+from mmpl.io.nifti import open_stored
+from mmpl.logs import open_standard_streams
 
 MOST_VOXELS = 1_500_000_000
 """More than twice a 2 m scan of 512 x 512 pixels and 1 mm slices."""
 _LONGEST_LINE = 10_000  # bytes
 _BLOCK = 1 << 22  # bytes; a multiple of any voxel's size
-_GZIP = b"\x1f\x8b"
 _NIFTI_SIZES = (348, 540)
 """First number of a NIfTI-1 and of a NIfTI-2 header; read the other way round, the file has the other byte order."""
 _NIFTI_FLOATS = {"16": "f4", "64": "f8"}
@@ -33,7 +36,8 @@ _NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 @contextmanager
 def caught_stderr(lines: list[str]) -> Iterator[None]:
     """Collect what is written to the process's stderr meanwhile, by libraries in C++ too; needs no disk."""
-    with open(os.memfd_create("stderr"), "rb") as file:
+    with _open_nowhere() as file:
+        open_standard_streams()
         sys.stderr.flush()
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
@@ -44,6 +48,13 @@ def caught_stderr(lines: list[str]) -> Iterator[None]:
             os.close(kept)
             file.seek(0)
             lines += file.read().decode(errors="replace").splitlines()
+
+
+def _open_nowhere() -> IO[bytes]:
+    """Open a file without a name: in memory where the system can, as a disk may be full or read-only."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("stderr"), "rb")
+    return tempfile.TemporaryFile()  # noqa: SIM115: its caller closes it
 
 
 def check_header(path: Path) -> None:
@@ -89,7 +100,7 @@ def check_stored(path: Path, image: sitk.Image, complaints: list[str]) -> None:
     """
     name = path.name.lower()
     try:
-        if name.endswith((".nii", ".nii.gz")):
+        if name.endswith(nifti.SUFFIXES):
             _check_nifti(path, image)
         elif name.endswith(".mha"):
             _check_mha(path)
@@ -119,9 +130,7 @@ def check_written(path: Path) -> None:
 
 
 def _check_nifti(path: Path, image: sitk.Image) -> None:
-    with path.open("rb") as file:
-        zipped = file.read(2) == _GZIP
-    with cast(BinaryIO, gzip.open(path)) if zipped else path.open("rb") as file:
+    with open_stored(path) as file:
         order = "<" if int.from_bytes(file.read(4), "little") in _NIFTI_SIZES else ">"
         real = _NIFTI_FLOATS.get(image.GetMetaData("datatype"))
         voxel = int(image.GetMetaData("bitpix")) // 8

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from mmpl.errors import one_line
+
 PORT = 4743
 
 log = logging.getLogger(__name__)
@@ -60,12 +62,6 @@ def make_app(load: Callable[[], Answer], fail: Callable[[], None]) -> Any:
         return Response(status_code=201)
 
     return app
-
-
-def one_line(error: BaseException) -> str:
-    """Say what went wrong in one line; a foreseen error's message stands alone."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return reason if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {reason}"
 
 
 def serve(load: Callable[[], Answer]) -> None:

@@ -1,6 +1,5 @@
 """How every training program is run from a shell: its arguments and options, each declared once, and how it ends."""
 
-import os
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -10,13 +9,9 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from mmpl.datafiles import INSTALLED
+from mmpl.errors import explain, report_error, wanted_in_full
+from mmpl.logs import open_standard_streams
 from mmpl.names import Stage
-
-DEBUG_VARIABLE = "MMPL_DEBUG"
-"""Set to anything, every error comes with its traceback."""
-REQUIREMENTS = "pip install 'mmpl[train]'" if INSTALLED else "pip install -r requirements-train.txt"
-"""The command that brings what training needs."""
 
 CohortName = Annotated[str, typer.Argument(help="A folder in HECKTOR's layout, or phantom:PATIENTS:SEED.")]
 RunFolder = Annotated[Path, typer.Argument(help="The training run's folder.")]
@@ -63,23 +58,15 @@ def run_program(program: Callable[..., None]) -> None:
     """Run a program with the shell's arguments; whatever stops it is a message on stderr and exit code 1."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(program)
+    open_standard_streams()
     try:
         code = app(standalone_mode=False)
+    except TyperException as error:
+        report_error(f"{' '.join(error.format_message().split())} (--help lists what there is)")
+        code = 1
     except Exception as error:
-        if os.environ.get(DEBUG_VARIABLE):
+        if wanted_in_full():
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        report_error(explain(error))
         code = 1
     sys.exit(code)
-
-
-def explain(error: Exception) -> str:
-    """Say what stopped a program: one line, or the lines of a list where an input has several problems."""
-    if isinstance(error, TyperException):
-        return f"{' '.join(error.format_message().split())} (--help lists what there is)"
-    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if package not in ("", "mmpl", "train"):
-        return f"{package} is not installed: {REQUIREMENTS}"
-    if isinstance(error, (ValueError, OSError)):
-        return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({DEBUG_VARIABLE}=1 shows where)"

@@ -4,9 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmpl.case import describe_problems
 from mmpl.names import Stage
 from mmpl.preprocess import prepare
+from mmpl.training.check import check_cohort
 from mmpl.training.command import (
     CenterOut,
     Changes,
@@ -19,10 +19,8 @@ from mmpl.training.command import (
     Workers,
 )
 from mmpl.training.memory import IMAGES_GIB
-from mmpl.training.needs import labeled_stages, unmet_needs
 from mmpl.training.parallel import Engine
-from mmpl.training.splits import make_splits
-from mmpl.training.workspace import RunSettings, Workspace, is_phantom
+from mmpl.training.workspace import RunSettings, Workspace
 
 
 @dataclass(frozen=True)
@@ -53,18 +51,8 @@ def begin(
     workspace = Workspace(run, RunSettings.make(run, cohort, profile, changes or (), folds, center_out, without))
     if workspace.begun:
         return workspace
-    settings = workspace.settings
-    if not is_phantom(settings.cohort):
-        from mmpl.training.check import check_cohort  # needs an image library
-
-        check_cohort(Path(settings.cohort), engine, settings.profile.clinical)
-    patients, seed = workspace.patients, settings.profile.training.seed
-    splits = make_splits(patients, seed, settings.folds, settings.center_out)
-    stages = labeled_stages(patients, without or ())
-    with_mask = {p.patient_id for p in patients if workspace.source.has_mask(p.patient_id)}
-    if unmet := unmet_needs(patients, with_mask, splits, stages):
-        raise ValueError(describe_problems(settings.cohort, unmet))
-    workspace = replace(workspace, settings=replace(settings, stages=stages))
+    splits, stages = check_cohort(workspace.settings, engine)
+    workspace = replace(workspace, settings=replace(workspace.settings, stages=stages))
     workspace.begin(splits)
     for stage in Stage:
         workspace.trains(stage)

@@ -133,7 +133,7 @@ class RunSettings:
     @classmethod
     def make(
         cls,
-        run: Path,
+        run: Path | None,
         cohort: str,
         profile: str | None = None,
         changes: Sequence[str] = (),
@@ -144,7 +144,7 @@ class RunSettings:
         """Make a run's settings, or check what was asked for against the run that is there; nothing is written.
 
         Args:
-            run: The run's folder.
+            run: The run's folder; None where there is none yet.
             cohort: A folder, or `phantom:PATIENTS:SEED`.
             profile: A name or a file; None for the run's own, or the default.
             changes: Changes of the profile, as `load_profile` takes them.
@@ -157,8 +157,8 @@ class RunSettings:
         """
         if Stage.SEGMENTATION in (without or ()):
             raise ValueError(f"every other stage rests on {Stage.SEGMENTATION}, which cannot be left out")
-        path = run / RUN_FILE
-        known = cls.read(path) if path.is_file() else None
+        path = run / RUN_FILE if run else Path(RUN_FILE)
+        known = cls.read(path) if run and path.is_file() else None
         if profile or not known:
             chosen = load_profile(profile or DEFAULT_PROFILE, changes)
         else:

@@ -149,7 +149,7 @@ def test_a_missing_image(write_input, name):
 def test_two_images_where_one_is_needed(write_input, head):
     folder = write_input()
     write_input(suffix=".nii.gz")
-    assert message(folder).startswith(f"{folder / 'images' / 'ct'}: 2 CT images")
+    assert message(folder).startswith(f"{folder / 'images' / 'ct'}: 2 CT images (ct-uuid.mha, ct-uuid.nii.gz), and one")
 
 
 def test_nan_in_an_image(write_input, head):
@@ -220,7 +220,9 @@ def test_a_record_that_is_no_json_object(write_input, content, reason):
 
 def test_a_missing_record(write_input):
     folder = write_input(ehr=None)
-    assert message(folder) == f"{folder / 'ehr.json'}: no such file"
+    clinical = read_challenge_case(folder).clinical
+    assert set(clinical.values.values()) == {None}
+    assert clinical.assumed[0] == f"no such file as {folder / 'ehr.json'}"
 
 
 def test_odd_values_are_no_errors(write_input):

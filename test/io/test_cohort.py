@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cohorts import CT_GRID, PET_GRID, ROW, mask_on, write_images, write_table
+from cohorts import CT_GRID, LARGE_CT_GRID, PET_GRID, ROW, mask_on, write_images, write_table
 from openpyxl import Workbook
 
 from mmpl.case import Image, InvalidInputError, Outcome
@@ -260,9 +260,9 @@ def test_training_is_refused_with_every_problem_in_one_go(tmp_path: Path) -> Non
     rows[3]["CenterID"] = "unknown"
     folder, run = write_table(tmp_path / "cohort", *rows), tmp_path / "run"
     for name in "ABCF":
-        write_images(folder, name)
-    write_images(folder, "D", mask=mask_on(replace(CT_GRID, origin_xyz=(0.0, 0.0, 0.0))))
-    write_images(folder, "E", mask=Image(mask_on(CT_GRID).voxels * 3, CT_GRID))
+        write_images(folder, name, large=True)
+    write_images(folder, "D", mask=mask_on(replace(LARGE_CT_GRID, origin_xyz=(0.0, 0.0, 0.0))), large=True)
+    write_images(folder, "E", mask=Image(mask_on(CT_GRID).voxels * 3, LARGE_CT_GRID), large=True)
     (folder / "F" / "F__PT.nii.gz").unlink()
     with pytest.raises(InvalidInputError) as raised:
         prepare.main(str(folder), run, "micro", workers=1)

@@ -520,9 +520,28 @@ def test_malformed_json(refuse, write_input, content):
     assert refuse(folder).startswith(f"{folder / 'ehr.json'}: ")
 
 
-def test_missing_json(refuse, write_input):
+def test_without_a_record_nothing_is_known_and_said_so(answer, write_input, blind_ensemble):
     folder = write_input(ehr=None)
-    assert refuse(folder) == f"{folder / 'ehr.json'}: no such file"
+    code, text, error = answer(folder, blind_ensemble)
+    assert (code, error) == (0, "")
+    assert f"clinical record: no such file as {folder / 'ehr.json'}" in text
+    assert "clinical record: Age is not given: taken as missing" in text
+    assert "note: clinical fields assumed: Age, " in text
+
+
+def test_a_field_that_is_there_twice_is_noted(answer, write_input, blind_ensemble):
+    code, text, _ = answer(write_input(ehr='{"Age": 61, "Gender": 1, "Age": 16,}'), blind_ensemble)
+    assert code == 0
+    assert "clinical record: 'Age' is there twice: the last is taken" in text
+
+
+def test_a_hidden_file_of_a_mac_is_not_read(answer, write_input, blind_ensemble):
+    folder = write_input()
+    hidden = folder / "images/ct/._ct-uuid.mha"
+    hidden.write_bytes(b"\0\5\26\7")
+    code, text, error = answer(folder, blind_ensemble)
+    assert (code, error) == (0, "")
+    assert f"note: {hidden} is a hidden file: not read" in text
 
 
 def test_missing_weights(refuse, write_input, tmp_path):
@@ -544,7 +563,10 @@ def test_an_unforeseen_error_is_one_line_too(refuse, write_input, monkeypatch):
         raise RuntimeError("first line\n  second line")
 
     monkeypatch.setattr(algorithm, "read_challenge_case", fail)
-    assert refuse(write_input()) == "RuntimeError: first line second line"
+    assert refuse(write_input()) == "RuntimeError: first line second line (MMPL_DEBUG=1 shows where)"
+    monkeypatch.setenv("MMPL_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        refuse(write_input())
 
 
 def test_a_disk_that_is_full_at_the_last_answer_leaves_none(refuse, write_input, blind_ensemble, monkeypatch):
@@ -576,11 +598,15 @@ def test_a_disk_that_is_full_is_named_and_holds_nothing(answer, write_input, bli
     assert "No space left on device" in error or "is the disk full?" in error
 
 
-def test_a_picture_that_cannot_be_drawn_leaves_no_answer_beside_the_error(
-    refuse, write_input, blind_ensemble, tmp_path, monkeypatch
+@pytest.mark.parametrize("extra", ["picture", "report"])
+def test_what_stands_beside_the_answers_costs_none(
+    answer, write_input, blind_ensemble, tmp_path, monkeypatch, output, extra
 ):
-    monkeypatch.setenv("MMPL_PICTURE", str(tmp_path / "absent" / "picture.png"))
-    assert "absent" in refuse(write_input(), weights=blind_ensemble)
+    monkeypatch.setenv(f"MMPL_{extra.upper()}", str(tmp_path / "absent" / "extra"))
+    code, text, error = answer(write_input(), blind_ensemble)
+    assert (code, error) == (0, "")
+    assert f"note: no {extra} ({tmp_path / 'absent' / 'extra'}: cannot be written" in text
+    assert len(files(output)) == 3
 
 
 @pytest.mark.parametrize(("variable", "where"), [("OUTPUT", ""), ("OUTPUT", "answers"), ("REPORT", "ehr.json")])

@@ -158,3 +158,38 @@ def test_radiomics_run_on_the_cpu() -> None:
     assert spec is not None
     assert spec.origin is not None
     assert b"cuda" not in Path(spec.origin).read_bytes().lower()
+
+
+@pytest.fixture
+def runnable(project: Path) -> Path:
+    """The project with `run.sh`, and a program that says which folders it was given."""
+    shutil.copy(ROOT / "run.sh", project)
+    names = ("INPUT", "OUTPUT", "PICTURE", "REPORT", "WEIGHTS")
+    lines = [f'print(os.path.abspath(os.environ.get("MMPL_{name}", "")))' for name in names]
+    (project / "inference.py").write_text("\n".join(["import os", *lines, ""]))
+    return project
+
+
+def given(program: Path, where: Path, *arguments: str, **environment: str) -> list[str]:
+    ran = subprocess.run(
+        [program, *arguments], cwd=where, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    return ran.stdout.splitlines()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_folders_are_those_of_whoever_calls(runnable: Path, tmp_path: Path, link: bool) -> None:
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    program = runnable / "run.sh"
+    if link:
+        program = elsewhere / "mmpl"
+        program.symlink_to(runnable / "run.sh")
+    before = sorted(path.name for path in runnable.iterdir())
+    source, target, picture, report, weights = given(program, elsewhere, "case", "out", MMPL_WEIGHTS="mine")
+    assert (source, target, weights) == (f"{elsewhere}/case", f"{elsewhere}/out", f"{elsewhere}/mine")
+    assert (picture, report) == (f"{elsewhere}/out/picture.png", f"{elsewhere}/out/report.json")
+    assert given(program, elsewhere)[:2] == [f"{runnable}/test/input", f"{runnable}/output"]
+    assert given(program, elsewhere, "/case", "/out")[:2] == ["/case", "/out"]
+    assert given(runnable / "run.sh", runnable, "case", "out")[:2] == [f"{runnable}/case", f"{runnable}/out"]
+    assert sorted(path.name for path in runnable.iterdir()) == before

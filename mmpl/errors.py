@@ -1,0 +1,41 @@
+"""How a program says what stopped it: in words for what can be foreseen, and in one line whatever it was."""
+
+import os
+import sys
+
+from mmpl.datafiles import INSTALLED
+
+DEBUG_VARIABLE = "MMPL_DEBUG"
+"""Set to anything, every error comes with its traceback."""
+
+_SERVING = ("fastapi", "uvicorn")
+_OURS = ("", "mmpl", "train")
+
+
+def wanted_in_full() -> bool:
+    """Whether errors are to come with their tracebacks."""
+    return bool(os.environ.get(DEBUG_VARIABLE))
+
+
+def explain(error: BaseException) -> str:
+    """Say what stopped a program: one line, or the lines of a list where an input has several problems."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package not in _OURS:
+        extra = "serve" if package in _SERVING else "train"
+        command = f"pip install 'mmpl[{extra}]'" if INSTALLED else "pip install -r requirements-train.txt"
+        return f"{package} is not installed: {command}"
+    if isinstance(error, (ValueError, OSError)):
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({DEBUG_VARIABLE}=1 shows where)"
+
+
+def one_line(error: BaseException) -> str:
+    """Say it in one line, whatever it is."""
+    return " ".join(explain(error).split())
+
+
+def report_error(text: str) -> None:
+    """Print an error where a person and the platform look for it; a stream that cannot take every letter gets most."""
+    stream = sys.stderr
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print("error:", text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
