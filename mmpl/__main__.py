@@ -1,4 +1,4 @@
-"""The command line: `mmpl answer | predict | evaluate | phantom | info | train`, or `python -m mmpl` in a checkout."""
+"""The command line, `mmpl COMMAND`, or `python -m mmpl COMMAND` in a checkout."""
 
 import importlib
 import os
@@ -81,6 +81,26 @@ def answer(
     set_up_logging()
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
     Algorithm.load().answer(source, target, target / "picture.png", target / "report.json")
+
+
+@app.command()
+def check(cohort: Path, weights: Weights = None) -> None:
+    """Say what would keep patients of COHORT from being answered: its table, and every image."""
+    from rich.progress import track
+
+    from mmpl.case import InvalidInputError, describe_problems
+    from mmpl.io.cohort import inspect_cohort
+    from mmpl.weights import load_ensemble
+
+    use_weights(weights)
+    inspected, problems = inspect_cohort(cohort, load_ensemble().profile.clinical)
+    for remark in inspected.remarks:
+        print(f"note: {remark}", file=sys.stderr)
+    names = track(inspected.patients_with_images(), "reading images", transient=True, disable=not sys.stdout.isatty())
+    problems += [problem for problem in map(inspected.image_problem, names) if problem]
+    if problems:
+        raise InvalidInputError(describe_problems(inspected.table, problems))
+    print(f"{cohort}: fit to be answered, {len(inspected.patients)} patients")
 
 
 @app.command()

@@ -61,6 +61,16 @@ CORE_VOXELS, WHOLE_VOXELS = 60, 200
 """How many voxels of the patch become GTVp, and how many a lesion of either class: thresholds are set to that."""
 
 
+SLOW_FOLDERS = ("benchmarks", "phantom", "train", "whole")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes its time as slow: folders of tests that draw scans, train or start programs."""
+    for item in items:
+        if item.path.parent.name in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """Where the project lies."""

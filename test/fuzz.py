@@ -13,6 +13,7 @@ import os
 import runpy
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,35 @@ def mutate_header(rng: np.random.Generator, content: bytes) -> bytes:
     return (damage(rng, header) if rng.random() < 0.2 else header) + voxels
 
 
+_NIFTI_FIELDS = {  # offset and form of what a NIfTI-1 header says of voxels and place
+    "sizeof_hdr": (0, "i"), "dim": (40, "8h"), "datatype": (70, "h"), "bitpix": (72, "h"), "pixdim": (76, "8f"),
+    "vox_offset": (108, "f"), "scl_slope": (112, "f"), "scl_inter": (116, "f"), "xyzt_units": (123, "b"),
+    "qform_code": (252, "h"), "sform_code": (254, "h"), "quatern": (256, "3f"), "qoffset": (268, "3f"),
+    "srow": (280, "12f"), "magic": (344, "4b"),
+}  # fmt: skip
+_NIFTI_NUMBERS = [
+    0, 1, 2, 3, 4, 5, -1, -2, 16, 64, 127, 48, 44, 1e-6, 0.1, 1.5, -5.0, 100.0, 1e9, float("nan"), float("inf"),
+]  # fmt: skip
+_NIFTI_HEADER = 348
+
+
+def mutate_nifti(rng: np.random.Generator, content: bytes) -> bytes:
+    """Change one to three numbers of an uncompressed NIfTI's header, or a few of its bytes."""
+    header, names = bytearray(content[:_NIFTI_HEADER]), list(_NIFTI_FIELDS)
+    for _ in range(rng.integers(1, 4)):
+        offset, form = _NIFTI_FIELDS[names[rng.integers(len(names))]]
+        values = list(struct.unpack_from("<" + form, header, offset))
+        at, number = int(rng.integers(len(values))), _NIFTI_NUMBERS[rng.integers(len(_NIFTI_NUMBERS))]
+        if form[-1] == "f":
+            values[at] = number if rng.random() < 0.7 else values[at] * float(rng.choice([-1, 0.5, 1.0001, 1.1]))
+        elif np.isfinite(number) and abs(number) < 128:
+            values[at] = int(number)
+        struct.pack_into("<" + form, header, offset, *values)
+    if rng.random() < 0.2:
+        header = bytearray(damage(rng, bytes(header)))
+    return bytes(header) + content[_NIFTI_HEADER:]
+
+
 class Broken(Exception):
     """An input that the program neither answers nor refuses as it should."""
 
@@ -212,10 +242,10 @@ class Target:
 def fuzz(
     target: Target, kind: str, count: int, seed: int, found: Path | None = None, process: bool = False
 ) -> Counter[str]:
-    """Try so many inputs of a kind ("record", "header" or "image"); how many were answered, refused and broken.
+    """Try so many inputs of a kind (record, header, nifti, image); how many were answered, refused and broken.
 
     Args:
-        target: What to throw them at.
+        target: What to throw them at; for "nifti" its images are uncompressed NIfTI.
         kind: What is damaged.
         count: How many.
         seed: The same seed makes the same inputs.
@@ -229,6 +259,7 @@ def fuzz(
         make: dict[str, Callable[[], bytes]] = {
             "record": lambda rng=rng: mutate_record(rng),
             "header": lambda rng=rng, name=name: mutate_header(rng, target.sound[name]),
+            "nifti": lambda rng=rng, name=name: mutate_nifti(rng, target.sound[name]),
             "image": lambda rng=rng, name=name: damage(rng, target.sound[name]),
         }
         content = make[kind]()
@@ -248,9 +279,9 @@ def fuzz(
 def main() -> int:
     """Fuzz as much as asked for; exit code 1 where anything broke the rules."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", type=Path, help="a small case in the challenge's layout")
+    parser.add_argument("case", type=Path, help="a small case in the challenge's layout; of .nii for --niftis")
     parser.add_argument("weights", type=Path, help="an ensemble that is quick on it")
-    for kind in ("records", "headers", "images", "processes"):
+    for kind in ("records", "headers", "niftis", "images", "processes"):
         parser.add_argument(f"--{kind}", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--found", type=Path, default=Path("fuzz-found"))
@@ -259,7 +290,8 @@ def main() -> int:
     broken = 0
     with tempfile.TemporaryDirectory() as work:
         target = Target(asked.case, asked.weights, Path(work))
-        plan = [("record", asked.records, False), ("header", asked.headers, False), ("image", asked.images, False)]
+        plan = [("record", asked.records, False), ("header", asked.headers, False), ("nifti", asked.niftis, False)]
+        plan += [("image", asked.images, False)]
         third = -(-asked.processes // 3)
         plan += [(kind, third, True) for kind in ("record", "header", "image")]
         for kind, count, process in plan:

@@ -34,10 +34,14 @@ STEPS = {
 
 
 def start(cohort: str, run: Path, weights: Path, errors: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
-    """Start, or go on with, the training of a micro ensemble, in a process group of its own."""
+    """Start, or go on with, the training of a micro ensemble, in a process group of its own.
+
+    Untrained networks find masks that fill the patch, whose textures take minutes: simple features alone are measured.
+    """
     command = [sys.executable, "-W", "ignore", "-m", "train.ensemble", cohort, str(run), "--profile", "micro"]
+    few = ["--set", "radiomics.feature_classes=[shape, firstorder]"]
     return subprocess.Popen(
-        [*command, "--weights", str(weights), "--workers", "2"],
+        [*command, *few, "--weights", str(weights), "--workers", "2"],
         stdout=subprocess.DEVNULL,
         stderr=errors,
         text=True,

@@ -120,6 +120,7 @@ def test_an_image_that_cannot_be_used_is_named(image: object, message: str) -> N
         read_any_image("CT", image)
 
 
+@pytest.mark.slow
 def test_the_documented_script_runs_as_it_stands(
     root: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from cohorts import write_images, write_table
 
 from mmpl.__main__ import main
 from mmpl.names import Stage
@@ -131,6 +132,40 @@ def test_a_cohort_that_is_not_there_is_one_line(run, monkeypatch, tmp_path, tiny
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_cohort_is_checked_before_it_is_answered(run, tmp_path, tiny_ensemble):
+    """All of it in one go: a row without images, a PET that was cut; a table of names alone is enough."""
+    folder = write_table(tmp_path / "cohort", *({"PatientID": name} for name in ("A", "B", "C")))
+    for name in "AB":
+        write_images(folder, name, large=True)
+    pet = folder / "B/B__PT.nii.gz"
+    whole = pet.read_bytes()
+    pet.write_bytes(whole[:-9])
+    code, text, error = run("check", folder, "--weights", tiny_ensemble)
+    assert (code, text) == (1, "")
+    assert f"error: {folder / 'EHR.csv'}: 3 problems\n" in error
+    assert "patient C: no CT image" in error
+    assert "patient C: no PT image" in error
+    assert f"patient B: {pet}: the file is damaged" in error
+    assert "note: no column 'Relapse': not known of any patient" in error
+    pet.write_bytes(whole)
+    write_table(folder, *({"PatientID": name} for name in ("A", "B")))
+    code, text, _ = run("check", folder, "--weights", tiny_ensemble)
+    assert (code, text) == (0, f"{folder}: fit to be answered, 2 patients\n")
+
+
+def test_whatever_goes_wrong_is_one_line(run, monkeypatch, tmp_path):
+    def fail(*_: object) -> None:
+        raise KeyError("unforeseen")
+
+    monkeypatch.delenv("MMPL_DEBUG", raising=False)
+    monkeypatch.setattr("mmpl.evaluate.evaluate", fail)
+    assert run("evaluate", tmp_path, tmp_path) == (1, "", "error: KeyError: 'unforeseen' (MMPL_DEBUG=1 shows where)\n")
+    monkeypatch.setenv("MMPL_DEBUG", "1")
+    monkeypatch.setattr("sys.argv", ["mmpl", "evaluate", str(tmp_path), str(tmp_path)])
+    with pytest.raises(KeyError):
+        main()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -147,6 +182,13 @@ def test_a_wrong_option_is_a_usage_error(run, monkeypatch, tmp_path, arguments):
     assert "Usage" in error
     assert "Traceback" not in text + error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_streams_change_no_exit_code(root, closed):
+    for arguments, code in (("--version", 0), ("evaluate absent absent", 1)):
+        command = ["bash", "-c", f"{sys.executable} -m mmpl {arguments} {closed}"]
+        assert subprocess.run(command, cwd=root, capture_output=True).returncode == code
 
 
 def test_the_module_runs_as_a_process(root):

@@ -55,6 +55,7 @@ def test_changed_yaml_beside_unchanged_weights_changes_nothing(
     assert_same(Pipeline(ensemble, CPU)(replace(head, clinical=record)), on_cpu)
 
 
+@pytest.mark.slow
 def test_all_radiomics_are_measured_where_asked_and_change_no_answer(
     tiny_ensemble: Path, head: Case, on_cpu: PatientResult
 ) -> None:

@@ -23,6 +23,8 @@ from mmpl.radiomics import feature_names
 from mmpl.report import write_radiomics
 from mmpl.weights import WeightsError
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = ["PatientID", "risk_score", "hpv_probability", "hpv_status", "gtvp_ml", "gtvn_ml", "flags"]
 OFFICIAL = {"gtvp_dice_mean", "gtvn_dice_aggregated", "gtvn_f1_aggregated", "c_index", "hpv_balanced_accuracy"}
 OFFICIAL |= {"hpv_auc", "counts"}

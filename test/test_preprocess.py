@@ -113,16 +113,19 @@ def rotate(case: Case, degrees_z: float, degrees_x: float) -> Case:
 class TestLiteralDefinition:
     """Same place to the voxel; CT within 0.5 HU, PET within 0.5% of its maximum."""
 
+    @pytest.mark.slow
     def test_phantom(self, exemplary: Case) -> None:
         ct, pet = compare(shrink(exemplary, (230, 215, 200), (240, 220, 205)))
         assert ct < 0.5
         assert pet < 0.005
 
+    @pytest.mark.slow
     def test_flipped_phantom(self, flipped: Case) -> None:
         ct, pet = compare(shrink(flipped, (205, 225, 315), (210, 210, 350)))
         assert ct < 0.5
         assert pet < 0.005
 
+    @pytest.mark.slow
     def test_oblique_phantom(self, flipped: Case) -> None:
         ct, pet = compare(rotate(shrink(flipped, (170, 180, 150), (165, 190, 140)), 12.0, -7.0))
         assert ct < 0.5

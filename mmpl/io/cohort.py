@@ -10,12 +10,13 @@ Where the challenge's three tasks came in folders `Task 1`, `Task 2` and `Task 3
 one cohort.
 """
 
+import hashlib
 import math
 import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -117,6 +118,17 @@ class Cohort:
             return check_units(Case(patient_id, ct, pet, patient.clinical, reference))
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
+
+    def fingerprint(self, patient_id: str) -> str:
+        """Tell a patient apart from what it was: size and date of its images and mask, and its row of the table."""
+        files = []
+        for ending in ("__CT.nii.gz", "__PT.nii.gz", ".nii.gz"):
+            path = _find(self._places, patient_id, f"{patient_id}{ending}")
+            stat = path.stat() if path.is_file() else None
+            files.append((stat.st_size, stat.st_mtime_ns) if stat else None)
+        patient = self.patient(patient_id)
+        row = (patient.center_id, sorted(patient.clinical.values.items()), asdict(patient.outcome))
+        return hashlib.sha256(repr((files, row)).encode()).hexdigest()[:16]
 
     def image_problem(self, patient_id: str) -> str | None:
         """Read the images of one patient as they will be used, and say what keeps them from it."""

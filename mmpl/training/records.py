@@ -24,6 +24,17 @@ class Record(BaseModel):
         return self.model_dump(mode="json")
 
 
+class CohortRecord(Record):
+    """The cohort as it was when the run began.
+
+    Attributes:
+        fingerprints: What tells each patient's images, mask and row apart from others of the same name.
+    """
+
+    FILE = "cohort.json"
+    fingerprints: dict[str, str]
+
+
 class StartRecord(Record):
     """The networks that stage 1 began with: untrained ones, or those of other weights.
 

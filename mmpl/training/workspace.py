@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from mmpl.radiomics import feature_names
 from mmpl.schema import ClinicalSchema
 from mmpl.training.boxed import Boxed
 from mmpl.training.patches import PatchStore
-from mmpl.training.records import HpvRecord, Record, SegmentationRecord, SurvivalRecord
+from mmpl.training.records import CohortRecord, HpvRecord, Record, SegmentationRecord, SurvivalRecord
 from mmpl.training.splits import FOLDS, Member, Scheme, Splits, read_splits, write_splits
 from mmpl.weights import ENCODER_FILE
 
@@ -46,6 +46,10 @@ class Source(Protocol):
         """Read images, record and reference mask."""
         ...
 
+    def fingerprint(self, patient_id: str) -> str:
+        """Tell a patient's images, mask and row apart from what they were."""
+        ...
+
 
 PHANTOM = "phantom:"
 RUN_FILE = "run.json"
@@ -58,6 +62,7 @@ STAGE_RECORD: dict[Stage, type[Record]] = {
 """The record that each stage's program writes once it is finished with every model."""
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 DEFAULT_PROFILE = "demo"
+_NAMES_SHOWN = 5
 
 
 def is_phantom(cohort: str) -> bool:
@@ -91,6 +96,31 @@ def open_source(cohort: str, schema: ClinicalSchema) -> Source:
     from mmpl.io.cohort import read_cohort
 
     return read_cohort(Path(cohort), schema, training=True)
+
+
+def fingerprints(source: Source) -> dict[str, str]:
+    """Take the fingerprint of every patient."""
+    return {patient.patient_id: source.fingerprint(patient.patient_id) for patient in source.patients}
+
+
+def refuse_changes(cohort: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse a cohort that is not what it was.
+
+    Raises:
+        ValueError: It is not; the message names the patients.
+    """
+    differences = {
+        "added": [name for name in now if name not in before],
+        "gone": [name for name in before if name not in now],
+        "changed": [name for name in now if name in before and now[name] != before[name]],
+    }
+    said = [
+        f"{what}: {', '.join(names[:_NAMES_SHOWN])}{' ...' if len(names) > _NAMES_SHOWN else ''}"
+        for what, names in differences.items()
+        if names
+    ]
+    if said:
+        raise ValueError(f"{cohort}: not as it was when this run began ({'; '.join(said)}); start another run")
 
 
 @dataclass(frozen=True)
@@ -165,7 +195,7 @@ class RunSettings:
             chosen = change_profile(known.profile, changes)
         begun = known or cls(cohort, chosen)
         asked = cls(
-            cohort if is_phantom(cohort) else os.path.abspath(cohort),
+            cohort if is_phantom(cohort) else os.path.realpath(cohort),
             chosen,
             begun.folds if folds is None else folds,
             begun.center_out if center_out is None else center_out,
@@ -201,6 +231,7 @@ class Workspace:
         """Write down the folds, each model's clinical encoder and, last, what the run is."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_splits(splits, self.splits_file)
+        self.keep(CohortRecord(fingerprints=fingerprints(self.source)))
         for member in splits.members:
             records = [patient.clinical for patient in splits.training(member, self.patients)]
             write_json(self.encoder_file(member), ClinicalEncoder.fit(records, self.profile.clinical))
@@ -223,8 +254,15 @@ class Workspace:
 
     @cached_property
     def source(self) -> Source:
-        """The cohort."""
-        return open_source(self.cohort, self.profile.clinical)
+        """The cohort, which must be what it was when the run began.
+
+        Raises:
+            ValueError: Patients were added, changed or taken away since; the message names them.
+        """
+        source = open_source(self.cohort, self.profile.clinical)
+        if self.begun:
+            refuse_changes(self.cohort, self.read(CohortRecord).fingerprints, fingerprints(source))
+        return source
 
     @property
     def patients(self) -> Sequence[Patient]:

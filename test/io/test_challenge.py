@@ -302,6 +302,7 @@ def test_earlier_answers_are_cleared_and_nothing_else(result, tmp_path):
     assert files(tmp_path) == {"notes.txt"}
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_every_answer_is_whole_or_absent_and_the_next_start_clears_up(result, tmp_path):
     """200 processes that write answers over and over, each killed some time in its first two or three rounds."""
     rng, mask, left = np.random.default_rng(0), result.segmentation.mask, Counter()

@@ -8,7 +8,7 @@ import pytest
 from test_programs import shell
 
 from mmpl.evaluate import evaluate
-from mmpl.io.cohort import find_table
+from mmpl.io.cohort import find_tables
 from mmpl.names import Column
 from mmpl.phantom.cohort import write_cohort
 from mmpl.predict import predict
@@ -31,7 +31,7 @@ def read_rows(table: Path) -> list[dict[str, str]]:
 def copy_without(cohort: Path, columns: tuple[Column, ...], folder: Path, patients: int = 16) -> None:
     """Link the images of a cohort's first patients into another folder, and blank some columns of their table."""
     folder.mkdir()
-    rows = read_rows(find_table(cohort))[:patients]
+    rows = read_rows(find_tables(cohort)[0])[:patients]
     for row in rows:
         (folder / row[Column.PATIENT_ID]).symlink_to(cohort / row[Column.PATIENT_ID])
     with (folder / "table.csv").open("w", newline="") as file:

@@ -17,7 +17,7 @@ from mmpl.profile import load_profile
 from mmpl.schema import default_schema
 from mmpl.training.check import check_cohort
 from mmpl.training.parallel import Engine
-from mmpl.training.workspace import RunSettings
+from mmpl.training.workspace import RunSettings, Workspace
 
 NAMES = [f"P{number:02d}" for number in range(12)]
 
@@ -133,3 +133,68 @@ def test_a_field_that_the_runs_own_schema_lacks_is_not_asked_for(tmp_path: Path)
     with pytest.raises(ValueError, match="no CT image") as caught:
         check_cohort(RunSettings(str(tmp_path), profile), Engine(1))
     assert missing not in str(caught.value)
+
+
+# a cohort that is not what it was when the run began
+
+
+@pytest.fixture
+def run(cohort: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    workspace = Workspace(folder, settings(cohort))
+    workspace.begin(check_cohort(workspace.settings, Engine(1))[0])
+    assert len(Workspace.open(folder).patients) == len(NAMES)
+    return folder
+
+
+def add(cohort: Path) -> None:
+    shutil.copytree(cohort / "P01", cohort / "new")
+    for path in (cohort / "new").iterdir():
+        path.rename(path.with_name(path.name.replace("P01", "new")))
+    table = cohort / "EHR.csv"
+    table.write_text(table.read_text() + table.read_text().splitlines()[2].replace("P01", "new") + "\n")
+
+
+def remove(cohort: Path) -> None:
+    table = cohort / "EHR.csv"
+    table.write_text("".join(line for line in table.read_text().splitlines(keepends=True) if "P02" not in line))
+
+
+def change_row(cohort: Path) -> None:
+    table = cohort / "EHR.csv"
+    table.write_text(table.read_text().replace("P04,2,61", "P04,2,62"))
+
+
+def change_image(cohort: Path) -> None:
+    write_image(cohort / "P05/P05__PT.nii.gz", Image(np.ones(LARGE_CT_GRID.shape_zyx, np.float32), LARGE_CT_GRID))
+
+
+def take_mask_away(cohort: Path) -> None:
+    (cohort / "P06/P06.nii.gz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (add, "added: new"),
+        (remove, "gone: P02"),
+        (change_row, "changed: P04"),
+        (change_image, "changed: P05"),
+        (take_mask_away, "changed: P06"),
+    ],
+)
+def test_patients_that_changed_since_the_run_began_are_named(
+    cohort: Path, run: Path, change: Callable[[Path], None], what: str
+) -> None:
+    change(cohort)
+    with pytest.raises(ValueError, match=rf"not as it was when this run began \({what}\); start another run"):
+        _ = Workspace.open(run).patients
+
+
+@pytest.mark.parametrize("ending", ["/", "/.", "/../cohort"])
+def test_the_same_folder_by_another_name_is_the_same_run(cohort: Path, run: Path, ending: str) -> None:
+    link = cohort.with_name("link")
+    link.symlink_to(cohort)
+    for name in (f"{cohort}{ending}", str(link)):
+        begun = RunSettings.make(run, name)
+        assert begun.cohort == str(cohort.resolve())

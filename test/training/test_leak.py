@@ -23,6 +23,8 @@ from mmpl.training.records import HpvRecord, SegmentationRecord, SurvivalRecord
 from mmpl.training.splits import Splits, make_splits
 from mmpl.training.workspace import RunSettings, Workspace
 
+pytestmark = pytest.mark.slow
+
 PATIENTS = 160
 PROFILE = load_profile("micro")
 FEATURES = feature_names(PROFILE.radiomics)[:80]

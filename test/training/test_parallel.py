@@ -357,6 +357,8 @@ def test_a_killed_dask_worker_loses_nothing(cluster: str, tmp_path: Path) -> Non
 KILL = f"""
 import os, sys, time
 from pathlib import Path
+
+pytestmark = pytest.mark.slow
 folder = Path(sys.argv[1])
 while not (folder / "network/checkpoint.pt").is_file() or len((folder / "drawn").read_text().splitlines()) < 4:
     time.sleep(0.02)

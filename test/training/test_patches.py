@@ -582,6 +582,7 @@ class TestLoop:
         train(again)
         assert_equal_networks(again, undisturbed[0])
 
+    @pytest.mark.slow
     def test_two_devices_train_as_one_that_sees_both_batches(self, tmp_path: Path) -> None:
         """DDP, here on two CPU processes: each draws a batch of its own, and their gradients are averaged."""
         settled = {"network": PROFILE.network.model_copy(update={"head_dropout": 0.0})}

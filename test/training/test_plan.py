@@ -20,6 +20,8 @@ from mmpl.training.patches import Batch, DrawBatch
 from mmpl.training.plan import CHECKPOINT_BYTES, NETWORK_BYTES, Parts, count_work, hours_table, measure_parts, run_bytes
 from mmpl.training.workspace import RunSettings, Workspace
 
+pytestmark = pytest.mark.slow
+
 PAPER = load_profile("paper")
 RELEASED = 726
 """Patients of the challenge's training data."""

@@ -120,6 +120,7 @@ def test_a_run_says_what_it_started_from(finished: Workspace, tmp_path: Path) ->
     assert manifest["training"]["started_from"]["cohorts"] == ["phantom:100:1"]
 
 
+@pytest.mark.slow
 def test_radiomics_are_those_of_the_out_of_fold_mask(run: Workspace) -> None:
     """Each patient's own; one that was measured before is not measured again."""
     segmentation = SegmentationRecord(

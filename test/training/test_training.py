@@ -174,6 +174,8 @@ from pathlib import Path
 from mmpl.training import prepare
 from mmpl.training.segmentation import predict_fold, train_member
 from mmpl.training.workspace import Workspace
+
+pytestmark = pytest.mark.slow
 run = Path(sys.argv[1])
 prepare.main("phantom:20:3", run, "micro", without=["hpv", "survival"], workers=1)
 workspace = Workspace.open(run)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from fuzz import Target, fuzz
+from fuzz_tables import Tables, fuzz_tables
 
 FOUND = sorted(path for path in (Path(__file__).parents[1] / "found").glob("*") if path.suffix != ".md")
 
@@ -26,6 +27,25 @@ def test_damaged_inputs_are_answered_or_refused_by_the_rules(target: Target, kin
     assert outcomes["broken"] == 0
     assert outcomes["refused"] > 0
     assert outcomes["answered"] > 0 or kind == "image"  # of compressed voxels every bit is checked
+
+
+def test_damaged_headers_of_nifti_too(
+    write_input: Callable[..., Path], blind_ensemble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(write_input(suffix=".nii").rename(tmp_path / "sound"), blind_ensemble, tmp_path)
+    for name, value in target.environment.items():
+        monkeypatch.setenv(name, value)
+    outcomes = fuzz(target, "nifti", 60, seed=20251126)
+    assert outcomes["broken"] == 0
+    assert outcomes["refused"] > 0
+    assert outcomes["answered"] > 0
+
+
+def test_damaged_tables_are_read_whole_or_refused(tmp_path: Path) -> None:
+    outcomes = fuzz_tables(Tables(tmp_path), 200, seed=20251126)
+    assert outcomes["broken"] == 0
+    assert outcomes["check read, evaluate read"] > 0
+    assert outcomes["check refused, evaluate refused"] > 0
 
 
 @pytest.mark.parametrize("kind", ["record", "header", "image"])
