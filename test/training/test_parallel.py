@@ -28,6 +28,8 @@ from mmpl.training.memory import free_memory_gib, measure_step, training_gib
 from mmpl.training.parallel import Engine
 from mmpl.training.patches import Batch
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = load_profile("micro")
 STEPS = 12
@@ -357,8 +359,6 @@ def test_a_killed_dask_worker_loses_nothing(cluster: str, tmp_path: Path) -> Non
 KILL = f"""
 import os, sys, time
 from pathlib import Path
-
-pytestmark = pytest.mark.slow
 folder = Path(sys.argv[1])
 while not (folder / "network/checkpoint.pt").is_file() or len((folder / "drawn").read_text().splitlines()) < 4:
     time.sleep(0.02)

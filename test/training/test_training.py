@@ -26,6 +26,8 @@ from mmpl.training.workspace import RunSettings, Workspace, may_share_patients
 from mmpl.weights import load_ensemble, read_state
 from train.experiments import ablation
 
+pytestmark = pytest.mark.slow
+
 PATIENTS = 36
 FIRST = Member(Scheme.PATIENT, 0)
 
@@ -174,8 +176,6 @@ from pathlib import Path
 from mmpl.training import prepare
 from mmpl.training.segmentation import predict_fold, train_member
 from mmpl.training.workspace import Workspace
-
-pytestmark = pytest.mark.slow
 run = Path(sys.argv[1])
 prepare.main("phantom:20:3", run, "micro", without=["hpv", "survival"], workers=1)
 workspace = Workspace.open(run)
