@@ -93,7 +93,7 @@ def check(cohort: Path, weights: Weights = None) -> None:
     from mmpl.weights import load_ensemble
 
     use_weights(weights)
-    inspected, problems = inspect_cohort(cohort, load_ensemble().profile.clinical)
+    inspected, problems = inspect_cohort(cohort, load_ensemble().profile.clinical, outcomes=False)
     for remark in inspected.remarks:
         print(f"note: {remark}", file=sys.stderr)
     names = track(inspected.patients_with_images(), "reading images", transient=True, disable=not sys.stdout.isatty())

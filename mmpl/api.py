@@ -81,7 +81,7 @@ class Model:
         Raises:
             InvalidInputError: The folder's table cannot be used.
         """
-        cohort = read_cohort(Path(folder), self.pipeline.ensemble.profile.clinical)
+        cohort = read_cohort(Path(folder), self.pipeline.ensemble.profile.clinical, outcomes=False)
         for patient in cohort.patients:
             try:
                 yield patient.patient_id, self.pipeline(cohort.read_case(patient.patient_id))

@@ -63,7 +63,7 @@ def predict(
     keep_freed_memory()
     refuse_inside(out, cohort)
     ensemble = load_ensemble().only(models)
-    patients = read_cohort(cohort, ensemble.profile.clinical)
+    patients = read_cohort(cohort, ensemble.profile.clinical, outcomes=False)
     for remark in patients.remarks:
         log.warning("%s: %s", patients.table, remark)
     table = _Table(out)

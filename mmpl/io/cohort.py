@@ -37,10 +37,10 @@ TABLE_SUFFIXES = (".csv", ".xlsx")
 NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME, SUV_TAGS_NAME)
 """Tables that may lie in the same folder: the synthetic cohort's latent variables, this program's own answers, and SUV
 factors."""
-OUTCOMES = (Column.HPV_STATUS, Column.RELAPSE, Column.RFS_DAYS)
 FEWEST_DAYS = 120
 """A median follow-up below this is more likely one of months, written as days."""
 
+_OUTCOMES = (Column.HPV_STATUS, Column.RELAPSE, Column.RFS_DAYS)
 _LONGEST_ID = 200  # bytes; with what follows it, a file's name may have 255
 _TASK = re.compile(r"task[ _-]?\d", re.IGNORECASE)
 _MISSING_OUTCOMES = ("", "nan", "na")  # a dash or a question mark might as well be a finding
@@ -145,7 +145,9 @@ class Cohort:
         return [name for name in names if _can_name_a_file(name) and not _check_images(self._places, name)]
 
 
-def read_cohort(folder: Path, schema: ClinicalSchema | None = None, training: bool = False) -> Cohort:
+def read_cohort(
+    folder: Path, schema: ClinicalSchema | None = None, training: bool = False, outcomes: bool = True
+) -> Cohort:
     """Read and check a cohort's table, and that every patient in it has images.
 
     Args:
@@ -154,18 +156,19 @@ def read_cohort(folder: Path, schema: ClinicalSchema | None = None, training: bo
             `resources/clinical.yaml`.
         training: Whether every released column must be there; otherwise a patient is answered with what there is, and
             the cohort's remarks say what is not.
+        outcomes: Whether HPV status, relapse and follow-up are looked at; for answers they are not.
 
     Raises:
         InvalidInputError: There is no table, or more than there should be, or it has problems; the message lists them.
     """
-    cohort, problems = inspect_cohort(folder, schema, training)
+    cohort, problems = inspect_cohort(folder, schema, training, outcomes)
     if problems:
         raise InvalidInputError(describe_problems(cohort.table, problems))
     return cohort
 
 
 def inspect_cohort(
-    folder: Path, schema: ClinicalSchema | None = None, training: bool = False
+    folder: Path, schema: ClinicalSchema | None = None, training: bool = False, outcomes: bool = True
 ) -> tuple[Cohort, list[str]]:
     """Read a cohort's table as far as it can be read, and list what is wrong with it and with the files it names.
 
@@ -173,21 +176,23 @@ def inspect_cohort(
         folder: Cohort's folder, in the released layout.
         schema: Schema of the clinical record, as in `read_cohort`.
         training: Whether every released column must be there, as in `read_cohort`.
+        outcomes: Whether outcomes are looked at, as in `read_cohort`.
 
     Raises:
         InvalidInputError: There is not exactly one table, or it cannot be read at all.
     """
     schema, paths = schema or default_schema(), find_tables(folder)
-    columns = _needed_columns(schema)
+    columns = [name for name in (*Column, *schema.names) if outcomes or name not in _OUTCOMES]
     table, problems = _merge([read_table(path, partial(_column, schema=schema)) for path in paths], folder)
-    problems += [f"column {name!r} is there twice" for name in columns if table.header.count(name) > 1]
+    problems += [f"column {str(name)!r} is there twice" for name in columns if table.header.count(name) > 1]
     missing = [name for name in columns if name not in table.header]
-    needed = columns if training else (Column.PATIENT_ID.value,)
-    problems += [f"column {name!r} is missing (its cells may be blank)" for name in missing if name in needed]
-    remarks = [f"no column {name!r}: not known of any patient" for name in missing if name not in needed]
+    needed = columns if training else [Column.PATIENT_ID]
+    problems += [f"column {str(name)!r} is missing (its cells may be blank)" for name in missing if name in needed]
+    remarks = [f"no column {str(name)!r}: not known of any patient" for name in missing if name not in needed]
     if Column.PATIENT_ID not in table.header:
         return Cohort(folder, table.path, (), {}, tuple(remarks)), problems
-    rows, places = [(line, dict.fromkeys(columns, "") | row) for line, row in table.rows], _places(folder)
+    blank, places = dict.fromkeys((*Column, *schema.names), ""), _places(folder)
+    rows = [(line, blank | {name: row[name] for name in columns if name in row}) for line, row in table.rows]
     has_plus = any(_plain(row[Column.HPV_STATUS]) == "+" for _, row in rows)
     patients = []
     for line, row in rows:
@@ -277,11 +282,8 @@ def _merge(tables: Sequence[Table], folder: Path) -> tuple[Table, list[str]]:
     for table in tables:
         name = str(table.path.relative_to(folder))
         problems += [f"{name}, {problem}" for problem in table.problems]
-        problems += [
-            f"{name}: column {column!r} is there twice"
-            for column, n in Counter(table.header).items()
-            if column and n > 1
-        ]
+        repeated = [column for column, count in Counter(table.header).items() if column and count > 1]
+        problems += [f"{name}: column {column!r} is there twice" for column in repeated]
         if Column.PATIENT_ID not in table.header:
             problems.append(f"{name}: column {Column.PATIENT_ID.value!r} is missing")
             continue
@@ -314,10 +316,6 @@ def _column(name: str, schema: ClinicalSchema) -> str | None:
     """Bring a column's name to its released spelling; None where it is none of them."""
     columns = {column.casefold(): column.value for column in Column}
     return columns.get(name.casefold()) or schema.field_of_key(name)
-
-
-def _needed_columns(schema: ClinicalSchema) -> tuple[str, ...]:
-    return (*(column.value for column in Column), *schema.names)
 
 
 def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patient, list[str]]:

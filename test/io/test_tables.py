@@ -12,7 +12,7 @@ from cohorts import ROW, write_images
 from openpyxl import Workbook, load_workbook
 from openpyxl.worksheet.worksheet import Worksheet
 
-from mmpl.case import InvalidInputError, Patient
+from mmpl.case import InvalidInputError, Outcome, Patient
 from mmpl.io.cohort import inspect_cohort, read_cohort
 
 IDS = ("P000", "P001", "P002", "P003")
@@ -271,6 +271,16 @@ def test_an_hpv_status_that_may_mean_anything_is_a_problem(folder: Path, odd: st
     found, (problem,) = outcomes(folder, "HPV Status", ["1", odd, "0", ""])
     assert found[1] is None
     assert problem.startswith(f"line 3, patient P001: HPV Status is {odd!r}, ")
+
+
+def test_outcomes_keep_nobody_from_being_answered(folder: Path) -> None:
+    odd = [[*row[:9], "?", "soon", "-"] for row in ROWS]
+    write_csv(folder, odd)
+    assert len(refusal(folder).splitlines()) == 1 + 3 * len(IDS)
+    cohort = read_cohort(folder, outcomes=False)
+    assert [patient.patient_id for patient in cohort.patients] == list(IDS)
+    assert {patient.outcome for patient in cohort.patients} == {Outcome()}
+    assert cohort.remarks == ()
 
 
 @pytest.mark.parametrize("column", ["Relapse", "RFS"])
