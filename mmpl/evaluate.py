@@ -177,9 +177,9 @@ def _column(values: Iterable[float | None]) -> NDArray[np.float64]:
 def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
     """Print every metric with its interval, why one is undefined, the counts behind them, and each center's."""
     table = Table(title="Metrics", title_justify="left")
-    table.add_column("metric")
+    table.add_column("metric", overflow="fold")
     for heading in ("value", "95% interval", *(["difference, 95% interval"] if evaluation.against else [])):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for name, value in evaluation.scores.by_name.items():
         cells = [f"undefined: {_UNDEFINED[name]}" if math.isnan(value) else f"{value:.3f}"]
         cells.append(_range(evaluation.intervals[name]))
@@ -194,7 +194,7 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
         counts.add_row(name, str(number), style="yellow" if name.startswith("missing") and number else None)
     centers = Table(title="Centers", title_justify="left")
     for heading in ("center", "patients", "GTVp Dice", "GTVn Dice", "GTVn F1", "C-index", "HPV bal. acc.", "HPV AUC"):
-        centers.add_column(heading, justify="left" if heading == "center" else "right")
+        centers.add_column(heading, justify="left" if heading == "center" else "right", overflow="fold")
     for name, (scores, number_of) in evaluation.centers.items():
         shown = (
             scores.gtvp_dice_mean,

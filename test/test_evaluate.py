@@ -246,3 +246,10 @@ def show(evaluation: Evaluation) -> str:
     text = StringIO()
     print_table(evaluation, Console(file=text, width=120))
     return text.getvalue()
+
+
+def test_nothing_is_cut_on_a_narrow_terminal(folders):
+    text = StringIO()
+    print_table(evaluate(folders[0], folders[1], resamples=4), Console(file=text, width=80))
+    assert "…" not in text.getvalue()
+    assert "..." not in text.getvalue()

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,8 @@ from mmpl.network import StageNetwork
 from mmpl.profile import OutcomeTraining, SegmentationTraining, TrainingSettings
 from mmpl.training.patches import Batch, DrawBatch
 from mmpl.training.progress import HEADER, LOG_FILE, LogRow, read_log
+
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it would name the precision of every network anew
 
 PrecisionName = Literal["bf16-mixed", "16-mixed", "32-true"]
 
