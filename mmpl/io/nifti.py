@@ -4,6 +4,7 @@ Source: the NIfTI-1 definition (nifti1.h), which the byte offsets below are from
 """
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -47,7 +48,7 @@ def read_affine(path: Path) -> NDArray[np.float64] | None:
     try:
         with open_stored(path) as file:
             header = file.read(_HEADER)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return None
     order = next((order for order, name in _ORDERS if int.from_bytes(header[:4], name) == _HEADER), None)
     if order is None or len(header) < _HEADER:

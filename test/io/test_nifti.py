@@ -143,3 +143,14 @@ def test_a_name_that_is_not_utf_8_never_reaches_itk(tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match="the name is not UTF-8; rename it") as caught:
             read(path)
         assert str(caught.value).encode()
+
+
+@pytest.mark.parametrize("at", [2, 9, 12, 30])
+def test_a_damaged_beginning_names_the_file(tmp_path: Path, at: int) -> None:
+    path = write(tmp_path / "a.nii.gz")
+    content = bytearray(path.read_bytes())
+    content[at : at + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    for read in (read_image, read_grid):
+        with pytest.raises(InvalidInputError, match=str(path)):
+            read(path)
