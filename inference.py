@@ -61,7 +61,9 @@ def load(keep_networks: bool = False, began: float | None = None) -> Callable[[]
     picture, report = (Path(value) if (value := os.environ.get(name)) else None for name in EXTRAS)
     for output in filter(None, (target, picture, report)):
         refuse_inside(output, source)
-    clear_challenge_result(target)  # weights that cannot be loaded leave no answer of an earlier case, either
+    clear_challenge_result(
+        target, picture, report
+    )  # weights that cannot be loaded leave no answer of an earlier case, either
     return partial(Algorithm.load(keep_networks).answer, source, target, picture, report, began)
 
 

@@ -3,7 +3,7 @@
 #   ./save.sh [--invoke] [--model] [FOLDER]     by default FOLDER is upload/
 # --invoke writes images for the invoke API instead of exec, --model the weights as model.tar.gz, too.
 # CONTAINER_ENGINE (docker), BASE_IMAGE and BUILD_OPTIONS are those of ./test.sh container.
-set -eu
+set -euo pipefail
 caller=$PWD
 cd "$(dirname "$(readlink -f "$0")")"
 . ./setup.sh
@@ -27,7 +27,7 @@ options=()
 read -ra more <<<"${BUILD_OPTIONS:-}"
 mkdir -p "$out"
 check=$(mktemp -d)
-trap 'rm -rf "$check"' EXIT
+trap 'rm -rf "$check" || :' EXIT # another user's files may stay
 
 size_of() { stat -c %s "$1"; }
 

@@ -74,13 +74,16 @@ def answer(
     """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
     from mmpl.algorithm import Algorithm
     from mmpl.files import refuse_inside
+    from mmpl.io.challenge import clear_challenge_result
     from mmpl.logs import set_up_logging
 
     refuse_inside(target, source)
     use_weights(weights)
     set_up_logging()
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
-    Algorithm.load().answer(source, target, target / "picture.png", target / "report.json")
+    picture, report = target / "picture.png", target / "report.json"
+    clear_challenge_result(target, picture, report)
+    Algorithm.load().answer(source, target, picture, report)
 
 
 @app.command()

@@ -115,9 +115,7 @@ class Algorithm:
         """
         began = time.monotonic() if began is None else began
         target.mkdir(parents=True, exist_ok=True)
-        clear_challenge_result(target)
-        for old in filter(None, (picture, report)):
-            old.unlink(missing_ok=True)
+        clear_challenge_result(target, picture, report)
         case = read_challenge_case(source, self.pipeline.ensemble.profile.clinical)
         left_s = None if self.budget_s is None else began + self.budget_s - time.monotonic()
         result = self.pipeline(case, budget_s=left_s)

@@ -11,6 +11,7 @@ for patient_id, result in model.answer_cohort("cohorts/mine"):
     ...                           # a result, or the error that kept a patient from being answered
 """
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -22,7 +23,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mmpl.case import Case, Grid, Image, InvalidInputError
-from mmpl.geometry import to_sitk
+from mmpl.geometry import LEAST_OVERLAP_MM, common_grid, to_sitk
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import as_volume, from_sitk, read_image
 from mmpl.names import Task
@@ -32,6 +33,8 @@ from mmpl.weights import load_ensemble
 
 AnyImage = str | PathLike[str] | sitk.Image | tuple[NDArray, ArrayLike]
 """A path; a SimpleITK image; or voxels (x, y, z) with their 4 x 4 affine to RAS, mm, as nibabel gives both."""
+
+log = logging.getLogger(__name__)
 
 _SHEAR = 1e-3  # of cosines between index axes, what headers lose in float32
 
@@ -65,6 +68,7 @@ class Model:
         """
         clinical = self.pipeline.ensemble.profile.clinical.read(record or {})
         case = Case(patient_id, read_any_image("CT", ct), read_any_image("PET", pet), clinical)
+        common_grid(case.ct.grid, case.pet.grid, LEAST_OVERLAP_MM)
         return self.pipeline(check_units(case), known_hpv)
 
     def answer_cohort(self, folder: str | PathLike[str]) -> Iterator[tuple[str, PatientResult | InvalidInputError]]:
@@ -82,6 +86,8 @@ class Model:
             InvalidInputError: The folder's table cannot be used.
         """
         cohort = read_cohort(Path(folder), self.pipeline.ensemble.profile.clinical, outcomes=False)
+        for remark in cohort.remarks:
+            log.warning("%s: %s", cohort.table, remark)
         for patient in cohort.patients:
             try:
                 yield patient.patient_id, self.pipeline(cohort.read_case(patient.patient_id))

@@ -79,7 +79,10 @@ def predict(
             name = patient.patient_id
             mask, report, features = (out / f"{name}{end}" for end in (".nii.gz", ".json", "_radiomics.csv"))
             wanted = [mask, features] if all_radiomics else [mask]
-            if all(path.is_file() for path in wanted) and read_report(report):
+            source = patients.fingerprint(name)
+            if all(path.is_file() for path in wanted) and (known := read_report(report)):
+                if known.source != source:
+                    failures[name] = f"{report}: answered from other images or another record; name another folder"
                 continue
             try:
                 case = patients.read_case(name)
@@ -94,7 +97,7 @@ def predict(
             write_image(mask, result.segmentation.mask)
             if all_radiomics and result.radiomics:
                 write_radiomics(features, result.radiomics)
-            write_report(report, result, ensemble)
+            write_report(report, result, ensemble, source)
             table.write_now_and_then()
             if pictures:
                 try:

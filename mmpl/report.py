@@ -14,13 +14,20 @@ from mmpl.version import __version__
 from mmpl.weights import Ensemble
 
 
-def describe(result: PatientResult, ensemble: Ensemble) -> dict[str, Any]:
-    """Give the content of a report; what was not asked for is left out."""
+def describe(result: PatientResult, ensemble: Ensemble, source: str | None = None) -> dict[str, Any]:
+    """Give the content of a report; what was not asked for is left out.
+
+    Args:
+        result: The patient's answers.
+        ensemble: The ensemble that gave them.
+        source: What tells the images and the record apart from others of that name (`Cohort.fingerprint`).
+    """
     content: dict[str, Any] = {
         "patient": result.patient_id,
         "code_version": __version__,
         "profile": ensemble.profile.name,
         "weights": ensemble.identity,
+        "source": source,
         "models": [member.name for member in ensemble.members[: result.segmentation.models]],
         "gtvp_ml": round(result.gtvp_ml, 3),
         "gtvn_ml": round(result.gtvn_ml, 3),
@@ -40,10 +47,10 @@ def describe(result: PatientResult, ensemble: Ensemble) -> dict[str, Any]:
     return content
 
 
-def write_report(path: Path, result: PatientResult, ensemble: Ensemble) -> None:
+def write_report(path: Path, result: PatientResult, ensemble: Ensemble, source: str | None = None) -> None:
     """Write a report, whole or not at all."""
     with write_whole(path) as partial:
-        partial.write_text(json.dumps(describe(result, ensemble), indent=1) + "\n")
+        partial.write_text(json.dumps(describe(result, ensemble, source), indent=1) + "\n")
 
 
 def write_radiomics(path: Path, table: FeatureTable) -> None:
@@ -61,6 +68,7 @@ class ReportedAnswer:
 
     Attributes:
         weights: Identity of the ensemble.
+        source: What tells the images and the record that were answered apart from others; None where it was not kept.
         models: Names of its models that answered, in its order.
         risk_score: Recurrence risk, higher is worse; None where it was not answered.
         hpv_probability, hpv_positive: Mean of the models' probabilities, and the decision; None likewise.
@@ -69,6 +77,7 @@ class ReportedAnswer:
 
     patient_id: str
     weights: str
+    source: str | None
     models: tuple[str, ...]
     risk_score: float | None
     hpv_probability: float | None
@@ -86,6 +95,7 @@ def read_report(path: Path) -> ReportedAnswer | None:
         return ReportedAnswer(
             patient_id=str(content["patient"]),
             weights=str(content["weights"]),
+            source=content["source"],
             models=tuple(map(str, content["models"])),
             risk_score=float(risk["score"]) if risk else None,
             hpv_probability=float(hpv["probability"]) if hpv else None,

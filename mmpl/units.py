@@ -42,7 +42,7 @@ def check_units(case: Case) -> Case:
     low, high = float(voxels.min()), float(voxels.max())
     if high - low < LEAST_RANGE_HU:
         raise InvalidInputError(f"the CT is not in HU: its values go from {low:g} to {high:g}")
-    some = voxels.ravel()[:: max(1, voxels.size // _LOOKED_AT)]
+    some = voxels.ravel()[:: voxels.size // _LOOKED_AT | 1]  # odd, so that it takes no column of voxels alone
     if not _share(some, _AIR_HU) >= _SOME <= _share(some, _SOFT_HU):
         if _share(some, _AIR_HU, _OFFSET) >= _SOME and _share(some, _SOFT_HU, _OFFSET) >= _MUCH:
             voxels = voxels.astype(np.int32 if voxels.dtype.kind in "iu" else voxels.dtype) - _OFFSET

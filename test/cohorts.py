@@ -1,7 +1,6 @@
 """A small cohort folder that tests write: tables, images, masks."""
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,8 @@ from mmpl.case import Grid, Image
 from mmpl.io.images import write_image
 from mmpl.names import Label
 
-CT_GRID = Grid((6, 5, 4), (0.9765625, 0.9765625, 3.27), (-249.51, -100.3, 12.7))
+CT_GRID = Grid((6, 5, 4), (2.9765625, 2.9765625, 3.27), (-249.51, -100.3, 12.7))
 PET_GRID = Grid((3, 3, 3), (4.0, 4.0, 5.0), (-250.0, -101.0, 10.0))
-LARGE_CT_GRID = replace(CT_GRID, spacing_xyz=(5.0, 5.0, 10.0))
-LARGE_PET_GRID = replace(PET_GRID, spacing_xyz=(12.0, 12.0, 15.0))
 ROW = {
     "PatientID": "CHUM-001",
     "CenterID": "2",
@@ -40,17 +37,13 @@ def write_table(folder: Path, *rows: Row, name: str = "EHR.csv") -> Path:
     return folder
 
 
-def write_images(
-    folder: Path, patient_id: str, flat: bool = False, mask: Image | None = None, large: bool = False
-) -> None:
-    """Write noise; `large` with voxels of which enough of CT and PET meet to be trained on."""
-    ct_grid, pet_grid = (LARGE_CT_GRID, LARGE_PET_GRID) if large else (CT_GRID, PET_GRID)
+def write_images(folder: Path, patient_id: str, flat: bool = False, mask: Image | None = None) -> None:
     images = folder if flat else folder / patient_id
     images.mkdir(exist_ok=True)
     rng = np.random.default_rng(3)
-    ct = rng.integers(-1000, 1000, ct_grid.shape_zyx).astype(np.int16)
-    write_image(images / f"{patient_id}__CT.nii.gz", Image(ct, ct_grid))
-    write_image(images / f"{patient_id}__PT.nii.gz", Image(rng.random(pet_grid.shape_zyx, np.float32), pet_grid))
+    ct = rng.integers(-1000, 1000, CT_GRID.shape_zyx).astype(np.int16)
+    write_image(images / f"{patient_id}__CT.nii.gz", Image(ct, CT_GRID))
+    write_image(images / f"{patient_id}__PT.nii.gz", Image(rng.random(PET_GRID.shape_zyx, np.float32), PET_GRID))
     if mask is not None:
         write_image(images / f"{patient_id}.nii.gz", mask)
 

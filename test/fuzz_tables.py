@@ -20,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
-from cohorts import LARGE_CT_GRID, ROW, mask_on, write_images  # noqa: E402
+from cohorts import CT_GRID, ROW, mask_on, write_images  # noqa: E402
 from fuzz import VALUES, Broken, damage  # noqa: E402
 from openpyxl import Workbook  # noqa: E402
 
@@ -117,8 +117,8 @@ class Tables:
         self.cohort.mkdir()
         self.out.mkdir()
         for name in PATIENTS:
-            write_images(self.cohort, name, mask=mask_on(LARGE_CT_GRID), large=True)
-            write_image(self.out / f"{name}.nii.gz", mask_on(LARGE_CT_GRID))
+            write_images(self.cohort, name, mask=mask_on(CT_GRID))
+            write_image(self.out / f"{name}.nii.gz", mask_on(CT_GRID))
         profile = load_profile("micro")
         self.settings = RunSettings(str(self.cohort), profile, folds=2, center_out=False, stages=(Stage.SEGMENTATION,))
 

@@ -136,7 +136,7 @@ def test_a_cohort_is_checked_before_it_is_answered(run, tmp_path, tiny_ensemble)
     """All of it in one go: a row without images, a PET that was cut; a table of names alone is enough."""
     folder = write_table(tmp_path / "cohort", *({"PatientID": name} for name in ("A", "B", "C")))
     for name in "AB":
-        write_images(folder, name, large=True)
+        write_images(folder, name)
     pet = folder / "B/B__PT.nii.gz"
     whole = pet.read_bytes()
     pet.write_bytes(whole[:-9])

@@ -392,3 +392,23 @@ def test_evaluate_without_a_place_for_its_json(cohort, finished, monkeypatch, ca
     assert error.startswith("error: ")
     assert error == f"error: {path}: cannot be written (No such file or directory)"
     assert "\n" not in error
+
+
+def test_answers_from_other_images_or_another_record_are_not_taken_for_these(cohort, names, out, use, tmp_path):
+    """A corrected table, or another cohort that has the same names; whose answers were there stay."""
+    other = Path(shutil.copytree(cohort, tmp_path / "other"))
+    (table,) = [path for path in other.glob("*.csv") if path.name not in ("truth.csv",)]
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    for row in rows:
+        if row["PatientID"] == names[0]:
+            row["Age"] = "99"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    before = (out / f"{names[0]}.json").read_bytes()
+    failures = predict(other, out, pictures=False)
+    assert failures == {
+        names[0]: f"{out / names[0]}.json: answered from other images or another record; name another folder"
+    }
+    assert (out / f"{names[0]}.json").read_bytes() == before

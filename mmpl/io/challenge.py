@@ -267,12 +267,16 @@ def write_challenge_result(result: PatientResult, folder: Path, tasks: Collectio
     return paths
 
 
-def clear_challenge_result(folder: Path) -> None:
+def clear_challenge_result(folder: Path, *extras: Path | None) -> None:
     """Remove the answers of an earlier run and what a killed one left: an error must leave nothing like an answer.
+
+    So goes what stands beside them, the extras: its picture and its report.
 
     The mask, written first, goes last: at no moment does another answer stand without it.
     """
     edition = read_edition()
+    for extra in filter(None, extras):
+        extra.unlink(missing_ok=True)
     for task in reversed(Task):
         edition.output_path(task, folder).unlink(missing_ok=True)
     for partial in folder.glob(f"{PARTIAL}*"):

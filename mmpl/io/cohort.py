@@ -15,7 +15,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factor
 from mmpl.io.tables import Table, read_table
 from mmpl.names import Column
 from mmpl.schema import ClinicalSchema, default_schema
-from mmpl.units import check_units
+from mmpl.units import check_units, is_suv
 
 TABLE_SUFFIXES = (".csv", ".xlsx")
 NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME, SUV_TAGS_NAME)
@@ -41,6 +41,7 @@ FEWEST_DAYS = 120
 """A median follow-up below this is more likely one of months, written as days."""
 
 _OUTCOMES = (Column.HPV_STATUS, Column.RELAPSE, Column.RFS_DAYS)
+_LEAST_PEAK_SUV = 0.5  # no patient's PET stays below it everywhere
 _LONGEST_ID = 200  # bytes; with what follows it, a file's name may have 255
 _TASK = re.compile(r"task[ _-]?\d", re.IGNORECASE)
 _MISSING_OUTCOMES = ("", "nan", "na")  # a dash or a question mark might as well be a finding
@@ -112,15 +113,17 @@ class Cohort:
         ct = read_image(_find(self._places, patient_id, f"{patient_id}__CT.nii.gz"))
         pet = read_image(_find(self._places, patient_id, f"{patient_id}__PT.nii.gz"))
         reference = None if mask_path is None else read_mask(mask_path, ct.grid)
-        if patient_id in self.suv_factors:
-            pet = Image(pet.voxels * np.float32(self.suv_factors[patient_id]), pet.grid)
         try:
-            return check_units(Case(patient_id, ct, pet, patient.clinical, reference))
+            if patient_id in self.suv_factors:
+                pet = _to_suv(pet, self.suv_factors[patient_id])
+            case = check_units(Case(patient_id, ct, pet, patient.clinical, reference))
+            common_grid(case.ct.grid, case.pet.grid, LEAST_OVERLAP_MM)
+            return case
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
 
     def fingerprint(self, patient_id: str) -> str:
-        """Tell a patient apart from what it was: size and date of its images and mask, and its row of the table."""
+        """Tell a patient apart from what it was: size and date of its images and mask, SUV factor, row of the table."""
         files = []
         for ending in ("__CT.nii.gz", "__PT.nii.gz", ".nii.gz"):
             path = _find(self._places, patient_id, f"{patient_id}{ending}")
@@ -128,13 +131,12 @@ class Cohort:
             files.append((stat.st_size, stat.st_mtime_ns) if stat else None)
         patient = self.patient(patient_id)
         row = (patient.center_id, sorted(patient.clinical.values.items()), asdict(patient.outcome))
-        return hashlib.sha256(repr((files, row)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((files, self.suv_factors.get(patient_id), row)).encode()).hexdigest()[:16]
 
     def image_problem(self, patient_id: str) -> str | None:
         """Read the images of one patient as they will be used, and say what keeps them from it."""
         try:
-            case = self.read_case(patient_id)
-            common_grid(case.ct.grid, case.pet.grid, LEAST_OVERLAP_MM)
+            self.read_case(patient_id)
         except InvalidInputError as error:
             return f"patient {patient_id}: {error}"
         return None
@@ -183,7 +185,8 @@ def inspect_cohort(
     """
     schema, paths = schema or default_schema(), find_tables(folder)
     columns = [name for name in (*Column, *schema.names) if outcomes or name not in _OUTCOMES]
-    table, problems = _merge([read_table(path, partial(_column, schema=schema)) for path in paths], folder)
+    spell = partial(_column, schema=schema, columns=frozenset(columns))
+    table, problems = _merge([read_table(path, spell) for path in paths], folder, schema)
     problems += [f"column {str(name)!r} is there twice" for name in columns if table.header.count(name) > 1]
     missing = [name for name in columns if name not in table.header]
     needed = columns if training else [Column.PATIENT_ID]
@@ -205,7 +208,7 @@ def inspect_cohort(
     problems += [f"patient {name}: {count} rows" for name, count in counts.items() if name and count > 1]
     if not rows:
         problems.append("no patient")
-    factors, wrong, more = read_suv_factors(folder, list(counts))
+    factors, wrong, more = read_suv_factors(places, list(counts))
     remarks += [*_doubt_days(patients), *more]
     for name, cells in _not_understood(patients, rows).items():
         given = sum(not schema.is_missing(row[name]) for _, row in rows)
@@ -241,7 +244,12 @@ def find_tables(folder: Path) -> list[Path]:
         raise InvalidInputError(f"{folder}: no such folder")
     found = _tables_in(folder)
     tasks = {task: _tables_in(task) for task in _task_folders(folder)}
-    if not found and tasks and all(len(tables) == 1 for tables in tasks.values()):
+    if found and any(tasks.values()):
+        others = [str(table.relative_to(folder)) for tables in tasks.values() for table in tables]
+        raise InvalidInputError(f"{folder}: {found[0].name} and {', '.join(others)}; which is the cohort's?")
+    if not found and any(tasks.values()):
+        if odd := [f"{task.name} has {len(tables)}" for task, tables in tasks.items() if len(tables) != 1]:
+            raise InvalidInputError(f"{folder}: a table is needed in each task's folder; {', '.join(odd)}")
         return [table for (table,) in tasks.values()]
     if len(found) > 1 and all(_TASK.search(path.stem) for path in found):
         return found
@@ -273,7 +281,7 @@ def _task_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and _TASK.fullmatch(path.name))
 
 
-def _merge(tables: Sequence[Table], folder: Path) -> tuple[Table, list[str]]:
+def _merge(tables: Sequence[Table], folder: Path, schema: ClinicalSchema) -> tuple[Table, list[str]]:
     """Merge tables by patient, and list their own problems and where two say different things of one patient."""
     if len(tables) == 1:
         return tables[0], list(tables[0].problems)
@@ -294,6 +302,8 @@ def _merge(tables: Sequence[Table], folder: Path) -> tuple[Table, list[str]]:
             patient = row[Column.PATIENT_ID]
             _, merged = rows.setdefault(patient, (line, {}))
             for column, text in row.items():
+                if (schema.is_missing(text) and column not in _OUTCOMES) or _plain(text) in _MISSING_OUTCOMES:
+                    continue
                 before = merged.get(column, "")
                 if before and text and not _same(before, text) and patient not in twice:
                     there = said_in[patient, column]
@@ -307,15 +317,28 @@ def _merge(tables: Sequence[Table], folder: Path) -> tuple[Table, list[str]]:
 def _same(one: str, other: str) -> bool:
     """Tell whether two cells say the same: 1 and 1.0 do."""
     try:
-        return float(one) == float(other)
+        return one.casefold() == other.casefold() or float(one) == float(other)
     except ValueError:
-        return one.casefold() == other.casefold()
+        return False
 
 
-def _column(name: str, schema: ClinicalSchema) -> str | None:
-    """Bring a column's name to its released spelling; None where it is none of them."""
-    columns = {column.casefold(): column.value for column in Column}
-    return columns.get(name.casefold()) or schema.field_of_key(name)
+def _column(name: str, schema: ClinicalSchema, columns: Collection[str]) -> str | None:
+    """Bring a column's name to its released spelling; None where it is none of those that are looked at."""
+    released = {column.casefold(): column.value for column in Column}
+    found = released.get(name.casefold()) or schema.field_of_key(name)
+    return found if found in columns else None
+
+
+def _to_suv(pet: Image, factor: float) -> Image:
+    """Bring a PET to SUV.
+
+    Raises:
+        InvalidInputError: It is in SUV already, as far as its values tell, and would not be with the factor.
+    """
+    scaled = pet.voxels * np.float32(factor)
+    if is_suv(pet.voxels) and scaled.max() < _LEAST_PEAK_SUV <= pet.voxels.max():
+        raise InvalidInputError(f"the PET is in SUV already, by its values, and has a factor ({factor:g}) all the same")
+    return Image(scaled, pet.grid)
 
 
 def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patient, list[str]]:
@@ -346,7 +369,7 @@ def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patien
 
 
 def _can_name_a_file(patient_id: str) -> bool:
-    named = Path(patient_id).name == patient_id not in ("", "..")
+    named = Path(patient_id).name == patient_id != "" and not patient_id.startswith(".")
     return named and patient_id.isprintable() and len(patient_id.encode(errors="replace")) <= _LONGEST_ID
 
 

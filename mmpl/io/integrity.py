@@ -130,6 +130,8 @@ def check_written(path: Path) -> None:
 
 
 def _check_nifti(path: Path, image: sitk.Image) -> None:
+    if not image.HasMetaDataKey("datatype"):
+        raise InvalidInputError(f"{path}: not a NIfTI file, whatever its name says")
     with open_stored(path) as file:
         order = "<" if int.from_bytes(file.read(4), "little") in _NIFTI_SIZES else ">"
         real = _NIFTI_FLOATS.get(image.GetMetaData("datatype"))

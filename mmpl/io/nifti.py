@@ -72,7 +72,7 @@ def read_affine(path: Path) -> NDArray[np.float64] | None:
     first, last = _TO_LPS @ places[0] * scale, _TO_LPS @ places[-1] * scale
     length = np.linalg.norm(first[:, :3], axis=0)
     if not (np.isfinite(first).all() and (length > 0).all()):
-        raise InvalidInputError(f"{path}: the header's sform has an axis of no length")
+        raise InvalidInputError(f"{path}: the header gives an axis of no length, or no place at all")
     axes = first[:, :3] / length
     if np.abs(axes.T @ axes - np.eye(3)).max() > MOST_SHEAR:
         raise InvalidInputError(

@@ -20,26 +20,29 @@ _SPELLINGS = {
     "bqml_to_suvbw_factor": "factor",
     "units": "units",
 }
+_ACTIVITY, _SUV = "BQML", "GML"  # as DICOM names the units of a PET
 _NAMES_SHOWN = 5
 
 
-def read_suv_factors(folder: Path, patients: Sequence[str]) -> tuple[dict[str, float], list[str], list[str]]:
-    """Read the factors that a cohort's folder has, for its patients.
+def read_suv_factors(places: Sequence[Path], patients: Sequence[str]) -> tuple[dict[str, float], list[str], list[str]]:
+    """Read the factors that a cohort's folders have, for its patients.
 
     Args:
-        folder: The cohort's folder.
+        places: The cohort's folder, and those in it that may hold such tables too.
         patients: IDs of its patients.
 
     Returns:
         Factor by patient ID, what is wrong with the tables, and what a reader should know of them.
     """
     factors, wrong, remarks = dict[str, float](), list[str](), list[str]()
-    for path in (folder / SUV_FACTORS_NAME, folder / SUV_TAGS_NAME):
+    told: dict[str, str] = {}
+    for path in (place / name for place in places for name in (SUV_FACTORS_NAME, SUV_TAGS_NAME)):
         if path.is_file():
             found, problems, strangers = _read(path)
-            wrong += problems + [
-                f"{path.name}: {name} has a factor in {SUV_FACTORS_NAME}, too" for name in found if name in factors
-            ]
+            for name in (*found, *strangers):
+                if told.setdefault(name, f"{path.parent.name}/{path.name}") != f"{path.parent.name}/{path.name}":
+                    problems.append(f"{path.name}: {name} is in {told[name]}, too")
+            wrong += problems
             factors |= found
             unknown = [name for name in (*found, *strangers) if name not in patients]
             alike = {patient.casefold(): patient for patient in patients}
@@ -63,6 +66,8 @@ def _read(path: Path) -> tuple[dict[str, float], list[str], list[str]]:
     except InvalidInputError as error:
         return {}, [str(error)], []
     wrong = [f"{path.name}, {problem}" for problem in table.problems]
+    if table.header.count("units") > 1:
+        wrong.append(f"{path.name}: column units is there twice")
     if missing := [name for name in (Column.PATIENT_ID.value, "factor") if table.header.count(name) != 1]:
         return {}, [*wrong, f"{path.name}: one column {' and one '.join(missing)} is needed"], []
     factors, in_suv = dict[str, float](), list[str]()
@@ -70,8 +75,12 @@ def _read(path: Path) -> tuple[dict[str, float], list[str], list[str]]:
         name, text = row[Column.PATIENT_ID], row["factor"]
         if name in factors or name in in_suv:
             wrong.append(f"{path.name}, line {line}: patient {name} is there twice")
-        elif name and row.get("units", "BQML").upper() != "BQML":
+        elif name and (unit := row.get("units", _ACTIVITY).upper()) == _SUV:
             in_suv.append(name)
+        elif name and unit != _ACTIVITY:
+            wrong.append(
+                f"{path.name}, line {line}: the PET of {name} is in {unit or 'no unit'}, not {_ACTIVITY} or {_SUV}"
+            )
         elif name and 0 < _number(text) < math.inf:
             factors[name] = _number(text)
         else:

@@ -94,7 +94,7 @@ def _is_header(cells: Sequence[str], spell: Spell) -> bool:
 def _read_csv(path: Path, spell: Spell) -> tuple[_Lines, list[str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, strict=True)
             lines = [(reader.line_num, cells) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError(f"{path}: not a readable table ({error})") from error
@@ -106,7 +106,9 @@ def _read_csv(path: Path, spell: Spell) -> tuple[_Lines, list[str]]:
             if _is_header(first.split(delimiter), spell):
                 raise InvalidInputError(f"{path}: the cells are parted by {name}; save it with commas")
         _refuse_later_header(str(path), lines, spell)
-    return lines, []
+    # a quotation mark that stands alone takes the lines after it into its cell
+    broken = [line for line, cells in lines if any("\n" in cell or "\r" in cell for cell in cells)]
+    return lines, [f"line {line}: a cell holds a line break; is a quotation mark missing?" for line in broken]
 
 
 def _refuse_later_header(source: str, lines: _Lines, spell: Spell) -> None:
@@ -149,8 +151,9 @@ def _open(path: Path, data_only: bool) -> "Workbook":
 
 
 def _lines(sheet: "Worksheet") -> _Lines:
-    """Read a sheet as far as its cells go, whatever it says of its size; columns as far as the header has names."""
-    rows = [[_text(value) for value in row] for row in sheet.iter_rows(values_only=True)]
+    """Read a sheet as far as its cells hold something, whatever it says of its size; columns as far as the header."""
+    end = max((row for (row, _), cell in sheet._cells.items() if cell.value is not None), default=0)
+    rows = [[_text(value) for value in row] for row in sheet.iter_rows(max_row=end, values_only=True)] if end else []
     width = max((position for position, name in enumerate(rows[0], 1) if name), default=0) if rows else 0
     return [(number, row[: max(width, _filled(row))]) for number, row in enumerate(rows, 1)]
 
@@ -172,16 +175,12 @@ def _sheet_problems(values: "Worksheet", formulas: "Worksheet", lines: _Lines, s
     if hidden:
         shown = ", ".join(map(str, hidden[:5])) + (" ..." if len(hidden) > 5 else "")
         problems.append(f"line {shown}: hidden; show what belongs to the cohort, and delete the rest")
-    for line, cells in lines[1:]:
-        for position in wanted if any(cells) or _has_formula(formulas, line, wanted) else ():
-            cell = formulas.cell(line, position)
-            if cell.data_type == "f" and values.cell(line, position).value is None:
-                problems.append(f"cell {cell.coordinate} holds a formula without its value: save it as values")
+    problems += [
+        f"cell {cell.coordinate} holds a formula without its value: save it as values"
+        for (line, position), cell in sorted(formulas._cells.items())
+        if cell.data_type == "f" and line > 1 and position in wanted and values.cell(line, position).value is None
+    ]
     return problems
-
-
-def _has_formula(formulas: "Worksheet", line: int, positions: Sequence[int]) -> bool:
-    return any(formulas.cell(line, position).data_type == "f" for position in positions)
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cohorts import CT_GRID, LARGE_CT_GRID, PET_GRID, ROW, mask_on, write_images, write_table
+from cohorts import CT_GRID, PET_GRID, ROW, mask_on, write_images, write_table
 from openpyxl import Workbook
 
 from mmpl.case import Image, InvalidInputError, Outcome
@@ -212,7 +212,7 @@ def read_with_mask(folder: Path, mask: Image) -> Image | None:
 
 def test_mask_takes_the_ct_grid_where_headers_differ_by_rounding(tmp_path: Path) -> None:
     x, y, z = CT_GRID.origin_xyz
-    near = replace(CT_GRID, origin_xyz=(x + 5e-4, y - 5e-4, z), spacing_xyz=(0.97656, 0.97656, 3.27001))
+    near = replace(CT_GRID, origin_xyz=(x + 5e-4, y - 5e-4, z), spacing_xyz=(2.97656, 2.97656, 3.27001))
     reference = read_with_mask(tmp_path / "cohort", mask_on(near, np.float64))
     assert reference is not None
     assert reference.voxels.dtype == np.uint8
@@ -260,9 +260,9 @@ def test_training_is_refused_with_every_problem_in_one_go(tmp_path: Path) -> Non
     rows[3]["CenterID"] = "unknown"
     folder, run = write_table(tmp_path / "cohort", *rows), tmp_path / "run"
     for name in "ABCF":
-        write_images(folder, name, large=True)
-    write_images(folder, "D", mask=mask_on(replace(LARGE_CT_GRID, origin_xyz=(0.0, 0.0, 0.0))), large=True)
-    write_images(folder, "E", mask=Image(mask_on(CT_GRID).voxels * 3, LARGE_CT_GRID), large=True)
+        write_images(folder, name)
+    write_images(folder, "D", mask=mask_on(replace(CT_GRID, origin_xyz=(0.0, 0.0, 0.0))))
+    write_images(folder, "E", mask=Image(mask_on(CT_GRID).voxels * 3, CT_GRID))
     (folder / "F" / "F__PT.nii.gz").unlink()
     with pytest.raises(InvalidInputError) as raised:
         prepare.main(str(folder), run, "micro", workers=1)
@@ -278,3 +278,18 @@ def test_training_is_refused_with_every_problem_in_one_go(tmp_path: Path) -> Non
         f"patient E: {folder / 'E' / 'E.nii.gz'}: the mask has labels [3, 6]; only 0, 1 and 2 are known",
     ]
     assert not run.exists()
+
+
+def test_images_that_hardly_meet_are_refused(tmp_path: Path) -> None:
+    folder = write_table(tmp_path / "cohort", ROW)
+    write_images(folder, "CHUM-001")
+    x, y, z = PET_GRID.origin_xyz
+    beside = Image(np.ones(PET_GRID.shape_zyx, np.float32), replace(PET_GRID, origin_xyz=(x, y, z + 8)))
+    write_image(folder / "CHUM-001" / "CHUM-001__PT.nii.gz", beside)
+    with pytest.raises(InvalidInputError, match="cohort, patient CHUM-001: CT and PET do not overlap"):
+        read_cohort(folder).read_case("CHUM-001")
+
+
+def test_an_id_that_begins_with_a_dot_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="PatientID cannot be a file's name"):
+        read_cohort(write_table(tmp_path / "cohort", ROW | {"PatientID": ".P1"}))

@@ -225,3 +225,9 @@ def test_headers_that_itk_must_not_see_are_refused(tmp_path, line, value, reason
     path.write_bytes(re.sub(rf"^{line} = .*$".encode(), f"{line} = {value}".encode(), content, count=1, flags=re.M))
     with pytest.raises(InvalidInputError, match=re.escape(reason)):
         read_image(path)
+
+
+def test_another_format_under_the_name_of_a_nifti(tmp_path):
+    write_image(tmp_path / "a.tif", numbered(np.uint8))
+    (tmp_path / "a.tif").rename(tmp_path / "a.nii.gz")
+    assert message(tmp_path / "a.nii.gz") == "not a NIfTI file, whatever its name says"

@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a voxel without extent": ({"voxel_mm": (2.0, 2.0, 0.0)}, "the header gives voxels of 2 x 2 x 0 mm"),
     "a negative voxel": ({"voxel_mm": (2.0, -2.0, 3.0)}, "the header gives voxels of 2 x -2 x 3 mm"),
     "a voxel that is no number": ({"voxel_mm": (2.0, 2.0, float("nan"))}, "the header gives voxels of 2 x 2 x nan mm"),
-    "an axis without length": ({"affine": AFFINE * [1, 1, 0, 1]}, "the header's sform has an axis of no length"),
+    "an axis without length": ({"affine": AFFINE * [1, 1, 0, 1]}, "the header gives an axis of no length"),
     "voxels of another size than the sform's": (
         {"voxel_mm": (2.0, 2.0, 4.0), "qform": 0},
         "the header contradicts itself about where it lies",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cohorts import ROW, write_images
 from openpyxl import Workbook, load_workbook
+from openpyxl.styles import Font
 from openpyxl.worksheet.worksheet import Worksheet
 
 from mmpl.case import InvalidInputError, Outcome, Patient
@@ -172,6 +173,16 @@ def test_a_row_that_was_cut_is_named(folder: Path) -> None:
     assert refusal(folder).startswith(f"{path}: line 4: ")
     path.write_text("\n".join([*lines[:3], lines[3] + ",one more", *lines[4:]]))
     assert refusal(folder) == f"{path}: line 4: 13 cells, not 12"
+
+
+@pytest.mark.parametrize("stray", [{3: 'P001,2,61,1,0,,1,1,M0,1,412,"0'}, {3: '"2', 4: '3"'}, {3: '"x', 5: '"'}])
+def test_a_quotation_mark_that_stands_alone_takes_nobody_away(folder: Path, stray: dict[int, str]) -> None:
+    path = write_csv(folder, [[*row, "x"] for row in ROWS])
+    lines = path.read_text().replace("HPV Status", "HPV Status,Remark").splitlines()
+    for line, text in stray.items():
+        lines[line - 1] = text if "," in text else f"{lines[line - 1][:-1]}{text}"
+    path.write_text("\n".join(lines) + "\n")
+    assert refusal(folder).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize("content", ["utf-16", "nul"])
@@ -341,6 +352,34 @@ def test_what_they_say_differently_is_listed(folder: Path) -> None:
     assert "Relapse" not in message  # 1 and 1.0 are the same
 
 
+def test_two_that_both_say_unknown_do_not_contradict(folder: Path) -> None:
+    tasks = write_tasks(folder, lambda row: row | {"RFS": "NA"})
+    for task, text in ((1, ",Treatment"), (3, "")):
+        table = tasks / f"Task {task}" / f"EHR_{task}.csv"
+        table.write_text(table.read_text().replace(",61", ",NaN"))
+        assert text in table.read_text()
+    (tasks / "Task 3" / "EHR_3.csv").write_text(
+        (tasks / "Task 3" / "EHR_3.csv").read_text().replace("Age", "RFS").replace("NaN", "412")
+    )
+    patients = read_cohort(tasks).patients
+    assert {patient.outcome.rfs_days for patient in patients} == {412.0}
+
+
+def test_a_table_beside_those_of_tasks_is_refused(folder: Path) -> None:
+    tasks = write_tasks(folder)
+    beside = write_csv(tasks, ROWS)
+    assert refusal(tasks).startswith(f"{tasks}: EHR.csv and Task 1/EHR_1.csv, ")
+    beside.unlink()
+    (tasks / "Task 2/EHR_2.csv").unlink()
+    assert refusal(tasks) == f"{tasks}: a table is needed in each task's folder; Task 2 has 0"
+
+
+def test_factors_of_a_tasks_folder_are_read(folder: Path) -> None:
+    tasks = write_tasks(folder)
+    (tasks / "Task 2/suv_factors.csv").write_text("PatientID,Factor\nP000,0.5\n")
+    assert dict(read_cohort(tasks).suv_factors) == {"P000": 0.5}
+
+
 # factors of SUV
 
 
@@ -388,3 +427,37 @@ def test_faulty_factors_are_problems(folder: Path, text: str, problem: str) -> N
     write_csv(folder, ROWS)
     (folder / "suv_factors.csv").write_text(text)
     assert problem in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("P000,CNTS,0.1", "suv_conversion_tags.csv, line 2: the PET of P000 is in CNTS, not BQML or GML"),
+        ("P000,,0.1", "the PET of P000 is in no unit"),
+        ("P001,GML,", "suv_conversion_tags.csv: P001 is in "),
+        ("P001,BQML,0.1", "suv_conversion_tags.csv: P001 is in "),
+    ],
+)
+def test_tags_that_say_something_else_are_problems(folder: Path, row: str, problem: str) -> None:
+    write_csv(folder, ROWS)
+    (folder / "suv_factors.csv").write_text("PatientID,Factor\nP001,0.5\n")
+    (folder / "suv_conversion_tags.csv").write_text(f"pid,units,bqml_to_suvbw_factor\n{row}\nP002,BQML,0.1\n")
+    assert problem in refusal(folder)
+
+
+def test_a_factor_for_a_pet_that_is_in_suv_is_refused(folder: Path) -> None:
+    write_csv(folder, ROWS)
+    (folder / "suv_factors.csv").write_text("PatientID,Factor\nP000,0.0002\n")
+    with pytest.raises(InvalidInputError, match="patient P000: the PET is in SUV already"):
+        read_cohort(folder).read_case("P000")
+
+
+def test_a_format_far_below_the_table_costs_nothing(folder: Path) -> None:
+    """A stray format in the last row of a sheet: its empty cells are not made."""
+    wanted = sound(folder)
+
+    def change(sheet: Worksheet) -> None:
+        sheet.cell(1_000_000, 16).font = Font(bold=True)
+
+    write_xlsx(folder, change)
+    assert read_cohort(folder).patients == wanted

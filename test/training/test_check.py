@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cohorts import LARGE_CT_GRID, ROW, Row, mask_on, write_images, write_table
+from cohorts import CT_GRID, ROW, Row, mask_on, write_images, write_table
 
 from mmpl.case import Image
 from mmpl.io.images import write_image
@@ -32,7 +32,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound") / "cohort"
     write(folder, lambda row, _: row)
     for name in NAMES:
-        write_images(folder, name, mask=mask_on(LARGE_CT_GRID), large=True)
+        write_images(folder, name, mask=mask_on(CT_GRID))
     return folder
 
 
@@ -69,7 +69,7 @@ def test_an_image_that_was_cut_is_found_before_training(cohort: Path, kind: str)
 
 
 def test_images_that_do_not_meet_are_found(cohort: Path) -> None:
-    apart = replace(LARGE_CT_GRID, origin_xyz=(500.0, 0.0, 0.0))
+    apart = replace(CT_GRID, origin_xyz=(500.0, 0.0, 0.0))
     write_image(cohort / "P03/P03__PT.nii.gz", Image(np.ones(apart.shape_zyx, np.float32), apart))
     (problem,) = problems(cohort)
     assert "patient P03: CT and PET do not overlap" in problem
@@ -166,7 +166,7 @@ def change_row(cohort: Path) -> None:
 
 
 def change_image(cohort: Path) -> None:
-    write_image(cohort / "P05/P05__PT.nii.gz", Image(np.ones(LARGE_CT_GRID.shape_zyx, np.float32), LARGE_CT_GRID))
+    write_image(cohort / "P05/P05__PT.nii.gz", Image(np.ones(CT_GRID.shape_zyx, np.float32), CT_GRID))
 
 
 def take_mask_away(cohort: Path) -> None:
