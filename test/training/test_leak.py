@@ -36,6 +36,9 @@ class NoiseCohort:
 
     patients: tuple[Patient, ...]
 
+    def fingerprint(self, patient_id: str) -> str:
+        return patient_id
+
     def read_case(self, patient_id: str) -> Case:
         raise AssertionError("stages 2 and 3 read patches, not images")
 

@@ -403,7 +403,7 @@ def test_a_server_counts_from_the_request(write_input, output, monkeypatch, blin
 
 def test_the_shell_script_asks_for_no_time_budget_unless_one_is_given(root, tmp_path):
     (tmp_path / "run.sh").write_text((root / "run.sh").read_text())
-    (tmp_path / "setup.sh").write_text("make_venv() { :; }\n")
+    (tmp_path / "setup.sh").write_text((root / "setup.sh").read_text() + "make_venv() { :; }\n")
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\necho "$1 ${MMPL_TIME_BUDGET_S-unset}"\n')
