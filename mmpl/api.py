@@ -23,7 +23,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mmpl.case import Case, Grid, Image, InvalidInputError
-from mmpl.geometry import LEAST_OVERLAP_MM, common_grid, to_sitk
+from mmpl.geometry import check_overlap, to_sitk
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import as_volume, from_sitk, read_image
 from mmpl.names import Task
@@ -68,7 +68,7 @@ class Model:
         """
         clinical = self.pipeline.ensemble.profile.clinical.read(record or {})
         case = Case(patient_id, read_any_image("CT", ct), read_any_image("PET", pet), clinical)
-        common_grid(case.ct.grid, case.pet.grid, LEAST_OVERLAP_MM)
+        check_overlap(case.ct.grid, case.pet.grid)
         return self.pipeline(check_units(case), known_hpv)
 
     def answer_cohort(self, folder: str | PathLike[str]) -> Iterator[tuple[str, PatientResult | InvalidInputError]]:

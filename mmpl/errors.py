@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 
 from mmpl.datafiles import INSTALLED
 
@@ -10,6 +11,11 @@ DEBUG_VARIABLE = "MMPL_DEBUG"
 
 _SERVING = ("fastapi", "uvicorn")
 _OURS = ("", "mmpl", "train")
+
+
+def some_of(names: Sequence[object], most: int = 5) -> str:
+    """Write the first few of a list, and dots where there are more."""
+    return ", ".join(map(str, names[:most])) + (" ..." if len(names) > most else "")
 
 
 def wanted_in_full() -> bool:

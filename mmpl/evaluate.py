@@ -30,6 +30,7 @@ from mmpl.cohort_scores import (
     score,
     score_mask,
 )
+from mmpl.errors import some_of
 from mmpl.io.cohort import Cohort, read_cohort
 from mmpl.io.images import read_grid
 from mmpl.io.masks import read_mask
@@ -152,7 +153,7 @@ def collect(predictions: Path, cohort: Path) -> Results:
     if strangers and len(strangers) == len(answers):
         path = predictions / PREDICTIONS_FILE
         raise InvalidInputError(f"{path}: none of its patients ({strangers[0]}, ...) is in {released.table}")
-    for remark in (*released.remarks, *([f"no patient {', '.join(strangers)}: not scored"] if strangers else ())):
+    for remark in (*released.remarks, *([f"no patient {some_of(strangers)}: not scored"] if strangers else ())):
         log.warning("%s: %s", released.table, remark)
     answered = [answers.get(p.patient_id, Prediction()) for p in patients]
     rfs = [p.outcome if p.outcome.has_rfs else Outcome() for p in patients]
@@ -249,7 +250,7 @@ def _line_up_truth(path: Path, patients: Sequence[str]) -> dict[str, Any]:
     truths = _read_truth(path)
     absent = [name for name in patients if name not in truths]
     if absent:
-        raise InvalidInputError(f"{path}: no row for {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}")
+        raise InvalidInputError(f"{path}: no row for {some_of(absent)}")
     truth = [truths[name] for name in patients]
     return {
         "true_days": np.array([t.relapse_days for t in truth]),

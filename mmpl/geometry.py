@@ -24,7 +24,7 @@ SAME_PLACE_MM = 0.01
 """What headers lose in float32 at the far corner of a whole-body scan, ten times over."""
 
 LEAST_OVERLAP_MM = 10.0
-"""CT and PET that share less than this along any axis are refused while it is known which files they are."""
+"""CT and PET that share less than this along any axis are refused."""
 
 _ALIGNED_WITHIN_MM = 0.01
 _SPLINE_MARGIN = 12  # samples around a crop; the cubic prefilter has decayed to 1e-7 there
@@ -82,6 +82,15 @@ def common_grid(ct: Grid, pet: Grid, spacing_mm: float) -> Grid:
             f"the CT spans {_box(lower_ct, upper_ct)} mm, the PET {_box(lower_pet, upper_pet)} mm"
         )
     return grid
+
+
+def check_overlap(ct: Grid, pet: Grid) -> None:
+    """Refuse a CT and a PET that show too little of the same.
+
+    Raises:
+        InvalidInputError: They share less than `LEAST_OVERLAP_MM` along an axis.
+    """
+    common_grid(ct, pet, LEAST_OVERLAP_MM)  # which then has no room for one voxel
 
 
 def lay_on(image: Image, grid: Grid) -> Image:

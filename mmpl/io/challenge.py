@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmpl.case import Case, ClinicalRecord, InvalidInputError
 from mmpl.datafiles import RESOURCES, load_yaml
+from mmpl.errors import some_of
 from mmpl.files import PARTIAL, write_whole
-from mmpl.geometry import LEAST_OVERLAP_MM, common_grid
+from mmpl.geometry import check_overlap
 from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
 from mmpl.names import Task
 from mmpl.pipeline import PatientResult
@@ -26,8 +27,6 @@ from mmpl.units import check_units
 
 EDITIONS = RESOURCES / "editions"
 EDITION_VARIABLE, DEFAULT_EDITION = "MMPL_EDITION", "hecktor-2025"
-_NAMES_SHOWN = 5
-
 log = logging.getLogger(__name__)
 
 CASE_ID = "case"
@@ -134,7 +133,7 @@ def read_challenge_case(folder: Path, schema: ClinicalSchema | None = None) -> C
     images = read_image(ct), read_image(pet)
     try:
         case = check_units(Case(CASE_ID, *images, clinical))
-        common_grid(case.ct.grid, case.pet.grid, LEAST_OVERLAP_MM)
+        check_overlap(case.ct.grid, case.pet.grid)
     except InvalidInputError as error:
         about = [str(path) for name, path in (("CT", ct), ("PET", pet)) if name in str(error)]
         raise InvalidInputError(f"{', '.join(about)}: {error}") from error
@@ -150,7 +149,7 @@ def find_image(folder: Path, what: str) -> Path:
     found = sorted(p for p in folder.glob("*") if p.name.lower().endswith(IMAGE_SUFFIXES)) if folder.is_dir() else []
     files = [path for path in found if not path.name.startswith(".")]
     if len(files) != 1:
-        names = f" ({', '.join(path.name for path in files[:_NAMES_SHOWN])})" if files else ""
+        names = f" ({some_of([path.name for path in files])})" if files else ""
         kinds = ", ".join(IMAGE_SUFFIXES)
         raise InvalidInputError(f"{folder}: {len(files)} {what} images{names}, and one is needed ({kinds})")
     for path in set(found) - set(files):
@@ -168,9 +167,8 @@ def read_clinical_file(path: Path, schema: ClinicalSchema) -> ClinicalRecord:
     """
     if not path.is_file():
         return _assuming(schema.read({}), f"no such file as {path}")
-    repeated: list[str] = []
     try:
-        content = parse_lenient_json(path.read_bytes().decode("utf-8-sig"), repeated)
+        content, repeated = parse_lenient_json(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
@@ -182,30 +180,26 @@ def _assuming(record: ClinicalRecord, *notes: str) -> ClinicalRecord:
     return replace(record, assumed=(*notes, *record.assumed))
 
 
-def parse_lenient_json(text: str, repeated: list[str] | None = None) -> Any:
+def parse_lenient_json(text: str) -> tuple[Any, list[str]]:
     """Parse JSON; where that fails, once more without the commas that stand before a closing bracket.
 
-    Args:
-        text: The JSON.
-        repeated: List that takes the names that an object has more than once; of those, the last counts.
+    Returns:
+        The content, and the names that an object has more than once; of those, the last counts.
     """
-
-    def parse(text: str) -> Any:
-        found: list[str] = []
-
-        def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            found.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-            return dict(pairs)
-
-        content = json.loads(text, object_pairs_hook=as_dict)
-        if repeated is not None:
-            repeated.extend(found)
-        return content
-
     try:
-        return parse(text)
+        return _parse_json(text)
     except json.JSONDecodeError:
-        return parse(_without_trailing_commas(text))
+        return _parse_json(_without_trailing_commas(text))
+
+
+def _parse_json(text: str) -> tuple[Any, list[str]]:
+    repeated: list[str] = []
+
+    def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=as_dict), repeated
 
 
 def _without_trailing_commas(text: str) -> str:
@@ -225,17 +219,16 @@ def _read_listed_paths(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        listed: dict[str, str] = {}
+        pairs = []
         for entry in json.loads(path.read_text()):
             socket = entry.get("socket") or entry["interface"]
-            slug, relative = str(socket["slug"]), str(socket["relative_path"])
-            if listed.setdefault(slug, relative) != relative:
-                raise InvalidInputError(f"{path}: {slug} is there twice")
+            pairs.append((str(socket["slug"]), str(socket["relative_path"])))
+        listed = dict(pairs)
         outside = [p for p in listed.values() if not (path.parent / p).resolve().is_relative_to(path.parent.resolve())]
-    except InvalidInputError:
-        raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InvalidInputError(f"{path}: not a list of sockets ({error!r})") from error
+    if other := [slug for slug, relative in pairs if listed[slug] != relative]:
+        raise InvalidInputError(f"{path}: {other[0]} is there twice")
     if outside:
         raise InvalidInputError(f"{path}: {outside[0]} lies outside the input folder")
     return listed

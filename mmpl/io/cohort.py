@@ -11,27 +11,24 @@ one cohort.
 """
 
 import hashlib
-import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-
-from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient, describe_problems
-from mmpl.geometry import LEAST_OVERLAP_MM, common_grid
+from mmpl.case import Case, InvalidInputError, Patient, describe_problems
+from mmpl.geometry import check_overlap
 from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
-from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factors
-from mmpl.io.tables import Table, read_table
+from mmpl.io.outcomes import OUTCOMES, is_missing, is_plus, read_outcome
+from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factors, to_suv
+from mmpl.io.tables import merge_tables, read_table
 from mmpl.names import Column
 from mmpl.schema import ClinicalSchema, default_schema
-from mmpl.units import check_units, is_suv
+from mmpl.units import check_units
 
 TABLE_SUFFIXES = (".csv", ".xlsx")
 NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME, SUV_TAGS_NAME)
@@ -40,18 +37,8 @@ factors."""
 FEWEST_DAYS = 120
 """A median follow-up below this is more likely one of months, written as days."""
 
-_OUTCOMES = (Column.HPV_STATUS, Column.RELAPSE, Column.RFS_DAYS)
-_LEAST_PEAK_SUV = 0.5  # no patient's PET stays below it everywhere
 _LONGEST_ID = 200  # bytes; with what follows it, a file's name may have 255
 _TASK = re.compile(r"task[ _-]?\d", re.IGNORECASE)
-_MISSING_OUTCOMES = ("", "nan", "na")  # a dash or a question mark might as well be a finding
-_STATUS = {
-    **dict.fromkeys(("1", "1.0", "+", "pos", "positive", "p16+", "p16pos", "p16positive"), True),
-    **dict.fromkeys(("0", "0.0", "neg", "negative", "p16-", "p16neg", "p16negative"), False),
-}
-_DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "------")
-
-_T = TypeVar("_T")
 _Row = dict[str, str]
 
 
@@ -115,9 +102,9 @@ class Cohort:
         reference = None if mask_path is None else read_mask(mask_path, ct.grid)
         try:
             if patient_id in self.suv_factors:
-                pet = _to_suv(pet, self.suv_factors[patient_id])
+                pet = to_suv(pet, self.suv_factors[patient_id])
             case = check_units(Case(patient_id, ct, pet, patient.clinical, reference))
-            common_grid(case.ct.grid, case.pet.grid, LEAST_OVERLAP_MM)
+            check_overlap(case.ct.grid, case.pet.grid)
             return case
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
@@ -184,9 +171,13 @@ def inspect_cohort(
         InvalidInputError: There is not exactly one table, or it cannot be read at all.
     """
     schema, paths = schema or default_schema(), find_tables(folder)
-    columns = [name for name in (*Column, *schema.names) if outcomes or name not in _OUTCOMES]
+    columns = [name for name in (*Column, *schema.names) if outcomes or name not in OUTCOMES]
+
+    def says_nothing(column: str, text: str) -> bool:
+        return is_missing(text) if column in OUTCOMES else schema.is_missing(text)
+
     spell = partial(_column, schema=schema, columns=frozenset(columns))
-    table, problems = _merge([read_table(path, spell) for path in paths], folder, schema)
+    table, problems = merge_tables([read_table(path, spell) for path in paths], folder, says_nothing)
     problems += [f"column {str(name)!r} is there twice" for name in columns if table.header.count(name) > 1]
     missing = [name for name in columns if name not in table.header]
     needed = columns if training else [Column.PATIENT_ID]
@@ -196,7 +187,7 @@ def inspect_cohort(
         return Cohort(folder, table.path, (), {}, tuple(remarks)), problems
     blank, places = dict.fromkeys((*Column, *schema.names), ""), _places(folder)
     rows = [(line, blank | {name: row[name] for name in columns if name in row}) for line, row in table.rows]
-    has_plus = any(_plain(row[Column.HPV_STATUS]) == "+" for _, row in rows)
+    has_plus = any(is_plus(row[Column.HPV_STATUS]) for _, row in rows)
     patients = []
     for line, row in rows:
         patient, wrong = _read_row(row, schema, has_plus)
@@ -281,47 +272,6 @@ def _task_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and _TASK.fullmatch(path.name))
 
 
-def _merge(tables: Sequence[Table], folder: Path, schema: ClinicalSchema) -> tuple[Table, list[str]]:
-    """Merge tables by patient, and list their own problems and where two say different things of one patient."""
-    if len(tables) == 1:
-        return tables[0], list(tables[0].problems)
-    header, rows, problems = list[str](), dict[str, tuple[int, dict[str, str]]](), list[str]()
-    said_in: dict[tuple[str, str], str] = {}
-    for table in tables:
-        name = str(table.path.relative_to(folder))
-        problems += [f"{name}, {problem}" for problem in table.problems]
-        repeated = [column for column, count in Counter(table.header).items() if column and count > 1]
-        problems += [f"{name}: column {column!r} is there twice" for column in repeated]
-        if Column.PATIENT_ID not in table.header:
-            problems.append(f"{name}: column {Column.PATIENT_ID.value!r} is missing")
-            continue
-        header += [column for column in table.header if column not in header]
-        twice = [patient for patient, n in Counter(row[Column.PATIENT_ID] for _, row in table.rows).items() if n > 1]
-        problems += [f"{name}: patient {patient or '(none)'} has several rows" for patient in twice]
-        for line, row in table.rows:
-            patient = row[Column.PATIENT_ID]
-            _, merged = rows.setdefault(patient, (line, {}))
-            for column, text in row.items():
-                if (schema.is_missing(text) and column not in _OUTCOMES) or _plain(text) in _MISSING_OUTCOMES:
-                    continue
-                before = merged.get(column, "")
-                if before and text and not _same(before, text) and patient not in twice:
-                    there = said_in[patient, column]
-                    problems.append(f"patient {patient}: {column} is {before!r} in {there} and {text!r} in {name}")
-                elif text and not before:
-                    merged[column], said_in[patient, column] = text, name
-    blank = dict.fromkeys(header, "")
-    return Table(tables[0].path, tuple(header), tuple((line, blank | row) for line, row in rows.values())), problems
-
-
-def _same(one: str, other: str) -> bool:
-    """Tell whether two cells say the same: 1 and 1.0 do."""
-    try:
-        return one.casefold() == other.casefold() or float(one) == float(other)
-    except ValueError:
-        return False
-
-
 def _column(name: str, schema: ClinicalSchema, columns: Collection[str]) -> str | None:
     """Bring a column's name to its released spelling; None where it is none of those that are looked at."""
     released = {column.casefold(): column.value for column in Column}
@@ -329,36 +279,9 @@ def _column(name: str, schema: ClinicalSchema, columns: Collection[str]) -> str 
     return found if found in columns else None
 
 
-def _to_suv(pet: Image, factor: float) -> Image:
-    """Bring a PET to SUV.
-
-    Raises:
-        InvalidInputError: It is in SUV already, as far as its values tell, and would not be with the factor.
-    """
-    scaled = pet.voxels * np.float32(factor)
-    if is_suv(pet.voxels) and scaled.max() < _LEAST_PEAK_SUV <= pet.voxels.max():
-        raise InvalidInputError(f"the PET is in SUV already, by its values, and has a factor ({factor:g}) all the same")
-    return Image(scaled, pet.grid)
-
-
 def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patient, list[str]]:
     """Read one row and what is wrong with it; `has_plus` tells whether another has "+" for its HPV status."""
-    wrong: list[str] = []
-
-    def cell(column: Column, parse: Callable[[str], _T]) -> _T | None:
-        if _plain(row[column]) in _MISSING_OUTCOMES:
-            return None
-        try:
-            return parse(row[column])
-        except ValueError as error:
-            wrong.append(f"{column} is {row[column]!r}, {error}")
-            return None
-
-    outcome = Outcome(
-        cell(Column.HPV_STATUS, partial(_parse_status, has_plus=has_plus)),
-        cell(Column.RELAPSE, _parse_flag),
-        cell(Column.RFS_DAYS, _parse_days),
-    )
+    outcome, wrong = read_outcome(row, has_plus)
     patient_id = row[Column.PATIENT_ID]
     if not patient_id:
         wrong.append("PatientID is blank")
@@ -371,39 +294,6 @@ def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patien
 def _can_name_a_file(patient_id: str) -> bool:
     named = Path(patient_id).name == patient_id != "" and not patient_id.startswith(".")
     return named and patient_id.isprintable() and len(patient_id.encode(errors="replace")) <= _LONGEST_ID
-
-
-def _plain(text: str) -> str:
-    """Bring an outcome's cell to the one way that words are compared in."""
-    return "".join(text.split()).translate(_DASHES).casefold()
-
-
-def _parse_status(text: str, has_plus: bool) -> bool:
-    plain = _plain(text)
-    if plain == "-":
-        if has_plus:
-            return False
-        raise ValueError("which may mean negative or unknown: write 0, or leave it blank")
-    if plain not in _STATUS:
-        raise ValueError("not 0, 1, negative, positive, - or +")
-    return _STATUS[plain]
-
-
-def _parse_flag(text: str) -> bool:
-    try:
-        return {0.0: False, 1.0: True}[float(text)]
-    except (ValueError, KeyError):
-        raise ValueError("not 0 or 1") from None
-
-
-def _parse_days(text: str) -> float:
-    try:
-        days = float(text)
-    except ValueError:
-        days = math.nan
-    if not 0 <= days < math.inf:
-        raise ValueError("not a number of days, 0 or more")
-    return days
 
 
 def _find(places: Sequence[Path], patient_id: str, name: str) -> Path:

@@ -21,15 +21,13 @@ import SimpleITK as sitk
 
 from mmpl.case import InvalidInputError
 from mmpl.io import nifti
-from mmpl.io.nifti import open_stored
+from mmpl.io.nifti import byte_order, open_stored
 from mmpl.logs import open_standard_streams
 
 MOST_VOXELS = 1_500_000_000
 """More than twice a 2 m scan of 512 x 512 pixels and 1 mm slices."""
 _LONGEST_LINE = 10_000  # bytes
 _BLOCK = 1 << 22  # bytes; a multiple of any voxel's size
-_NIFTI_SIZES = (348, 540)
-"""First number of a NIfTI-1 and of a NIfTI-2 header; read the other way round, the file has the other byte order."""
 _NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 
 
@@ -133,7 +131,7 @@ def _check_nifti(path: Path, image: sitk.Image) -> None:
     if not image.HasMetaDataKey("datatype"):
         raise InvalidInputError(f"{path}: not a NIfTI file, whatever its name says")
     with open_stored(path) as file:
-        order = "<" if int.from_bytes(file.read(4), "little") in _NIFTI_SIZES else ">"
+        order = byte_order(file.read(4)) or "<"
         real = _NIFTI_FLOATS.get(image.GetMetaData("datatype"))
         voxel = int(image.GetMetaData("bitpix")) // 8
         left = image.GetNumberOfPixels() * voxel

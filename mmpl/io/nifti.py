@@ -15,7 +15,7 @@ from mmpl.case import Grid, InvalidInputError
 from mmpl.geometry import index_to_mm
 
 SUFFIXES = (".nii", ".nii.gz")
-GZIP = b"\x1f\x8b"
+_GZIP = b"\x1f\x8b"
 MOST_APART_MM = 0.1
 """How far a corner may lie from itself by the two ways, or by this header and what a library made of it."""
 MOST_SHEAR = 1e-4
@@ -31,8 +31,13 @@ _TO_LPS = np.diag([-1.0, -1.0, 1.0])
 def open_stored(path: Path) -> BinaryIO:
     """Open a file that may be compressed, whatever its name says."""
     with path.open("rb") as file:
-        zipped = file.read(2) == GZIP
+        zipped = file.read(2) == _GZIP
     return cast(BinaryIO, gzip.open(path)) if zipped else path.open("rb")
+
+
+def byte_order(header: bytes) -> str | None:
+    """Tell in which order a header's bytes are, "<" or ">", by its first number, its size; None where it is none."""
+    return next((order for order, name in _ORDERS if int.from_bytes(header[:4], name) == _HEADER), None)
 
 
 def read_affine(path: Path) -> NDArray[np.float64] | None:
@@ -50,7 +55,7 @@ def read_affine(path: Path) -> NDArray[np.float64] | None:
             header = file.read(_HEADER)
     except (OSError, EOFError, zlib.error):
         return None
-    order = next((order for order, name in _ORDERS if int.from_bytes(header[:4], name) == _HEADER), None)
+    order = byte_order(header)
     if order is None or len(header) < _HEADER:
         return None
 

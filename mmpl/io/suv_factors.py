@@ -4,9 +4,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpl.case import InvalidInputError
+import numpy as np
+
+from mmpl.case import Image, InvalidInputError
+from mmpl.errors import some_of
 from mmpl.io.tables import read_table
 from mmpl.names import Column
+from mmpl.units import is_suv
 
 SUV_FACTORS_NAME = "suv_factors.csv"
 """Our table of patients whose PET is in Bq/ml: `PatientID` and `Factor`, which brings a voxel to SUV."""
@@ -20,8 +24,8 @@ _SPELLINGS = {
     "bqml_to_suvbw_factor": "factor",
     "units": "units",
 }
+_LEAST_PEAK_SUV = 0.5  # no patient's PET stays below it everywhere
 _ACTIVITY, _SUV = "BQML", "GML"  # as DICOM names the units of a PET
-_NAMES_SHOWN = 5
 
 
 def read_suv_factors(places: Sequence[Path], patients: Sequence[str]) -> tuple[dict[str, float], list[str], list[str]]:
@@ -39,8 +43,9 @@ def read_suv_factors(places: Sequence[Path], patients: Sequence[str]) -> tuple[d
     for path in (place / name for place in places for name in (SUV_FACTORS_NAME, SUV_TAGS_NAME)):
         if path.is_file():
             found, problems, strangers = _read(path)
+            here = f"{path.parent.name}/{path.name}"
             for name in (*found, *strangers):
-                if told.setdefault(name, f"{path.parent.name}/{path.name}") != f"{path.parent.name}/{path.name}":
+                if told.setdefault(name, here) != here:
                     problems.append(f"{path.name}: {name} is in {told[name]}, too")
             wrong += problems
             factors |= found
@@ -54,9 +59,20 @@ def read_suv_factors(places: Sequence[Path], patients: Sequence[str]) -> tuple[d
             if unknown and len(unknown) == len(found) + len(strangers):
                 wrong.append(f"{path.name}: none of its patients is in the cohort's table")
             elif unknown:
-                shown = ", ".join(unknown[:_NAMES_SHOWN]) + (" ..." if len(unknown) > _NAMES_SHOWN else "")
-                remarks.append(f"{path.name}: not in the cohort's table: {shown}")
+                remarks.append(f"{path.name}: not in the cohort's table: {some_of(unknown)}")
     return {name: factor for name, factor in factors.items() if name in patients}, wrong, remarks
+
+
+def to_suv(pet: Image, factor: float) -> Image:
+    """Bring a PET to SUV by its factor.
+
+    Raises:
+        InvalidInputError: It is in SUV already, as far as its values tell, and would not be with the factor.
+    """
+    scaled = pet.voxels * np.float32(factor)
+    if is_suv(pet.voxels) and scaled.max() < _LEAST_PEAK_SUV <= pet.voxels.max():
+        raise InvalidInputError(f"the PET is in SUV already, by its values, and has a factor ({factor:g}) all the same")
+    return Image(scaled, pet.grid)
 
 
 def _read(path: Path) -> tuple[dict[str, float], list[str], list[str]]:

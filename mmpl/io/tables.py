@@ -2,12 +2,14 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpl.case import InvalidInputError, describe_problems
+from mmpl.errors import some_of
 from mmpl.names import Column
 
 if TYPE_CHECKING:
@@ -84,6 +86,59 @@ def require(table: Table, columns: Sequence[str]) -> None:
             seen[name] = line
     if problems:
         raise InvalidInputError(describe_problems(table.path, problems))
+
+
+def merge_tables(
+    tables: Sequence[Table], folder: Path, says_nothing: Callable[[str, str], bool]
+) -> tuple[Table, list[str]]:
+    """Merge tables by patient.
+
+    Args:
+        tables: The tables; one alone stays as it is.
+        folder: Folder that all lie below, for their names in messages.
+        says_nothing: Function that tells of a column and a cell whether the value is said not to be known.
+
+    Returns:
+        The table, in the order of the first that names a patient, and the problems: the tables' own, and where two say
+        different things of one patient.
+    """
+    if len(tables) == 1:
+        return tables[0], list(tables[0].problems)
+    header, rows, problems = list[str](), dict[str, tuple[int, dict[str, str]]](), list[str]()
+    said_in: dict[tuple[str, str], str] = {}
+    for table in tables:
+        name = str(table.path.relative_to(folder))
+        problems += [f"{name}, {problem}" for problem in table.problems]
+        repeated = [column for column, count in Counter(table.header).items() if column and count > 1]
+        problems += [f"{name}: column {column!r} is there twice" for column in repeated]
+        if Column.PATIENT_ID not in table.header:
+            problems.append(f"{name}: column {Column.PATIENT_ID.value!r} is missing")
+            continue
+        header += [column for column in table.header if column not in header]
+        twice = [patient for patient, n in Counter(row[Column.PATIENT_ID] for _, row in table.rows).items() if n > 1]
+        problems += [f"{name}: patient {patient or '(none)'} has several rows" for patient in twice]
+        for line, row in table.rows:
+            patient = row[Column.PATIENT_ID]
+            _, merged = rows.setdefault(patient, (line, {}))
+            for column, text in row.items():
+                if says_nothing(column, text):
+                    continue
+                before = merged.get(column, "")
+                if before and text and not _same(before, text) and patient not in twice:
+                    there = said_in[patient, column]
+                    problems.append(f"patient {patient}: {column} is {before!r} in {there} and {text!r} in {name}")
+                elif text and not before:
+                    merged[column], said_in[patient, column] = text, name
+    blank = dict.fromkeys(header, "")
+    return Table(tables[0].path, tuple(header), tuple((line, blank | row) for line, row in rows.values())), problems
+
+
+def _same(one: str, other: str) -> bool:
+    """Tell whether two cells say the same: 1 and 1.0 do."""
+    try:
+        return one.casefold() == other.casefold() or float(one) == float(other)
+    except ValueError:
+        return False
 
 
 def _is_header(cells: Sequence[str], spell: Spell) -> bool:
@@ -173,8 +228,7 @@ def _sheet_problems(values: "Worksheet", formulas: "Worksheet", lines: _Lines, s
     ]
     hidden = [line for line, cells in lines if any(cells) and formulas.row_dimensions[line].hidden]
     if hidden:
-        shown = ", ".join(map(str, hidden[:5])) + (" ..." if len(hidden) > 5 else "")
-        problems.append(f"line {shown}: hidden; show what belongs to the cohort, and delete the rest")
+        problems.append(f"line {some_of(hidden)}: hidden; show what belongs to the cohort, and delete the rest")
     problems += [
         f"cell {cell.coordinate} holds a formula without its value: save it as values"
         for (line, position), cell in sorted(formulas._cells.items())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmpl.case import Case, Patient
 from mmpl.clinical import ClinicalEncoder
+from mmpl.errors import some_of
 from mmpl.evidence import FeatureTable
 from mmpl.files import read_json, write_json
 from mmpl.names import Stage
@@ -62,7 +63,6 @@ STAGE_RECORD: dict[Stage, type[Record]] = {
 """The record that each stage's program writes once it is finished with every model."""
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 DEFAULT_PROFILE = "demo"
-_NAMES_SHOWN = 5
 
 
 def is_phantom(cohort: str) -> bool:
@@ -114,11 +114,7 @@ def refuse_changes(cohort: str, before: Mapping[str, str], now: Mapping[str, str
         "gone": [name for name in before if name not in now],
         "changed": [name for name in now if name in before and now[name] != before[name]],
     }
-    said = [
-        f"{what}: {', '.join(names[:_NAMES_SHOWN])}{' ...' if len(names) > _NAMES_SHOWN else ''}"
-        for what, names in differences.items()
-        if names
-    ]
+    said = [f"{what}: {some_of(names)}" for what, names in differences.items() if names]
     if said:
         raise ValueError(f"{cohort}: not as it was when this run began ({'; '.join(said)}); start another run")
 
@@ -187,8 +183,7 @@ class RunSettings:
         """
         if Stage.SEGMENTATION in (without or ()):
             raise ValueError(f"every other stage rests on {Stage.SEGMENTATION}, which cannot be left out")
-        path = run / RUN_FILE if run else Path(RUN_FILE)
-        known = cls.read(path) if run and path.is_file() else None
+        known = cls.read(run / RUN_FILE) if run and (run / RUN_FILE).is_file() else None
         if profile or not known:
             chosen = load_profile(profile or DEFAULT_PROFILE, changes)
         else:
@@ -201,8 +196,8 @@ class RunSettings:
             begun.center_out if center_out is None else center_out,
             begun.stages if without is None else tuple(stage for stage in begun.stages if stage not in without),
         )
-        if known and (other := differences(known.to_dict(), asked.to_dict())):
-            raise ValueError(f"{path} belongs to another run: {'; '.join(other)}")
+        if run and known and (other := differences(known.to_dict(), asked.to_dict())):
+            raise ValueError(f"{run / RUN_FILE} belongs to another run: {'; '.join(other)}")
         return asked
 
 

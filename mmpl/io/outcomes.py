@@ -1,0 +1,92 @@
+"""Outcomes as tables say them: HPV status in words, relapse as 0 or 1, days; what may mean anything is a problem."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeVar
+
+from mmpl.case import Outcome
+from mmpl.names import Column
+
+OUTCOMES = (Column.HPV_STATUS, Column.RELAPSE, Column.RFS_DAYS)
+
+_MISSING = ("", "nan", "na")  # a dash or a question mark might as well be a finding
+_STATUS = {
+    **dict.fromkeys(("1", "1.0", "+", "pos", "positive", "p16+", "p16pos", "p16positive"), True),
+    **dict.fromkeys(("0", "0.0", "neg", "negative", "p16-", "p16neg", "p16negative"), False),
+}
+_DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "------")
+
+_T = TypeVar("_T")
+
+
+def is_missing(text: str) -> bool:
+    """Tell whether an outcome's cell says that it is not known."""
+    return _plain(text) in _MISSING
+
+
+def is_plus(text: str) -> bool:
+    """Tell whether a cell is "+", beside which "-" is a finding."""
+    return _plain(text) == "+"
+
+
+def read_outcome(row: Mapping[str, str], has_plus: bool) -> tuple[Outcome, list[str]]:
+    """Read the outcome of a row.
+
+    Args:
+        row: Cells by column, those of `OUTCOMES` among them.
+        has_plus: Whether some patient's HPV status is "+".
+
+    Returns:
+        The outcome, None for what is missing or cannot be read, and a sentence for each cell that cannot.
+    """
+    wrong: list[str] = []
+
+    def cell(column: Column, parse: Callable[[str], _T]) -> _T | None:
+        if is_missing(row[column]):
+            return None
+        try:
+            return parse(row[column])
+        except ValueError as error:
+            wrong.append(f"{column} is {row[column]!r}, {error}")
+            return None
+
+    outcome = Outcome(
+        cell(Column.HPV_STATUS, partial(_parse_status, has_plus=has_plus)),
+        cell(Column.RELAPSE, _parse_flag),
+        cell(Column.RFS_DAYS, _parse_days),
+    )
+    return outcome, wrong
+
+
+def _plain(text: str) -> str:
+    """Bring a cell to the one way that words are compared in."""
+    return "".join(text.split()).translate(_DASHES).casefold()
+
+
+def _parse_status(text: str, has_plus: bool) -> bool:
+    plain = _plain(text)
+    if plain == "-":
+        if has_plus:
+            return False
+        raise ValueError("which may mean negative or unknown: write 0, or leave it blank")
+    if plain not in _STATUS:
+        raise ValueError("not 0, 1, negative, positive, - or +")
+    return _STATUS[plain]
+
+
+def _parse_flag(text: str) -> bool:
+    try:
+        return {0.0: False, 1.0: True}[float(text)]
+    except (ValueError, KeyError):
+        raise ValueError("not 0 or 1") from None
+
+
+def _parse_days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days < math.inf:
+        raise ValueError("not a number of days, 0 or more")
+    return days
