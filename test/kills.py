@@ -23,6 +23,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mmpl.files import PARTIAL  # noqa: E402
+
 STEPS = {
     "prepare": "patches/*.json",
     "segmentation": "models/*/segmentation/network.safetensors",
@@ -89,7 +93,8 @@ def read_everything(run: Path) -> int:
     }
     # a patient's arrays are whole once its description is there
     described = {path.stem for path in run.glob("patches/*.json")}
-    finished = [p for p in run.rglob("*") if p.parent.name != "patches" or p.name.partition(".")[0] in described]
+    whole = [path for path in run.rglob("*") if not path.name.startswith(PARTIAL)]
+    finished = [p for p in whole if p.parent.name != "patches" or p.name.partition(".")[0] in described]
     paths = [path for path in finished if path.suffix in readers]
     for path in paths:
         readers[path.suffix](path)

@@ -64,7 +64,11 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
         for name in member_files(stages):
             with write_whole(folder / name) as partial:
                 shutil.copyfile(networks.get(name) or workspace.member_file(member, name), partial)
-    summary = {"cohort": Path(workspace.cohort).name, "patients": len(workspace.patients)}
+    summary = {
+        "cohort": Path(workspace.cohort).name,
+        "patients": len(workspace.patients),
+        "image_hashes": sorted(workspace.image_hashes),
+    }
     summary |= {stage.value: workspace.read(STAGE_RECORD[stage]).summary() for stage in stages}
     if (start := workspace.read(StartRecord)).cohorts:
         summary["started_from"] = start.model_dump(mode="json")

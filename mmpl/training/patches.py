@@ -1,5 +1,6 @@
 """The cache of prepared cases that training reads, and the crops that are taken from it."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,14 @@ class Description:
         ct_grid: Grid of the CT, on which the answer has to lie.
         flags: Flags of the preparation.
         file_bytes: The length of each of the patient's files.
+        image_hash: 16 digits of the images' SHA-256, the same for the same patient under any name.
     """
 
     roi: Grid
     ct_grid: Grid
     flags: tuple[str, ...]
     file_bytes: Mapping[str, int]
+    image_hash: str
 
     @property
     def has_labels(self) -> bool:
@@ -72,13 +75,15 @@ class PatchStore:
         paths = {name: self._path(prepared.patient_id, name) for name in (IMAGES, LABELS, REFERENCE, "json")}
         for path in paths.values():
             path.unlink(missing_ok=True)
-        np.save(paths[IMAGES], prepared.images.astype(np.float16))
+        images = np.ascontiguousarray(prepared.images, np.float16)
+        np.save(paths[IMAGES], images)
         if prepared.labels is not None:
             Boxed.of(np.rint(prepared.labels.clip(0, 1) * 255).astype(np.uint8)).save(paths[LABELS])
         if reference is not None:
             np.savez_compressed(paths[REFERENCE], labels=reference)
         sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
-        description = Description(prepared.roi, prepared.ct_grid, prepared.flags, sizes)
+        image_hash = hashlib.sha256(images.data).hexdigest()[:16]
+        description = Description(prepared.roi, prepared.ct_grid, prepared.flags, sizes, image_hash)
         write_json(paths["json"], description)
 
     def describe(self, patient_id: str) -> Description:

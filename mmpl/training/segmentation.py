@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmpl.case import Image
+from mmpl.errors import some_of
 from mmpl.metrics import Overlap, aggregated_dice, count_overlap, dice
 from mmpl.names import Stage
 from mmpl.network import build_network
@@ -59,15 +60,21 @@ class Start:
         """
         ensemble, steps = load_ensemble(self.weights), workspace.profile.training.segmentation.steps
         settings = [profile.to_dict() for profile in (ensemble.profile, workspace.profile)]
-        seen = [ensemble.training["cohort"], *ensemble.training.get("started_from", {}).get("cohorts", ())]
-        if shared := [cohort for cohort in seen if may_share_patients(cohort, workspace.cohort)]:
-            raise ValueError(f"{self.weights}: trained on {shared[0]}, so that its patients would not be out of fold")
-        theirs, ours = ({"preprocess": p["preprocess"], "network": p["network"]} for p in settings)
-        if other := differences(theirs, ours):
+        before = StartRecord.model_validate(ensemble.training.get("started_from", {}))
+        cohorts = (ensemble.training["cohort"], *before.cohorts)
+        hashes = (*ensemble.training.get("image_hashes", ()), *before.image_hashes)
+        not_out_of_fold = "so that its patients would not be out of fold"
+        if shared := [cohort for cohort in cohorts if may_share_patients(cohort, workspace.cohort)]:
+            raise ValueError(f"{self.weights}: trained on {shared[0]}, {not_out_of_fold}")
+        ours = workspace.image_hashes
+        if same := [ours[known] for known in hashes if known in ours]:
+            raise ValueError(f"{self.weights}: trained on the images of {some_of(same)}, {not_out_of_fold}")
+        theirs, wanted = ({"preprocess": p["preprocess"], "network": p["network"]} for p in settings)
+        if other := differences(theirs, wanted):
             raise ValueError(f"{self.weights}: its networks are made for other settings: {'; '.join(other)}")
         if not 0 <= self.step < steps:
             raise ValueError(f"step {self.step} is not one of the {steps} of the schedule")
-        return StartRecord(cohorts=tuple(seen), code_version=ensemble.code_version, step=self.step)
+        return StartRecord(cohorts=cohorts, image_hashes=hashes, code_version=ensemble.code_version, step=self.step)
 
 
 def find_start(workspace: Workspace, weights: Path | None, step: int) -> Start | None:

@@ -265,6 +265,12 @@ class Workspace:
         return self.source.patients
 
     @property
+    def image_hashes(self) -> dict[str, str]:
+        """The patients that are prepared, by the hash of their images."""
+        names = [patient.patient_id for patient in self.patients if self.store.has(patient.patient_id)]
+        return {self.store.describe(name).image_hash: name for name in names}
+
+    @property
     def latent(self) -> "tuple[LatentPatient, ...]":
         """Everything about the patients of a synthetic cohort; training never asks for it.
 

@@ -108,6 +108,14 @@ class TestStore:
         np.testing.assert_array_equal(store.reference("A"), drawn)
         assert store.reference("B") is None
 
+    def test_a_patient_is_known_by_the_images_under_any_name(self, store: PatchStore) -> None:
+        store.save(make_case("renamed", None))
+        other = np.stack([PLACES, PLACES])
+        other[1, 0, 0, 0] += 1
+        store.save(make_case("other", None, other))
+        known = {name: store.describe(name).image_hash for name in ("A", "renamed", "other")}
+        assert known["A"] == known["renamed"] != known["other"]
+
     def test_half_a_patient_does_not_count(self, store: PatchStore) -> None:
         (store.folder / "A.json").unlink()
         assert not store.has("A")

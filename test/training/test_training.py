@@ -117,6 +117,13 @@ def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dic
     assert len(manifest["files"]) == 70
 
 
+def test_the_weights_know_whose_images_they_saw(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
+    _, run, weights, _ = trained
+    known = json.loads((weights / "manifest.json").read_text())["training"]["image_hashes"]
+    assert known == sorted(Workspace.open(run).image_hashes)
+    assert len(set(known)) == PATIENTS
+
+
 def test_stage_1_goes_on_from_an_ensemble_of_other_patients(
     trained: tuple[Path, Path, Path, dict[Path, int]], tmp_path: Path
 ) -> None:
@@ -125,20 +132,24 @@ def test_stage_1_goes_on_from_an_ensemble_of_other_patients(
     steps = workspace.profile.training.segmentation.steps
     with pytest.raises(ValueError, match="its patients would not be out of fold"):
         Start(weights, 0).describe(workspace)
-    (tmp_path / "others").symlink_to(cohort)
-    other = Workspace(tmp_path / "run", RunSettings(str(tmp_path / "others"), workspace.profile))
+    (tmp_path / "renamed").symlink_to(cohort)
+    other = Workspace(tmp_path / "run", RunSettings(str(tmp_path / "renamed"), workspace.profile))
     other.folder.mkdir()
     for name in ("patches", "splits.json"):
         (other.folder / name).symlink_to(run / name)
+    with pytest.raises(ValueError, match=r"trained on the images of .* its patients would not be out of fold"):
+        Start(weights, 0).describe(other)
+    elsewhere = of_another_cohort(weights, tmp_path)
     with pytest.raises(ValueError, match=f"step {steps} is not one of the {steps}"):
-        Start(weights, steps).describe(other)
-    start = Start(weights, steps - 1)  # one small step from where the others ended
-    assert start.describe(other).cohorts == ("cohort",)
+        Start(elsewhere, steps).describe(other)
+    start = Start(elsewhere, steps - 1)  # one small step from where the others ended
+    record = start.describe(other)
+    assert record.cohorts == ("phantom:20:9",)
+    assert record.image_hashes == ("0123456789abcdef",)
     train_member(other, FIRST, start=start)
     before, after = (read_state(w.network_file(FIRST, Stage.SEGMENTATION)) for w in (workspace, other))
     assert all((before[name] - after[name]).abs().max() < 0.002 for name in before)
     assert any((before[name] != after[name]).any() for name in before)
-    elsewhere = of_another_cohort(weights, tmp_path)
     for program in (segmentation, ablation):
         with pytest.raises(ValueError, match="began with another --start or --start-step: none"):
             program.main(run, start=elsewhere)
@@ -148,7 +159,7 @@ def of_another_cohort(weights: Path, folder: Path) -> Path:
     """The same weights, as if they were trained on other patients."""
     copy = Path(shutil.copytree(weights, folder / "weights"))
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["training"]["cohort"] = "phantom:20:9"
+    manifest["training"] |= {"cohort": "phantom:20:9", "image_hashes": ["0123456789abcdef"]}
     (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
 
