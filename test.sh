@@ -19,7 +19,7 @@ test_container() {
 }
 
 make_venv requirements-dev.txt
-[ "${1:-}" != --fast ] || set -- -m "not container and not speed and not slow"
+[ "${1:-}" != --fast ] || set -- -m "not container and not speed and not slow" --numprocesses auto --dist loadfile
 if [ "${1:-}" = container ]; then
     test_container
     exit

@@ -16,6 +16,7 @@ from mmpl.io.challenge import clear_challenge_result, read_challenge_case, read_
 from mmpl.memory import keep_freed_memory
 from mmpl.names import Task
 from mmpl.pipeline import PatientResult, Pipeline
+from mmpl.processor import use_allowed_cores
 from mmpl.weights import load_ensemble
 
 TASKS_VARIABLE, BUDGET_VARIABLE = "MMPL_TASKS", "MMPL_TIME_BUDGET_S"
@@ -83,6 +84,7 @@ class Algorithm:
             WeightsError: The weights are missing or damaged.
         """
         keep_freed_memory()
+        use_allowed_cores()
         ensemble = load_ensemble(keep_networks=keep_networks)
         tasks = chosen_tasks(ensemble.tasks)
         gpu = torch.cuda.is_available()

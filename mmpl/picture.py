@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 TITLES = {Label.GTVP: "GTVp", Label.GTVN: "Largest GTVn"}
 COLORS = {Label.GTVP: "#00d5ff", Label.GTVN: "#7dff4a"}
 SMALL_PRINT = (
-    "Research software, not for clinical use. CT window -160 to 240 HU, PET from SUV 1.5; contours: the ensemble's "
-    "mask. Orange: the ensemble; gray: its models."
+    "Research software, not for clinical use. CT window -160 to 240 HU, {pet}; contours: the ensemble's mask. Orange: "
+    "the ensemble; gray: its models."
 )
 
 _FIELD_MM, _PIXEL_MM = 220.0, 1.0
 _CT_WINDOW_HU = (-160.0, 240.0)
 _CT_OUTSIDE_HU = -1024.0
-_SUV_SHOWN_FROM, _SUV_TOP = 1.5, 10.0  # the same for every patient, so that two pictures compare
+_SUV_TOP = 10.0  # the same for every patient, so that two pictures compare
+_OTHER_TOP_QUANTILE = 0.999  # of a PET in other units
+_SHOWN_FROM = 0.15  # of the top
 _PET_OPACITY = 0.6
 _DAYS_PER_YEAR = 365.25
 _INK, _GREY, _ACCENT = "#1d2733", "#7a8794", "#c2410c"
@@ -62,6 +64,22 @@ class Plane:
     up: int
     edges: tuple[str, str, str, str]
     flipped: bool = False
+
+
+@dataclass(frozen=True)
+class _PetScale:
+    """The scale of the PET's colors, from 0 to `top`, with the bar's label and the sentence below the picture."""
+
+    top: float
+    label: str
+    words: str
+
+    @classmethod
+    def of(cls, case: Case) -> "_PetScale":
+        if case.pet_is_suv:
+            return cls(_SUV_TOP, "PET (SUV)", f"PET from SUV {_SHOWN_FROM * _SUV_TOP:g}")
+        top = float(np.quantile(case.pet.voxels, _OTHER_TOP_QUANTILE))
+        return cls(top if top > 0 else 1.0, "PET (not in SUV)", f"PET not in SUV, from {_SHOWN_FROM:.0%} of the scale")
 
 
 PLANES = (
@@ -102,6 +120,7 @@ def _draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float 
 
     mask = result.segmentation.mask
     lesions = {label: Image(mask.voxels == label, mask.grid) for label in LESIONS}
+    pet_scale = _PetScale.of(case)
     rows = [(TITLES[label], COLORS[label], center) for label, center in lesion_centers_mm(mask).items()]
     if not rows:
         rows = [("No lesion found", "white", np.mean(extent_mm(case.ct.grid), axis=0))]
@@ -115,12 +134,12 @@ def _draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float 
     for row, (title, color, center) in enumerate(rows):
         for column, plane in enumerate(PLANES):
             axes = figure.add_subplot(layout[row, column])
-            _draw_plane(axes, plane, case, lesions, center)
+            _draw_plane(axes, plane, case, pet_scale, lesions, center)
             if row == 0:
                 axes.set_title(plane.name, fontsize=11, color=_INK)
             if column == 0:
                 axes.text(0.03, 0.03, title, transform=axes.transAxes, color=color, fontsize=10.5, weight="bold")
-    _draw_suv_bar(figure, bottom=3.6 / height, top=1 - 0.62 / height)
+    _draw_pet_bar(figure, pet_scale, bottom=3.6 / height, top=1 - 0.62 / height)
     panels = figure.add_gridspec(
         1, 3, left=0.04, right=0.965, top=3.05 / height, bottom=0.85 / height, wspace=0.24, width_ratios=(1.15, 1, 1)
     )
@@ -131,7 +150,7 @@ def _draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float 
         _draw_survival(figure.add_subplot(panels[2]), result.survival)
     large = {"fontsize": 14, "weight": "bold", "color": _INK, "parse_math": False}
     figure.text(0.04, 1 - 0.3 / height, f"Patient {result.patient_id}", large)
-    figure.text(0.04, 0.16 / height, SMALL_PRINT, fontsize=8, color=_GREY)
+    figure.text(0.04, 0.16 / height, SMALL_PRINT.format(pet=pet_scale.words), fontsize=8, color=_GREY)
 
     with write_whole(path) as partial:
         figure.savefig(partial, format="png")
@@ -165,7 +184,12 @@ def cut(image: Image, plane: Plane, center_mm: NDArray[np.float64], fill: float)
 
 
 def _draw_plane(
-    axes: "Axes", plane: Plane, case: Case, lesions: dict[Label, Image], center_mm: NDArray[np.float64]
+    axes: "Axes",
+    plane: Plane,
+    case: Case,
+    pet_scale: _PetScale,
+    lesions: dict[Label, Image],
+    center_mm: NDArray[np.float64],
 ) -> None:
     from matplotlib import colormaps, patheffects
 
@@ -174,10 +198,9 @@ def _draw_plane(
     place: dict[str, Any] = {"origin": "upper" if plane.flipped else "lower", "extent": extent}
     ct = cut(case.ct, plane, center_mm, _CT_OUTSIDE_HU)
     axes.imshow(ct, cmap="gray", vmin=_CT_WINDOW_HU[0], vmax=_CT_WINDOW_HU[1], interpolation="bilinear", **place)
-    shown = np.clip(cut(case.pet, plane, center_mm, 0.0) / _SUV_TOP, 0.0, 1.0)
+    shown = np.clip(cut(case.pet, plane, center_mm, 0.0) / pet_scale.top, 0.0, 1.0)
     overlay = colormaps["hot"](shown)
-    onset = _SUV_SHOWN_FROM / _SUV_TOP
-    overlay[..., 3] = _PET_OPACITY * np.clip((shown - onset) / (1.5 * onset), 0.0, 1.0)
+    overlay[..., 3] = _PET_OPACITY * np.clip((shown - _SHOWN_FROM) / (1.5 * _SHOWN_FROM), 0.0, 1.0)
     axes.imshow(overlay, interpolation="bilinear", **place)
     millimeters = (np.arange(len(ct)) - (len(ct) - 1) / 2) * _PIXEL_MM
     for label, lesion in lesions.items():
@@ -196,13 +219,13 @@ def _draw_plane(
     axes.set(xlim=(-half, half), ylim=extent[2:], xticks=[], yticks=[], facecolor="black")
 
 
-def _draw_suv_bar(figure: "Figure", bottom: float, top: float) -> None:
+def _draw_pet_bar(figure: "Figure", scale: _PetScale, bottom: float, top: float) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     axes = figure.add_axes((0.947, bottom, 0.012, top - bottom))
-    bar = figure.colorbar(ScalarMappable(Normalize(0, _SUV_TOP), "hot"), cax=axes, extend="max")
-    bar.set_label("PET (SUV)", fontsize=9, color=_INK)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, scale.top), "hot"), cax=axes, extend="max")
+    bar.set_label(scale.label, fontsize=9, color=_INK)
     bar.ax.tick_params(labelsize=8, colors=_INK)
     bar.outline.set_linewidth(0.5)
 

@@ -18,6 +18,7 @@ from mmpl.memory import keep_freed_memory
 from mmpl.names import Column
 from mmpl.picture import draw
 from mmpl.pipeline import Pipeline
+from mmpl.processor import use_allowed_cores
 from mmpl.report import ReportedAnswer, read_report, write_radiomics, write_report
 from mmpl.weights import Ensemble, load_ensemble
 
@@ -61,6 +62,7 @@ def predict(
         ValueError: `out` holds answers of other weights, or of other models of them.
     """
     keep_freed_memory()
+    use_allowed_cores()
     refuse_inside(out, cohort)
     ensemble = load_ensemble().only(models)
     patients = read_cohort(cohort, ensemble.profile.clinical, outcomes=False)

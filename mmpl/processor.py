@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from joblib import cpu_count
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +15,11 @@ and 3 stay in single precision: they take one crop a model, where stage 1 takes 
 ON_CPU = "out of GPU memory: the rest on the CPU"
 
 Result = TypeVar("Result")
+
+
+def use_allowed_cores() -> None:
+    """Compute on no more cores than this process may use; PyTorch does not look at a container's share of them."""
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))
 
 
 class Processor:

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 KEPT: list[bytes] = []
 
 
@@ -24,6 +26,7 @@ print(list(call_each(grow, range(7), 2)))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_joblib_replaces_stops_nothing(root: Path) -> None:
     command = [sys.executable, "-W", "error::UserWarning", "-c", PROGRAM]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'test'}"}

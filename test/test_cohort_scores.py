@@ -59,6 +59,7 @@ def test_intervals_hold_the_scores_and_are_narrower_on_more_patients(results: Re
     assert intervals(results, 50) == intervals(results, 50)
 
 
+@pytest.mark.slow
 def test_an_interval_agrees_with_the_normal_one_of_a_mean(results: Results) -> None:
     dice = results.gtvp_dice[~np.isnan(results.gtvp_dice)]
     half = 1.96 * dice.std() / np.sqrt(len(dice))

@@ -141,6 +141,7 @@ def test_of_findings_that_repeat_each_other_one_is_kept() -> None:
     assert len(repeats & set(model.names)) == 1
 
 
+@pytest.mark.slow
 def test_the_inner_cross_validation_chooses() -> None:
     """Many columns of noise and deep trees on them cost accuracy; what is chosen is written down."""
     evidence, positive = simulate(0, 280, 0.8)

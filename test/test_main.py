@@ -33,6 +33,7 @@ def rows_of(table: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
+@pytest.mark.slow
 def test_info_on_the_published_widths(run):
     code, text, error = run("info", "--profile", "paper")
     assert (code, error) == (0, "")
@@ -83,6 +84,7 @@ def test_info_on_the_shipped_weights(run, shipped, monkeypatch):
     assert "weights: 10 models from" in text
 
 
+@pytest.mark.slow
 def test_phantom_makes_a_cohort(run, tmp_path):
     out = tmp_path / "cohort"
     code, _, error = run("phantom", "--patients", 1, "--seed", 5, "--out", out, "--centers", "unseen")
@@ -185,6 +187,7 @@ def test_a_wrong_option_is_a_usage_error(run, monkeypatch, tmp_path, arguments):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_streams_change_no_exit_code(root, closed):
     for arguments, code in (("--version", 0), ("evaluate absent absent", 1)):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -132,6 +133,20 @@ def test_picture_shows_the_lesions_there_are(tmp_path, labels, direction):
     assert [file.name for file in tmp_path.iterdir()] == ["HN-007.png"]
 
 
+def test_a_pet_in_other_units_has_a_scale_of_its_own(tmp_path: Path) -> None:
+    """Drawn on the scale of SUV, kBq/ml would light up the whole patient."""
+    case = make_case(IDENTITY_DIRECTION)
+    result = make_result(case, (Label.GTVP,))
+    other = replace(case, pet=Image(case.pet.voxels * 5000, case.pet.grid), pet_is_suv=False)
+    bright = []
+    for name, shown in (("suv", case), ("other", other)):
+        draw(shown, result, tmp_path / f"{name}.png", hpv_threshold=0.5)
+        with Picture.open(tmp_path / f"{name}.png") as image:
+            planes = np.asarray(image.convert("L"))[100 : image.height // 2 - 50, 50:-150]
+        bright.append((planes > 230).mean())
+    assert 0 < bright[1] < 1.5 * bright[0]
+
+
 @pytest.mark.parametrize("lacking", [("hpv",), ("survival",), ("hpv", "survival")])
 def test_what_was_not_answered_is_not_shown(tmp_path, lacking):
     """As of weights without those stages: its panel stays white, and the others stay where they are."""
@@ -180,6 +195,7 @@ draw(case, result, Path(sys.argv[3]), 0.5)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "surroundings",
     [{"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, {"MPLBACKEND": "Qt5Agg"}, {"MPLBACKEND": "no such"}],

@@ -460,6 +460,7 @@ class TestGivingWay:
             predict_probability(prepared.images, Slow(clock), settings, Processor(CPU))
             assert count == clock.now - began
 
+    @pytest.mark.slow
     def test_half_precision_finds_the_same(self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.manual_seed(0)
         network = build_network(MICRO, Stage.SEGMENTATION).eval()
@@ -471,6 +472,7 @@ class TestGivingWay:
         assert np.ptp(single) > 0.2
         assert 0 < np.abs(half - single).max() < 0.02
 
+    @pytest.mark.slow
     def test_what_overflows_in_half_precision_is_done_in_single(
         self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch
     ) -> None:

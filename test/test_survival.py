@@ -219,6 +219,7 @@ def test_screening_leaves_out_each_reference_level() -> None:
 # The Cox model
 
 
+@pytest.mark.slow
 def test_planted_effects_are_recovered(model: CoxModel) -> None:
     rows = {covariate.name: covariate for covariate in model.covariates}
     assert {EXPECTED_DAYS_SCORE, HPV_PROBABILITY, "Treatment=0", RADIOMICS[PLANTED]} <= rows.keys()
@@ -232,6 +233,7 @@ def test_planted_effects_are_recovered(model: CoxModel) -> None:
     assert reached > concordance(-evidence.table.read([EXPECTED_DAYS_SCORE])[:, 0], relapse_days) + 0.04
 
 
+@pytest.mark.slow
 def test_longer_expected_time_and_hpv_are_lower_risk(model: CoxModel) -> None:
     radiomics = FeatureTable(RADIOMICS, np.full((3, len(RADIOMICS)), np.nan))
     clinical = FeatureTable(CLINICAL, np.zeros((3, len(CLINICAL))))
@@ -240,11 +242,13 @@ def test_longer_expected_time_and_hpv_are_lower_risk(model: CoxModel) -> None:
         assert (np.diff(model.log_partial_hazard(evidence)) < 0).all()
 
 
+@pytest.mark.slow
 def test_degenerate_radiomics_are_not_selected(model: CoxModel) -> None:
     names = {covariate.name for covariate in model.covariates}
     assert not names & {RADIOMICS[5], RADIOMICS[6], RADIOMICS[PLANTED + 1], "Age missing", "Treatment=1"}
 
 
+@pytest.mark.slow
 def test_the_table_tells_what_a_paper_prints(model: CoxModel) -> None:
     assert (model.patients, model.events) == (400, int(simulate(0)[2].sum()))
     for row in model.covariates:
@@ -255,6 +259,7 @@ def test_the_table_tells_what_a_paper_prints(model: CoxModel) -> None:
     assert next(row.p for row in model.covariates if row.name == RADIOMICS[PLANTED]) < 1e-3
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_lifelines(model: CoxModel) -> None:
     import pandas as pd
     from lifelines import CoxPHFitter
@@ -269,6 +274,7 @@ def test_predictions_are_those_of_lifelines(model: CoxModel) -> None:
     np.testing.assert_allclose(got - got.mean(), expected - expected.mean(), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_missing_radiomics_count_as_the_training_median_and_outliers_are_clipped(model: CoxModel) -> None:
     row = next(row for row in model.covariates if row.name == RADIOMICS[PLANTED])
     evidence = simulate(2, 4)[0]
@@ -279,6 +285,7 @@ def test_missing_radiomics_count_as_the_training_median_and_outliers_are_clipped
     assert values[2:] == pytest.approx(4.0)
 
 
+@pytest.mark.slow
 def test_json_gives_identical_predictions(model: CoxModel) -> None:
     text = json.dumps(model.to_dict(), allow_nan=False)
     assert len(text) < 20_000
@@ -341,6 +348,7 @@ def test_without_stage_2_the_model_has_no_hpv_probability() -> None:
     assert HPV_PROBABILITY not in names
 
 
+@pytest.mark.slow
 def test_a_covariate_that_is_not_there_is_named(model: CoxModel) -> None:
     evidence = simulate(7, 50)[0]
     rest = [name for name in RADIOMICS if name != RADIOMICS[PLANTED]]

@@ -355,6 +355,7 @@ def test_the_watch_sees_a_pickle(watched):
     assert watched
 
 
+@pytest.mark.slow
 def test_loading_unpickles_nothing(any_ensemble, watched):
     ensemble = load_ensemble(any_ensemble)
     for member in ensemble.members:

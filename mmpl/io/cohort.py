@@ -20,6 +20,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from mmpl.case import Case, InvalidInputError, Patient, describe_problems
+from mmpl.errors import some_of
 from mmpl.geometry import check_overlap
 from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
@@ -183,6 +184,8 @@ def inspect_cohort(
     needed = columns if training else [Column.PATIENT_ID]
     problems += [f"column {str(name)!r} is missing (its cells may be blank)" for name in missing if name in needed]
     remarks = [f"no column {str(name)!r}: not known of any patient" for name in missing if name not in needed]
+    if remarks and (others := [repr(name) for name in table.header if name and name not in {*Column, *schema.names}]):
+        remarks.append(f"columns that are not read: {some_of(others)}")
     if Column.PATIENT_ID not in table.header:
         return Cohort(folder, table.path, (), {}, tuple(remarks)), problems
     blank, places = dict.fromkeys((*Column, *schema.names), ""), _places(folder)

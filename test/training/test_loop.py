@@ -98,6 +98,7 @@ class Killed(Exception):
     """Stands in for the end of the process."""
 
 
+@pytest.mark.slow
 def test_a_training_in_float16_goes_on_after_overflows_and_a_kill_between_them(tmp_path: Path) -> None:
     """Four overflows, the process killed after the second; as if it had not been."""
     draw = overflowing_at(1, 2, 5, 6)

@@ -31,6 +31,8 @@ from mmpl.training.survival import cut_intervals, survival_task
 from mmpl.training.validation import MaskScore, OutcomeScore, hold_out
 from mmpl.training.workspace import RunSettings, Workspace
 
+pytestmark = pytest.mark.slow
+
 PATIENTS = 24
 FIRST = Member(Scheme.PATIENT, 0)
 CPU = torch.device("cpu")

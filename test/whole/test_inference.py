@@ -22,7 +22,7 @@ from conftest import EHR
 from expected import compare
 from small_gpu import FakeGpu
 
-from mmpl import algorithm
+from mmpl import algorithm, processor
 from mmpl.case import Image
 from mmpl.files import OverwriteError
 from mmpl.io import challenge
@@ -128,6 +128,19 @@ def test_the_same_case_has_the_same_answer_and_a_picture_where_asked(
     assert {name: (output / name).read_bytes() for name in ANSWERS} == before
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert f"picture: {picture}" in text
+
+
+def test_no_more_threads_than_a_container_may_use(tiny_ensemble, monkeypatch):
+    """A share of the cores (cgroup) is what joblib counts, and PyTorch does not."""
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(processor, "cpu_count", lambda: 1)
+        algorithm.Algorithm.load()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_what_ran_before_does_not_matter(write_input, head, output, tiny_ensemble, monkeypatch):
