@@ -26,9 +26,10 @@ def main(arguments: list[str]) -> int:
         print("usage: inference.py [invoke]", file=sys.stderr)
         return 2
     from mmpl.errors import one_line, report_error, wanted_in_full
-    from mmpl.logs import open_standard_streams, set_up_logging
+    from mmpl.logs import set_up_logging
+    from mmpl.surroundings import settle
 
-    open_standard_streams()
+    settle()
     set_up_logging()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the first process of a container ignores it otherwise
     from mmpl.io.server import serve

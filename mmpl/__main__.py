@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mmpl.errors import explain, report_error, wanted_in_full
-from mmpl.logs import open_standard_streams
+from mmpl.surroundings import settle
 from mmpl.version import __version__
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -214,7 +214,7 @@ def info(
 
 def main() -> None:
     """Run a command; whatever stops it is a message on stderr and exit code 1."""
-    open_standard_streams()
+    settle()
     try:
         app()
     except Exception as error:

@@ -39,6 +39,7 @@ from mmpl.names import Column
 
 log = logging.getLogger(__name__)
 
+_PIPED_WIDTH = 120  # columns, where no terminal says how many it has
 PREDICTIONS_FILE = "predictions.csv"
 TRUTH_FILE = "truth.csv"
 
@@ -207,7 +208,10 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
         )
         values = ["undefined" if math.isnan(value) else f"{value:.3f}" for value in shown]
         centers.add_row(name, str(number_of.patients), *values)
-    console = console or Console()
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console.width = _PIPED_WIDTH
     for each in (table, counts, centers):
         console.print(each)
 

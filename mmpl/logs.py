@@ -1,22 +1,7 @@
 """What a program prints of itself and of its libraries."""
 
 import logging
-import os
 import sys
-
-
-def open_standard_streams() -> None:
-    """Open what a caller closed of stdin, stdout and stderr, on nothing: the next file must not take their place."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 def set_up_logging() -> None:

@@ -4,11 +4,9 @@ Everything is drawn on axis-aligned planes in patient space (LPS), resampled the
 file's direction cosines say: axial seen from the feet, coronal from the front, sagittal from the patient's left.
 """
 
-import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from mmpl.case import Case, Grid, Image
 from mmpl.files import write_whole
 from mmpl.geometry import Interpolation, extent_mm, index_to_mm, resample
 from mmpl.names import LESIONS, Label
+from mmpl.surroundings import without_plot_backend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,20 +97,10 @@ def draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float |
         path: File to write, which is whole or absent.
         hpv_threshold: The decision threshold on the HPV probability, drawn where given.
     """
-    matplotlib = _import_matplotlib()
+    with without_plot_backend():
+        import matplotlib
     with matplotlib.rc_context(matplotlib.rcParamsDefault):  # not those of the user's matplotlibrc
         _draw(case, result, path, hpv_threshold)
-
-
-def _import_matplotlib() -> ModuleType:
-    """Import matplotlib whatever backend the surroundings name for their own windows; none is opened here."""
-    named = os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib
-    finally:
-        if named is not None:
-            os.environ["MPLBACKEND"] = named
-    return matplotlib
 
 
 def _draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float | None) -> None:

@@ -27,6 +27,7 @@ from mmpl.names import LESIONS, Label
 from mmpl.preprocess import PreparedCase
 from mmpl.processor import Processor
 from mmpl.profile import InferenceSettings
+from mmpl.surroundings import without_plot_backend
 
 NO_LESION = "no lesion found"
 LOW_AGREEMENT = "low ensemble agreement"
@@ -140,7 +141,8 @@ class SlidingWindow:
         return math.prod(max(1, math.ceil((n - w) / max(1, int(w * apart))) + 1) for n, w in sides)
 
     def _run(self, images: NDArray[np.float32], network: nn.Module) -> NDArray[np.float32]:
-        from monai.inferers import SlidingWindowInferer
+        with without_plot_backend():
+            from monai.inferers import SlidingWindowInferer
 
         device, dtype = self._processor.device, self._processor.dtype
         network.to(device, dtype)

@@ -182,9 +182,6 @@ def test_threshold_is_optional_and_a_failure_leaves_nothing(tmp_path):
 
 DRAW = """
 import sys
-import os
-import subprocess
-import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
 from test_picture import IDENTITY_DIRECTION, Label, draw, make_case, make_result

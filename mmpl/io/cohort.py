@@ -184,8 +184,10 @@ def inspect_cohort(
     needed = columns if training else [Column.PATIENT_ID]
     problems += [f"column {str(name)!r} is missing (its cells may be blank)" for name in missing if name in needed]
     remarks = [f"no column {str(name)!r}: not known of any patient" for name in missing if name not in needed]
-    if remarks and (others := [repr(name) for name in table.header if name and name not in {*Column, *schema.names}]):
-        remarks.append(f"columns that are not read: {some_of(others)}")
+    if remarks and (
+        others := [name for name in table.unread if _column(name, schema, (*Column, *schema.names)) is None]
+    ):
+        remarks.append(f"columns that are not read: {some_of(list(map(repr, others)))}")
     if Column.PATIENT_ID not in table.header:
         return Cohort(folder, table.path, (), {}, tuple(remarks)), problems
     blank, places = dict.fromkeys((*Column, *schema.names), ""), _places(folder)

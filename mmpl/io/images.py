@@ -31,13 +31,13 @@ def read_image(path: Path) -> Image:
         raise InvalidInputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InvalidInputError(f"{path}: the file is empty")
-    check_name(path)
+    name = itk_name(path)
     check_header(path)
     affine = _declared_affine(path)
     complaints: list[str] = []
     try:
         with caught_stderr(complaints):
-            image = sitk.ReadImage(str(path))
+            image = sitk.ReadImage(name)
     except RuntimeError as error:
         reason = complaints[0] if complaints else str(error).strip().splitlines()[-1].split(": ", 1)[-1].strip()
         raise InvalidInputError(f"{path}: not a readable image ({reason})") from error
@@ -51,17 +51,17 @@ def read_image(path: Path) -> Image:
         raise InvalidInputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
-def check_name(path: Path) -> None:
-    """Refuse a name that is not UTF-8, at which ITK ends the process.
+def itk_name(path: Path) -> str:
+    """Give a file's name as ITK takes it, whatever the locale; one that is not UTF-8 would end the process.
 
     Raises:
         InvalidInputError: It is not.
     """
+    stored = os.fsencode(path)
     try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode(errors="replace")
-        raise InvalidInputError(f"{shown}: the name is not UTF-8; rename it") from None
+        return stored.decode()
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"{stored.decode(errors='replace')}: the name is not UTF-8; rename it") from None
 
 
 def _declared_affine(path: Path) -> NDArray[np.float64] | None:
@@ -97,10 +97,10 @@ def read_grid(path: Path) -> Grid:
     """
     if not path.is_file():
         raise InvalidInputError(f"{path}: no such file")
-    check_name(path)
+    name = itk_name(path)
     affine = _declared_affine(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(name)
     complaints: list[str] = []
     try:
         with caught_stderr(complaints):
@@ -128,12 +128,11 @@ def write_image(path: Path, image: Image, partial_folder: Path | None = None) ->
     Raises:
         OSError: It cannot be written, as where the disk is full.
     """
-    check_name(path)
     voxels, complaints = to_sitk(Image(np.ascontiguousarray(image.voxels), image.grid)), list[str]()
     with write_whole(path, partial_folder) as partial:
         try:
             with caught_stderr(complaints):
-                sitk.WriteImage(voxels, str(partial), True, 1)
+                sitk.WriteImage(voxels, itk_name(partial), True, 1)
         except RuntimeError as error:
             raise OSError(str(error).strip().splitlines()[-1].strip()) from error
         check_written(partial)

@@ -22,7 +22,7 @@ import SimpleITK as sitk
 from mmpl.case import InvalidInputError
 from mmpl.io import nifti
 from mmpl.io.nifti import byte_order, open_stored
-from mmpl.logs import open_standard_streams
+from mmpl.surroundings import open_standard_streams
 
 MOST_VOXELS = 1_500_000_000
 """More than twice a 2 m scan of 512 x 512 pixels and 1 mm slices."""

@@ -32,12 +32,14 @@ class Table:
         header: Names of the columns as they were asked for; "" for a column that was not.
         rows: Line of each row, and its cells by column.
         problems: What is wrong with it, a sentence each; what they are about must not be relied on.
+        unread: Names of the columns that were not asked for, as they stand there.
     """
 
     path: Path
     header: tuple[str, ...]
     rows: tuple[tuple[int, dict[str, str]], ...]
     problems: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def read_table(path: Path, spell: Spell) -> Table:
@@ -62,7 +64,8 @@ def read_table(path: Path, spell: Spell) -> Table:
             problems.append(f"line {line}: {len(cells)} cells, not {len(header)}")
             continue
         rows.append((line, dict(zip(header, map(str.strip, cells), strict=False))))
-    return Table(path, header, tuple(rows), tuple(problems))
+    unread = [name.strip() for name, asked in zip(lines[0][1], header, strict=True) if not asked] if lines else []
+    return Table(path, header, tuple(rows), tuple(problems), tuple(filter(None, unread)))
 
 
 def require(table: Table, columns: Sequence[str]) -> None:
@@ -130,7 +133,9 @@ def merge_tables(
                 elif text and not before:
                     merged[column], said_in[patient, column] = text, name
     blank = dict.fromkeys(header, "")
-    return Table(tables[0].path, tuple(header), tuple((line, blank | row) for line, row in rows.values())), problems
+    unread = dict.fromkeys(name for table in tables for name in table.unread)
+    merged_rows = tuple((line, blank | row) for line, row in rows.values())
+    return Table(tables[0].path, tuple(header), merged_rows, unread=tuple(unread)), problems
 
 
 def _same(one: str, other: str) -> bool:

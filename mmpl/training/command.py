@@ -10,8 +10,8 @@ import typer
 from typer.exceptions import TyperException
 
 from mmpl.errors import explain, report_error, wanted_in_full
-from mmpl.logs import open_standard_streams
 from mmpl.names import Stage
+from mmpl.surroundings import settle
 
 CohortName = Annotated[str, typer.Argument(help="A folder in HECKTOR's layout, or phantom:PATIENTS:SEED.")]
 RunFolder = Annotated[Path, typer.Argument(help="The training run's folder.")]
@@ -58,7 +58,7 @@ def run_program(program: Callable[..., None]) -> None:
     """Run a program with the shell's arguments; whatever stops it is a message on stderr and exit code 1."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(program)
-    open_standard_streams()
+    settle()
     try:
         code = app(standalone_mode=False)
     except TyperException as error:

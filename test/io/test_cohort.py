@@ -158,7 +158,7 @@ def test_lists_every_problem_at_once(tmp_path: Path) -> None:
 
 def test_names_missing_and_repeated_columns(tmp_path: Path) -> None:
     row = {name: value for name, value in ROW.items() if name not in ("Age", "HPV Status")}
-    folder = write_table(tmp_path / "cohort", row | {"Pack years": "1"})
+    folder = write_table(tmp_path / "cohort", row | {"Sex": "1"})
     write_images(folder, "CHUM-001")
     with pytest.raises(InvalidInputError) as raised:
         read_cohort(folder, training=True)

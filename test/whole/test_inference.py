@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -87,9 +87,11 @@ def refuse(answer, output):
     return run
 
 
-def start(root: Path, folder: Path, output: Path, weights: Path) -> subprocess.CompletedProcess:
+def start(
+    root: Path, folder: Path, output: Path, weights: Path, surroundings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess:
     """Run the program as the platform does, in a process of its own."""
-    env = {"MMPL_INPUT": str(folder), "MMPL_OUTPUT": str(output), "MMPL_WEIGHTS": str(weights)}
+    env = {"MMPL_INPUT": str(folder), "MMPL_OUTPUT": str(output), "MMPL_WEIGHTS": str(weights), **(surroundings or {})}
     return subprocess.run(
         [sys.executable, root / "inference.py"], env=os.environ | env, cwd="/", capture_output=True, text=True
     )
@@ -128,6 +130,21 @@ def test_the_same_case_has_the_same_answer_and_a_picture_where_asked(
     assert {name: (output / name).read_bytes() for name in ANSWERS} == before
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert f"picture: {picture}" in text
+
+
+ASCII_ALONE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("surroundings", [{"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, ASCII_ALONE])
+def test_surroundings_cost_no_answer(root, write_input, tmp_path, tiny_ensemble, surroundings):
+    """A notebook's backend, which MONAI would import; letters that the locale cannot read, in every path."""
+    picture = tmp_path / "picture.png"
+    folder = write_input().rename(tmp_path / "Müller [1] *it's$HOME")
+    output = tmp_path / "öut [2] ?"
+    run = start(root, folder, output, tiny_ensemble, {"MMPL_PICTURE": str(picture), **surroundings})
+    assert (run.returncode, run.stderr) == (0, "")
+    assert files(output) == ANSWERS
+    assert picture.is_file()
 
 
 def test_no_more_threads_than_a_container_may_use(tiny_ensemble, monkeypatch):
