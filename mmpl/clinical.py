@@ -13,6 +13,11 @@ from mmpl.schema import ClinicalSchema, ContinuousField
 _MISSING = "missing"
 
 
+def says_missing(column: str) -> bool:
+    """Tell a column that says that a field is missing from those that say what it is."""
+    return column.endswith((f"={_MISSING}", f"_{_MISSING}"))
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -12,6 +12,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mmpl.names import LESIONS
+
 Floats = NDArray[np.float64]
 
 DEEP_SCORE = "deep_score"
@@ -20,6 +22,10 @@ EXPECTED_DAYS_SCORE = "expected_days_score"
 """Column: expected days without recurrence, standardized likewise; higher is better."""
 HPV_PROBABILITY = "hpv_probability"
 """Column: the same model's forest probability, or a known status as 0 or 1."""
+ABSENT = tuple(f"{label.name.lower()}_absent" for label in LESIONS)
+"""Columns of radiomics: 1 where a patient has no lesion of that class, 0 elsewhere."""
+SCORE_LIMIT_SD = 4.0
+"""Bound of a network's standardized score: what a network says of an odd image must not decide an answer by itself."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +134,11 @@ def hpv_evidence(deep_score: ArrayLike, radiomics: FeatureTable, clinical: Featu
     """Make what stage 2's forest sees of n patients.
 
     Args:
-        deep_score: (n,) logits of the HPV head, standardized by their network's `Scale`.
+        deep_score: (n,) logits of the HPV head, standardized by their network's `Scale`; bounded here.
         radiomics: Features of the one mask a patient: out of fold in training, the ensemble's at inference.
         clinical: Clinical record, encoded by the same model's encoder.
     """
-    return Evidence(FeatureTable.of(**{DEEP_SCORE: deep_score}), radiomics, clinical)
+    return Evidence(FeatureTable.of(**{DEEP_SCORE: _bounded(deep_score, radiomics)}), radiomics, clinical)
 
 
 def survival_evidence(
@@ -141,13 +147,20 @@ def survival_evidence(
     """Make what stage 3's Cox model sees of n patients.
 
     Args:
-        expected_days_score: (n,) expected days without recurrence, standardized by their network's `Scale`.
+        expected_days_score: (n,) expected days without recurrence, standardized by their network's `Scale`; bounded
+            here.
         hpv_probability: (n,) the same model's forest probability, or a known status as 0 or 1; None for an ensemble
             without stage 2.
         radiomics: Features, as in `hpv_evidence`.
         clinical: Clinical record, as in `hpv_evidence`.
     """
-    scores = {EXPECTED_DAYS_SCORE: expected_days_score}
+    scores: dict[str, ArrayLike] = {EXPECTED_DAYS_SCORE: _bounded(expected_days_score, radiomics)}
     if hpv_probability is not None:
         scores[HPV_PROBABILITY] = hpv_probability
     return Evidence(FeatureTable.of(**scores), radiomics, clinical)
+
+
+def _bounded(scores: ArrayLike, radiomics: FeatureTable) -> Floats:
+    """Clip networks' standardized scores; where no lesion was found there is none, and the training mean stands in."""
+    found = ~(radiomics.read(ABSENT) == 1).all(axis=1) if set(ABSENT) <= set(radiomics.names) else True
+    return np.where(found, np.clip(np.asarray(scores, dtype=float), -SCORE_LIMIT_SD, SCORE_LIMIT_SD), 0.0)

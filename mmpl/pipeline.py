@@ -8,20 +8,21 @@ import numpy as np
 import torch
 
 from mmpl.case import Case
-from mmpl.evidence import FeatureTable, hpv_evidence, survival_evidence
+from mmpl.evidence import ABSENT, FeatureTable, hpv_evidence, survival_evidence
 from mmpl.hpv import HpvResult
 from mmpl.hpv import ensemble as ensemble_hpv
 from mmpl.names import Label, Stage, Task
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
 from mmpl.radiomics import measure_lesions
-from mmpl.segmentation import Budget, Segmentation, crop_around, lesion_center, predict_logits, segment
+from mmpl.segmentation import NO_LESION, Budget, Segmentation, crop_around, lesion_center, predict_logits, segment
 from mmpl.survival import SurvivalResult, combine, expected_days, member_curves, survival_curve
 from mmpl.weights import Ensemble, EnsembleMember
 
 SEGMENTATION_SHARE = 0.6
 """Share of a time budget after which stage 1 is over; the rest is for radiomics and the later stages' networks."""
 CLINICAL_ASSUMED = "clinical fields assumed"
+NO_DEEP_EVIDENCE = "the networks of HPV and survival left out: the training mean stands in"
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Pipeline:
             survival = self.prognose(case, lesions, hpv, members, processor, known_hpv)
         notes = self._clinical_notes(case, members) if tasks else ()
         flags = [*prepared.flags, *processor.notes, *segmentation.flags]
+        if tasks and NO_LESION in segmentation.flags:
+            flags.append(NO_DEEP_EVIDENCE)
         if tasks and (fields := [name for member in members for name in member.assumed_fields(case.clinical)]):
             flags.append(f"{CLINICAL_ASSUMED}: {', '.join(dict.fromkeys(fields))}")
         radiomics = lesions.radiomics if lesions else None
@@ -135,7 +138,7 @@ class Pipeline:
         profile = self.ensemble.profile
         center = lesion_center(segmentation.mask, prepared.roi)
         crop = crop_around(prepared.images, center, profile.inference.lesion_crop_xyz)
-        read = None if self.all_radiomics else frozenset[str]().union(*(member.radiomics_names for member in members))
+        read = None if self.all_radiomics else frozenset(ABSENT).union(*(member.radiomics_names for member in members))
         return LesionInputs(crop, measure_lesions(case, segmentation.mask, profile.radiomics, read))
 
     def diagnose(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Case, Grid, Image
-from mmpl.evidence import FeatureTable
+from mmpl.evidence import ABSENT, FeatureTable
 from mmpl.geometry import Interpolation, crop_grid, extent_mm, grid_between, resample, to_sitk
 from mmpl.names import LESIONS, Label, Modality
 from mmpl.profile import GrayLevels, RadiomicsSettings
@@ -36,8 +36,8 @@ _HALF = 0.5 - 1e-3  # a voxel center on the very surface is inside, whatever the
 def feature_names(settings: RadiomicsSettings) -> tuple[str, ...]:
     """Name every feature that the settings make: per class its absence, its shape, then CT, then PET."""
     names = []
-    for label in LESIONS:
-        names.append(f"{label.name.lower()}_absent")
+    for label, absent in zip(LESIONS, ABSENT, strict=True):
+        names.append(absent)
         for modality in Modality:
             shape = modality is Modality.CT
             names += [_full_name(modality, label, name) for name in _region_names(settings, shape)]
@@ -89,9 +89,9 @@ def extract(
         raise ValueError(f"the radiomics settings make no {', '.join(unknown[:3])}")
     images = {Modality.CT: ct} if pet is None else {Modality.CT: ct, Modality.PET: pet}
     values: dict[str, float] = {}
-    for label in LESIONS:
+    for label, absent in zip(LESIONS, ABSENT, strict=True):
         lesion = _tight_lesion(mask, label)
-        values[f"{label.name.lower()}_absent"] = float(lesion is None)
+        values[absent] = float(lesion is None)
         if lesion is None:
             continue
         grid = _lesion_grid(lesion.grid, settings)

@@ -29,6 +29,11 @@ def checked_outcome(
     return days, seen
 
 
+AT_RISK_AT_END = 0.1
+"""Share of the patients who are still followed where discrete time ends. Beyond, they are too few: up to the
+longest follow-up, the last interval was three quarters of the axis, and ended at half of Kaplan-Meier's survival."""
+
+
 @dataclass(frozen=True)
 class TimeIntervals:
     """The K consecutive intervals of discrete time, interval j being (edges[j], edges[j + 1]].
@@ -48,9 +53,9 @@ class TimeIntervals:
     def cut(cls, rfs_days: ArrayLike, relapse: ArrayLike, count: int) -> Self:
         """Cut follow-up into `count` intervals with about as many relapses in each.
 
-        The inner edges are quantiles of the relapse times, the last is the longest follow-up. Where ties or too few
-        relapses make two of those equal, they are quantiles of {0, the distinct relapse times, the longest follow-up}
-        instead, which are always distinct.
+        The last edge is the day up to which `AT_RISK_AT_END` of the patients are followed; the inner ones are quantiles
+        of the relapse times before it. Where ties or too few relapses make two of those equal, they are quantiles of
+        {0, the distinct relapse times before the end, the end} instead, which are always distinct.
 
         Args:
             rfs_days: (n,) days to relapse or to the end of follow-up.
@@ -61,11 +66,12 @@ class TimeIntervals:
             ValueError: If no relapse was seen, or a time is negative or not finite.
         """
         days, seen = checked_outcome(rfs_days, relapse, minimum_events=1)
-        parts = np.linspace(0, 1, count + 1)
-        edges = np.quantile(days[seen], parts)
-        edges[0], edges[-1] = 0, days.max()
+        end = np.quantile(days, 1 - AT_RISK_AT_END)
+        parts, relapses = np.linspace(0, 1, count + 1), days[seen & (days <= end)]
+        edges = np.quantile(relapses, parts) if len(relapses) else np.zeros(count + 1)
+        edges[0], edges[-1] = 0, end
         if (np.diff(edges) <= 0).any():
-            edges = np.quantile(np.unique([0, *days[seen], days.max()]), parts)
+            edges = np.quantile(np.unique([0, *relapses, end]), parts)
         return cls(tuple(float(edge) for edge in edges))
 
     @property
@@ -81,19 +87,20 @@ class TimeIntervals:
     def targets(self, rfs_days: ArrayLike, relapse: ArrayLike) -> tuple[Floats, Floats]:
         """Say which intervals each patient is known to have survived, and in which one the relapse came.
 
-        A relapse in interval j: all earlier ones survived, j not. Censored: the intervals wholly survived, and the one
-        the end of follow-up falls in once past its midpoint. A relapse after the last edge: all survived.
+        A relapse in interval j: all earlier ones survived, j not. Censored: the intervals wholly survived, and of the
+        one that the end of follow-up falls in the share that was survived, as the hazard is constant in an interval. A
+        relapse after the last edge: all survived.
 
         Returns:
-            survived, event: (n, K) of 0 and 1 each; an interval that is neither adds nothing to the loss.
+            survived: (n, K) share of each interval, 0 to 1; 0 in that of the relapse.
+            event: (n, K) 1 in the interval of the relapse, 0 elsewhere. What is neither adds nothing to the loss.
         """
         days, seen = checked_outcome(rfs_days, relapse)
         edges = np.asarray(self.edges_days)
         days, seen = days[:, None], seen[:, None]
-        midpoints = (edges[:-1] + edges[1:]) / 2
-        survived = np.where(seen, days > edges[1:], days > midpoints)
+        survived = np.clip((days - edges[:-1]) / self.lengths_days, 0, 1)
         event = seen & (days <= edges[1:]) & ((days > edges[:-1]) | (np.arange(self.count) == 0))
-        return survived.astype(float), event.astype(float)
+        return np.where(event, 0, survived), event.astype(float)
 
 
 def survival_curve(hazard_logits: ArrayLike) -> Floats:

@@ -89,6 +89,17 @@ def test_stage_3_names_its_scores_and_needs_no_stage_2() -> None:
     np.testing.assert_array_equal(with_hpv.table.read(["hpv_probability", "expected_days_score"]), [[0.2, 1], [0.7, 2]])
 
 
+def test_what_a_network_says_is_bounded_and_nothing_without_a_lesion() -> None:
+    """Neither class there, one of them, both; the training mean, which is 0, stands in for the first alone."""
+    score = [[30.0, -30.0, 3.0], [4.0, -4.0, 3.0]]
+    radiomics = FeatureTable.of(gtvp_absent=[0, 1, 0], gtvn_absent=[0, 0, 1])
+    none = FeatureTable.of(gtvp_absent=[1, 1, 1], gtvn_absent=[1, 1, 1])
+    clinical = FeatureTable.of(Age=[1, 2, 3])
+    for table, expected in ((radiomics, score[1]), (none, [0.0, 0.0, 0.0])):
+        for evidence in (hpv_evidence(score[0], table, clinical), survival_evidence(score[0], None, table, clinical)):
+            np.testing.assert_array_equal(evidence.scores.values[:, 0], expected)
+
+
 def test_a_scale_makes_standard_scores_with_a_floor() -> None:
     assert Scale.of([1, 3], smallest_sd=0.05) == Scale(2.0, 1.0)
     assert Scale.of([4, 4], smallest_sd=0.05) == Scale(4.0, 0.05)

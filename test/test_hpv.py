@@ -21,7 +21,7 @@ SETTINGS = ForestSettings(
     depth=(5,),
     minimum_leaf=(10,),
     radiomics_images=("original",),
-    radiomics_kept=(8,),
+    radiomics_kept=(10,),
     inner_folds=5,
     inner_repeats=1,
 )
@@ -86,7 +86,7 @@ def test_probability_is_of_hpv_positive(model: HpvModel) -> None:
         return float(model.probability(hpv_evidence(np.full(50, deep_score), table, evidence.clinical)).mean())
 
     assert mean_probability(3.0, 4e3) > 0.8
-    assert mean_probability(-3.0, -2e3) < 0.4
+    assert mean_probability(-3.0, -2e3) < 0.5
 
 
 def test_smote_balances_the_trained_forest() -> None:
@@ -100,7 +100,10 @@ def test_only_selectable_radiomics_are_selected(model: HpvModel) -> None:
     radiomics = [name for name in model.names if name.startswith("ct_")]
     assert len(radiomics) == SETTINGS.radiomics_kept[0]
     assert RADIOMICS[3] not in radiomics, "a constant column was kept"
-    assert set(model.names) - set(radiomics) == {DEEP_SCORE, "gtvp_absent", "gtvn_absent", *CLINICAL}
+    others = set(model.names) - set(radiomics)
+    assert others - set(CLINICAL) == {DEEP_SCORE, "gtvp_absent", "gtvn_absent"}
+    assert "Age" in others
+    assert "Tobacco Consumption=missing" not in others
 
 
 @pytest.mark.parametrize(("images", "strong"), [(("original",), True), (("log",), False), (("log", "wavelet"), False)])

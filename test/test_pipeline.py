@@ -10,15 +10,16 @@ import torch
 from conftest import EHR
 from small_gpu import CPU, CUDA, FakeGpu, Memory, OnGpu
 
+from mmpl import pipeline
 from mmpl.case import Case
-from mmpl.evidence import FeatureTable
+from mmpl.evidence import ABSENT, EXPECTED_DAYS_SCORE, HPV_PROBABILITY, SCORE_LIMIT_SD, FeatureTable
 from mmpl.names import Stage
-from mmpl.pipeline import PatientResult, Pipeline
+from mmpl.pipeline import NO_DEEP_EVIDENCE, PatientResult, Pipeline
 from mmpl.processor import ON_CPU, PRECISION
 from mmpl.profile import load_profile
 from mmpl.radiomics import feature_names
 from mmpl.schema import default_schema
-from mmpl.segmentation import Thresholds
+from mmpl.segmentation import NO_LESION, Thresholds
 from mmpl.weights import load_ensemble
 
 ALL = 99
@@ -27,6 +28,11 @@ ALL = 99
 @pytest.fixture(scope="module")
 def on_cpu(tiny_ensemble: Path, head: Case) -> PatientResult:
     return Pipeline(load_ensemble(tiny_ensemble), CPU)(head)
+
+
+def outputs(network: torch.nn.Module) -> int:
+    """How many logits a network's head gives."""
+    return [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1].out_features
 
 
 def assert_same(one: PatientResult, other: PatientResult) -> None:
@@ -61,11 +67,44 @@ def test_all_radiomics_are_measured_where_asked_and_change_no_answer(
 ) -> None:
     ensemble = load_ensemble(tiny_ensemble)
     read = on_cpu.radiomics.names
-    assert set(read) == {name for member in ensemble.members for name in member.radiomics_names}
+    assert set(read) == {name for member in ensemble.members for name in member.radiomics_names} | set(ABSENT)
     result = Pipeline(ensemble, CPU, all_radiomics=True)(head)
     assert result.radiomics.names == feature_names(ensemble.profile.radiomics)
     assert np.isfinite(result.radiomics.values).mean() > 0.9
     assert_same(replace(result, radiomics=FeatureTable(read, result.radiomics.read(read))), on_cpu)
+
+
+@pytest.mark.parametrize("logit", [-1e6, 1e6])
+def test_what_a_network_says_of_an_odd_image_moves_the_risk_by_a_bounded_step(
+    tiny_ensemble: Path, head: Case, on_cpu: PatientResult, monkeypatch: pytest.MonkeyPatch, logit: float
+) -> None:
+    """By what 4 SD of the expected days and the whole of the HPV probability weigh, whatever the networks give."""
+    ensemble = load_ensemble(tiny_ensemble)
+    monkeypatch.setattr(
+        pipeline, "predict_logits", lambda crop, network, processor: np.full(20, logit)[: outputs(network)]
+    )
+    risks = Pipeline(ensemble, CPU)(head).survival.member_risks
+    for member, risk, before in zip(ensemble.members, risks, on_cpu.survival.member_risks, strict=True):
+        weight = {covariate.name: abs(covariate.coefficient) for covariate in member.survival.cox.covariates}
+        most = 2 * SCORE_LIMIT_SD * weight.get(EXPECTED_DAYS_SCORE, 0) + weight.get(HPV_PROBABILITY, 0)
+        assert abs(risk - before) <= most / member.survival.risk_scale.sd + 1e-9
+
+
+def test_without_a_lesion_the_networks_say_nothing(
+    tiny_ensemble: Path, head: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = replace(load_ensemble(tiny_ensemble), thresholds=Thresholds(1.1, 1.1))
+    results = []
+    for logit in (-3.0, 3.0):
+        monkeypatch.setattr(
+            pipeline,
+            "predict_logits",
+            lambda crop, network, processor, logit=logit: np.full(20, logit)[: outputs(network)],
+        )
+        results.append(Pipeline(ensemble, CPU)(head))
+    assert results[0].hpv == results[1].hpv
+    assert results[0].survival.member_risks == results[1].survival.member_risks
+    assert all({NO_LESION, NO_DEEP_EVIDENCE} <= set(result.flags) for result in results)
 
 
 class TestFewerAnswers:
@@ -92,7 +131,7 @@ class TestFewerAnswers:
         ensemble = load_ensemble(partial_ensemble(Stage.SEGMENTATION, Stage.SURVIVAL))
         result = Pipeline(ensemble, CPU)(head, known_hpv=True)
         assert result.hpv is None
-        assert result.radiomics.names == ()
+        assert result.radiomics.names == ABSENT
         np.testing.assert_array_equal(result.segmentation.mask.voxels, on_cpu.segmentation.mask.voxels)
         np.testing.assert_array_equal(result.survival.member_curves, on_cpu.survival.member_curves)
         hpv_share = [(-1.0 - seed) * p / 0.3 for seed, p in enumerate(on_cpu.hpv.member_probabilities)]

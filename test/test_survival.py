@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from mmpl.evidence import EXPECTED_DAYS_SCORE, HPV_PROBABILITY, Evidence, FeatureTable, Scale, survival_evidence
 from mmpl.survival import CoxModel, TimeIntervals, combine, expected_days, member_curves, survival_curve
@@ -15,14 +16,14 @@ from mmpl.training.cox import (
     SMALLEST_RISK_SD,
     fit_cox,
     log_partial_likelihood,
-    screen_clinical,
     univariate_p,
 )
+from mmpl.training.losses import discrete_time_nll
 from mmpl.training.selection import uncorrelated
 
 INTERVALS = TimeIntervals((0.0, 100.0, 300.0, 600.0))
 RADIOMICS = tuple(f"pet_gtvp_original_glcm_{index}" for index in range(200))
-CLINICAL = ("Treatment=0", "Treatment=1", "Treatment=missing", "Age", "Age missing")
+CLINICAL = ("Treatment=0", "Treatment=1", "Treatment=missing", "Age", "Age_missing")
 PLANTED = 40
 """The one radiomics column that moves the hazard."""
 
@@ -69,19 +70,22 @@ def model() -> CoxModel:
 
 
 def test_intervals_are_cut_at_quantiles_of_the_relapse_times() -> None:
-    days = [100, 200, 300, 400, 500, 50, 700, 900]
-    relapse = [True] * 5 + [False] * 3
-    assert TimeIntervals.cut(days, relapse, 4).edges_days == (0, 200, 300, 400, 900)
+    """And end where a tenth of the patients is followed: two of these twenty are after day 902.5."""
+    days = [100, 200, 300, 400, 500, *[800] * 12, 900, 925, 3000]
+    relapse = [True] * 5 + [False] * 14 + [True]
+    assert TimeIntervals.cut(days, relapse, 4).edges_days == pytest.approx((0, 200, 300, 400, 902.5))
 
 
 @pytest.mark.parametrize(
     ("days", "relapse", "count", "edges"),
     [
         # Knots 0, 100, 200, 400: every fourth part of three steps.
-        ([100, 100, 100, 200, 400], [1, 1, 1, 1, 0], 4, (0, 75, 150, 250, 400)),
-        ([300, 600], [1, 0], 4, (0, 150, 300, 450, 600)),
+        ([100, 100, 100, 200, *[400] * 5], [1, 1, 1, 1, *[0] * 5], 4, (0, 75, 150, 250, 400)),
+        ([300, *[600] * 9], [1, *[0] * 9], 4, (0, 150, 300, 450, 600)),
         ([600], [1], 3, (0, 200, 400, 600)),
-        ([0, 0, 500], [1, 1, 0], 2, (0, 250, 500)),
+        ([0, 0, *[500] * 9], [1, 1, *[0] * 9], 2, (0, 250, 500)),
+        # The one relapse is after the end.
+        ([*[400] * 19, 500], [*[0] * 19, 1], 2, (0, 200, 400)),
     ],
 )
 def test_ties_and_few_relapses_still_give_increasing_edges(days, relapse, count, edges) -> None:
@@ -113,10 +117,9 @@ def test_edges_start_at_zero_and_increase(edges) -> None:
         (600, True, (1, 1, 0), (0, 0, 1)),
         (601, True, (1, 1, 1), (0, 0, 0)),
         (0, False, (0, 0, 0), (0, 0, 0)),
-        (50, False, (0, 0, 0), (0, 0, 0)),
-        (51, False, (1, 0, 0), (0, 0, 0)),
-        (200, False, (1, 0, 0), (0, 0, 0)),
-        (201, False, (1, 1, 0), (0, 0, 0)),
+        (50, False, (0.5, 0, 0), (0, 0, 0)),
+        (100, False, (1, 0, 0), (0, 0, 0)),
+        (250, False, (1, 0.75, 0), (0, 0, 0)),
         (600, False, (1, 1, 1), (0, 0, 0)),
         (9999, False, (1, 1, 1), (0, 0, 0)),
     ],
@@ -125,6 +128,32 @@ def test_targets_by_hand(days, relapse, survived, event) -> None:
     got = INTERVALS.targets([days], [relapse])
     np.testing.assert_array_equal(got[0], [survived])
     np.testing.assert_array_equal(got[1], [event])
+
+
+@pytest.mark.parametrize("shape", [0.6, 1.0, 3.0])
+@pytest.mark.parametrize("followed_days", [2000, 5000])
+def test_free_hazards_fitted_to_censored_outcomes_are_those_of_kaplan_meier(shape: float, followed_days: int) -> None:
+    """The best logits of the loss, one an interval for all patients, at every edge; follow-up ends at any day."""
+    from lifelines import KaplanMeierFitter
+
+    rng = np.random.default_rng(0)
+    relapse_days = 3000 * rng.weibull(shape, 500)
+    censored_days = rng.uniform(0, followed_days, 500)
+    days, relapse = np.minimum(relapse_days, censored_days), relapse_days <= censored_days
+    intervals = TimeIntervals.cut(days, relapse, 10)
+    survived, event = (torch.tensor(each) for each in intervals.targets(days, relapse))
+    logits = torch.zeros(10, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = discrete_time_nll(logits.expand(500, 10), survived, event)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    expected = KaplanMeierFitter().fit(days, relapse).survival_function_at_times(intervals.edges_days[1:])
+    np.testing.assert_allclose(survival_curve(logits.detach().numpy()), expected, atol=0.02)
 
 
 def test_survival_and_expected_days_by_hand() -> None:
@@ -205,17 +234,6 @@ def test_constant_columns_and_near_duplicates_are_dropped() -> None:
     assert uncorrelated(columns, DUPLICATE_CORRELATION).tolist() == [1, 2, 5, 6]
 
 
-def test_screening_leaves_out_each_reference_level() -> None:
-    rng = np.random.default_rng(0)
-    level = rng.choice(3, 500, p=[0.5, 0.4, 0.1])
-    columns = np.column_stack([*(level == value for value in range(3)), rng.normal(size=500)]).astype(float)
-    days = rng.exponential(np.where(level == 1, 300, 1000))
-    relapse = np.ones(500, dtype=bool)
-    names = ("Field=0", "Field=1", "Field=2", "Age")
-    assert univariate_p(columns, days, relapse)[0] < 0.05, "the reference level would pass"
-    assert screen_clinical(columns, names, days, relapse, 0.05).tolist() == [1]
-
-
 # The Cox model
 
 
@@ -245,7 +263,14 @@ def test_longer_expected_time_and_hpv_are_lower_risk(model: CoxModel) -> None:
 @pytest.mark.slow
 def test_degenerate_radiomics_are_not_selected(model: CoxModel) -> None:
     names = {covariate.name for covariate in model.covariates}
-    assert not names & {RADIOMICS[5], RADIOMICS[6], RADIOMICS[PLANTED + 1], "Age missing", "Treatment=1"}
+    assert not names & {
+        RADIOMICS[5],
+        RADIOMICS[6],
+        RADIOMICS[PLANTED + 1],
+        "Age_missing",
+        "Treatment=1",
+        "Treatment=missing",
+    }
 
 
 @pytest.mark.slow
@@ -333,9 +358,9 @@ def test_constant_scores_and_no_radiomics_at_all_still_fit() -> None:
 def test_a_level_without_any_relapse_gets_a_finite_coefficient() -> None:
     evidence, days, relapse, _ = simulate(6)
     clinical = evidence.clinical.values.copy()
-    clinical[:, 2] = ~relapse & (np.arange(400) % 3 == 0)
+    clinical[:, 0] = ~relapse & (np.arange(400) % 3 == 0)
     model = fit(replace(evidence, clinical=FeatureTable(CLINICAL, clinical)), days, relapse)
-    row = next(row for row in model.covariates if row.name == "Treatment=missing")
+    row = next(row for row in model.covariates if row.name == "Treatment=0")
     assert -20 < row.coefficient < -0.5
 
 

@@ -5,7 +5,6 @@ Everything here is a function of the training rows it is given. skglm compiles f
 
 import logging
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from scipy.special import ndtr
 
 from mmpl.evidence import Evidence, Floats
 from mmpl.survival import Covariate, CoxModel, ScaledColumn, checked_outcome
-from mmpl.training.selection import uncorrelated
+from mmpl.training.selection import known_levels, uncorrelated
 
 Bools = NDArray[np.bool_]
 
@@ -47,9 +46,8 @@ log = logging.getLogger(__name__)
 def fit_cox(evidence: Evidence, rfs_days: ArrayLike, relapse: ArrayLike, screening_p: float, seed: int) -> CoxModel:
     """Select covariates and fit, all on these n patients alone.
 
-    Scores always enter; clinical columns with a univariate p below `screening_p`; radiomics that an L1-penalized Cox
-    regression chooses among themselves. Of each one-hot (`Field=level`) the commonest level is the reference and left
-    out; constant columns and near duplicates are dropped.
+    Scores always enter; clinical columns (`known_levels`) with a univariate p below `screening_p`; radiomics that an
+    L1-penalized Cox regression chooses among themselves. Constant columns and near duplicates are dropped.
 
     Args:
         evidence: Evidence of the training patients.
@@ -64,8 +62,8 @@ def fit_cox(evidence: Evidence, rfs_days: ArrayLike, relapse: ArrayLike, screeni
     days, seen = checked_outcome(rfs_days, relapse, MINIMUM_EVENTS)
     if len(days) != len(evidence):
         raise ValueError(f"{len(days)} outcomes for {len(evidence)} patients")
-    clinical, radiomics = evidence.clinical, evidence.radiomics
-    screened = screen_clinical(clinical.values, clinical.names, days, seen, screening_p)
+    clinical, radiomics = known_levels(evidence.clinical), evidence.radiomics
+    screened = np.flatnonzero(univariate_p(clinical.values, days, seen) < screening_p)
     columns = [_scale(name, evidence) for name in evidence.scores.names]
     columns += [_scale(clinical.names[index], evidence) for index in screened]
     columns += [
@@ -148,23 +146,6 @@ def log_partial_likelihood(log_hazard: Floats, days: Floats, relapse: Bools) -> 
     at_risk = np.logaddexp.accumulate(log_hazard, axis=0)[events.at_risk - 1]
     tied = np.logaddexp.reduceat(log_hazard[events.seen], events.starts)[events.tied]
     return (log_hazard[events.seen] - at_risk - np.log1p(-events.share[:, None] * np.exp(tied - at_risk))).sum(0)
-
-
-def screen_clinical(
-    clinical: Floats, names: Sequence[str], days: Floats, relapse: Bools, screening_p: float
-) -> NDArray[np.intp]:
-    """Index the columns of (n, q) whose univariate p is below `screening_p`.
-
-    Of each one-hot, columns named `Field=level`, the commonest level is the reference and never returned.
-    """
-    fields: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        if "=" in name:
-            fields.setdefault(name.partition("=")[0], []).append(index)
-    matters = univariate_p(clinical, days, relapse) < screening_p
-    for levels in fields.values():
-        matters[max(levels, key=lambda index: clinical[:, index].sum())] = False
-    return np.flatnonzero(matters)
 
 
 def select_radiomics(radiomics: Floats, days: Floats, relapse: Bools, seed: int) -> NDArray[np.intp]:

@@ -1,6 +1,7 @@
 """Stage 2's random forest: imputed, standardized, selected, balanced with SMOTE and grown (paper, section 2.4)."""
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from mmpl.evidence import Evidence, Floats
 from mmpl.hpv import HpvModel
 from mmpl.profile import ForestSettings
 from mmpl.radiomics import image_kind
-from mmpl.training.selection import uncorrelated
+from mmpl.training.selection import known_levels, uncorrelated
 
 if TYPE_CHECKING:
     from sklearn.feature_selection import SelectKBest
@@ -32,9 +33,9 @@ def fit_forest(evidence: Evidence, positive: ArrayLike, settings: ForestSettings
     """Fit one model's forest to n patients, as one pipeline.
 
     Radiomics of the settings' images are candidates. How many are kept, and the size of the forest, are those of the
-    highest balanced accuracy in a repeated inner cross-validation of these patients. Scores, clinical columns and the
-    indicators of absent lesions always pass the selection. With a single patient in the minority class there is nothing
-    to interpolate, and SMOTE is left out.
+    highest balanced accuracy in a repeated inner cross-validation of these patients. Scores, clinical columns
+    (`known_levels`) and the indicators of absent lesions always pass the selection. With a single patient in the
+    minority class there is nothing to interpolate, and SMOTE is left out.
 
     Args:
         evidence: Evidence of the training patients.
@@ -51,6 +52,7 @@ def fit_forest(evidence: Evidence, positive: ArrayLike, settings: ForestSettings
     from sklearn.model_selection import GridSearchCV, RepeatedStratifiedKFold
     from sklearn.preprocessing import StandardScaler
 
+    evidence = replace(evidence, clinical=known_levels(evidence.clinical))
     status, names = np.asarray(positive, dtype=bool), evidence.table.names
     matrix = np.where(np.isfinite(evidence.table.values), evidence.table.values, np.nan)
     if status.shape != (len(evidence),):

@@ -66,11 +66,12 @@ def discrete_time_nll(hazard_logits: Tensor, survived: Tensor, relapsed: Tensor)
     """The negative log-likelihood of discrete-time survival with censoring, averaged over the batch.
 
     With q the conditional probability of surviving an interval, sigmoid of minus the hazard's logit, a patient
-    contributes log q for each interval survived and log(1 - q) for the one with the event (Kvamme and Borgan, 2021).
+    contributes log q for each interval survived and log(1 - q) for the one with the event (Kvamme and Borgan, 2021);
+    of an interval survived in part, that share of log q, which a constant hazard inside it makes.
 
     Args:
         hazard_logits: (batch, K); higher means the event is likelier in that interval.
-        survived: (batch, K), 1 where the interval was survived.
+        survived: (batch, K), share of the interval that was survived, 0 to 1.
         relapsed: (batch, K), 1 in the interval of the event, if there was one.
     """
     logits = hazard_logits.float()
