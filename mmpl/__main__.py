@@ -49,6 +49,13 @@ class Centers(StrEnum):
     UNSEEN = "unseen"
 
 
+class HpvStatus(StrEnum):
+    """The two HPV statuses, as a user writes them."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+
+
 @app.command()
 def phantom(
     patients: Annotated[int, typer.Option(min=1, help="How many patients.")],
@@ -70,6 +77,9 @@ def answer(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="images/ct/*.mha, images/pet/*.mha, ehr.json.")],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Takes mask, risk and HPV status.")],
     weights: Weights = None,
+    known_hpv: Annotated[
+        HpvStatus | None, typer.Option(help="A known HPV status, on which the risk then rests; predicted by default.")
+    ] = None,
 ) -> None:
     """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
     from mmpl.algorithm import Algorithm
@@ -83,7 +93,8 @@ def answer(
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
     picture, report = target / "picture.png", target / "report.json"
     clear_challenge_result(target, picture, report)
-    Algorithm.load().answer(source, target, picture, report)
+    status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
+    Algorithm.load().answer(source, target, picture, report, known_hpv=status)
 
 
 @app.command()

@@ -102,6 +102,7 @@ class Algorithm:
         picture: Path | None = None,
         report: Path | None = None,
         began: float | None = None,
+        known_hpv: bool | None = None,
     ) -> None:
         """Answer the case in one folder into another; answers of an earlier case are removed first.
 
@@ -111,6 +112,7 @@ class Algorithm:
             picture: File to draw the case into; None for no picture. It comes after the answers, and costs none.
             report: File for each model's answers, flags and notes; None for no report. Likewise.
             began: Moment at which the case's time began, as `time.monotonic` has it; by default now.
+            known_hpv: HPV status that the risk may rest on; None where it is not known.
 
         Raises:
             InvalidInputError: The case cannot be answered; nothing is left in the target.
@@ -118,7 +120,7 @@ class Algorithm:
         began = time.monotonic() if began is None else began
         target.mkdir(parents=True, exist_ok=True)
         clear_challenge_result(target, picture, report)
-        case = read_challenge_case(source, self.pipeline.ensemble.profile.clinical)
+        case = read_challenge_case(source, self.pipeline.ensemble.profile.clinical, known_hpv)
         left_s = None if self.budget_s is None else began + self.budget_s - time.monotonic()
         result = self.pipeline(case, budget_s=left_s)
         for note in result.notes:

@@ -67,9 +67,10 @@ class Model:
             InvalidInputError: An image cannot be used, or CT and PET do not overlap.
         """
         clinical = self.pipeline.ensemble.profile.clinical.read(record or {})
-        case = Case(patient_id, read_any_image("CT", ct), read_any_image("PET", pet), clinical)
+        images = read_any_image("CT", ct), read_any_image("PET", pet)
+        case = Case(patient_id, *images, clinical, known_hpv=known_hpv)
         check_overlap(case.ct.grid, case.pet.grid)
-        return self.pipeline(check_units(case), known_hpv)
+        return self.pipeline(check_units(case))
 
     def answer_cohort(self, folder: str | PathLike[str]) -> Iterator[tuple[str, PatientResult | InvalidInputError]]:
         """Answer the patients of a cohort's folder, one after the other, in the order of its table.

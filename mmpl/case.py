@@ -121,6 +121,7 @@ class Case:
         reference: Label map on the CT's grid, in training only.
         pet_is_suv: False where the PET's numbers cannot be SUV (`mmpl.units`).
         flags: Findings on entry that the reader of the answers should know.
+        known_hpv: HPV status, where it is known and takes the place of the predicted one in the survival model.
     """
 
     patient_id: str
@@ -130,6 +131,7 @@ class Case:
     reference: Image | None = None
     pet_is_suv: bool = True
     flags: tuple[str, ...] = ()
+    known_hpv: bool | None = None
 
     def __post_init__(self) -> None:
         for name, image in (("CT", self.ct), ("PET", self.pet)):
@@ -169,9 +171,11 @@ class Patient:
 
     Attributes:
         center_id: ID of the center where the patient was seen; splits use it, no model ever does.
+        known_hpv: HPV status that an answer may rest on, where a table to be answered gives one.
     """
 
     patient_id: str
     center_id: str
     clinical: ClinicalRecord
     outcome: Outcome
+    known_hpv: bool | None = None

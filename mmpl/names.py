@@ -46,3 +46,7 @@ class Column(StrEnum):
     RELAPSE = "Relapse"
     RFS_DAYS = "RFS"
     HPV_STATUS = "HPV Status"
+
+
+KNOWN_HPV = "Known HPV Status"
+"""Column of a table to be answered, never of the released one: a status that the risk may rest on."""

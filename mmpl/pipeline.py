@@ -22,6 +22,7 @@ from mmpl.weights import Ensemble, EnsembleMember
 SEGMENTATION_SHARE = 0.6
 """Share of a time budget after which stage 1 is over; the rest is for radiomics and the later stages' networks."""
 CLINICAL_ASSUMED = "clinical fields assumed"
+HPV_KNOWN = "the risk rests on a known HPV status"
 NO_DEEP_EVIDENCE = "the networks of HPV and survival left out: the training mean stands in"
 
 
@@ -88,12 +89,11 @@ class Pipeline:
     all_radiomics: bool = False
     progress: Callable[[str], None] = lambda _: None
 
-    def __call__(self, case: Case, known_hpv: bool | None = None, budget_s: float | None = None) -> PatientResult:
+    def __call__(self, case: Case, budget_s: float | None = None) -> PatientResult:
         """Answer one case.
 
         Args:
-            case: CT, PET and clinical record.
-            known_hpv: HPV status that replaces the predicted one in the survival model.
+            case: CT, PET and clinical record, and an HPV status where the risk may rest on it.
             budget_s: Seconds that are left for it; where they are few, less is done, and flagged (`mmpl.segmentation`).
 
         Raises:
@@ -113,13 +113,15 @@ class Pipeline:
         if lesions and tasks and Stage.HPV in self.ensemble.stages:
             hpv = self.diagnose(case, lesions, members, processor)
         if lesions and Task.SURVIVAL in tasks:
-            survival = self.prognose(case, lesions, hpv, members, processor, known_hpv)
+            survival = self.prognose(case, lesions, hpv, members, processor)
         notes = self._clinical_notes(case, members) if tasks else ()
         flags = [*prepared.flags, *processor.notes, *segmentation.flags]
         if tasks and NO_LESION in segmentation.flags:
             flags.append(NO_DEEP_EVIDENCE)
         if tasks and (fields := [name for member in members for name in member.assumed_fields(case.clinical)]):
             flags.append(f"{CLINICAL_ASSUMED}: {', '.join(dict.fromkeys(fields))}")
+        if hpv and survival and case.known_hpv is not None:
+            flags.append(f"{HPV_KNOWN} ({'positive' if case.known_hpv else 'negative'})")
         radiomics = lesions.radiomics if lesions else None
         return PatientResult(case.patient_id, segmentation, hpv, survival, radiomics, tuple(flags), notes)
 
@@ -162,7 +164,6 @@ class Pipeline:
         hpv: HpvResult | None,
         members: Sequence[EnsembleMember],
         processor: Processor,
-        known_hpv: bool | None = None,
     ) -> SurvivalResult:
         """Stage 3: each model's survival curve, then its Cox model on the expected time and all that came before."""
         self.progress("predicting recurrence")
@@ -170,7 +171,7 @@ class Pipeline:
         for position, member in enumerate(members):
             tables, probability = member.survival, None
             if hpv:
-                probability = [hpv.member_probabilities[position] if known_hpv is None else float(known_hpv)]
+                probability = [hpv.member_probabilities[position] if case.known_hpv is None else float(case.known_hpv)]
             curve = survival_curve(predict_logits(lesions.crop, member.network(Stage.SURVIVAL), processor))
             score = tables.scale.standardize(float(expected_days(curve, tables.intervals)))
             clinical = member.encoder.encode([case.clinical])

@@ -68,6 +68,29 @@ def test_a_known_status_takes_the_place_of_the_predicted_one(model: Model, head:
     images = to_sitk(head.ct), to_sitk(head.pet)
     negative, positive = (model.answer(*images, EHR, known_hpv=status) for status in (False, True))
     assert negative.survival.risk_score > positive.survival.risk_score
+    assert negative.hpv == positive.hpv
+    assert "the risk rests on a known HPV status (negative)" in negative.flags
+
+
+def test_a_cohort_has_a_column_for_known_status(model: Model, head: Case, tmp_path: Path) -> None:
+    """The released outcome beside it is not looked at."""
+    statuses = {"A": ("positive", True), "B": ("p16-", False), "C": ("", None)}
+    for name in statuses:
+        write_image(tmp_path / f"{name}__CT.nii.gz", head.ct)
+        write_image(tmp_path / f"{name}__PT.nii.gz", head.pet)
+    record = {key: str(value) for key, value in EHR.items()}
+    write_table(
+        tmp_path,
+        *(
+            {**ROW, **record, "PatientID": name, "known HPV status": text, "HPV Status": "1"}
+            for name, (text, _) in statuses.items()
+        ),
+    )
+    for name, result in model.answer_cohort(tmp_path):
+        images = tmp_path / f"{name}__CT.nii.gz", tmp_path / f"{name}__PT.nii.gz"
+        alone = model.answer(*images, EHR, known_hpv=statuses[name][1])
+        assert result.survival.risk_score == alone.survival.risk_score
+        assert result.flags == alone.flags
 
 
 def test_a_cohort_is_answered_though_a_patient_cannot_be(

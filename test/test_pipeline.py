@@ -129,7 +129,7 @@ class TestFewerAnswers:
     def test_masks_and_survival(self, partial_ensemble: Callable[..., Path], head: Case, on_cpu: PatientResult) -> None:
         """Each model's risk is what it was without its HPV covariate's share, and a known status has no say."""
         ensemble = load_ensemble(partial_ensemble(Stage.SEGMENTATION, Stage.SURVIVAL))
-        result = Pipeline(ensemble, CPU)(head, known_hpv=True)
+        result = Pipeline(ensemble, CPU)(replace(head, known_hpv=True))
         assert result.hpv is None
         assert result.radiomics.names == ABSENT
         np.testing.assert_array_equal(result.segmentation.mask.voxels, on_cpu.segmentation.mask.voxels)

@@ -114,12 +114,13 @@ class _Layout:
         return self.folder / self.listed.get(socket.slug, socket.path)
 
 
-def read_challenge_case(folder: Path, schema: ClinicalSchema | None = None) -> Case:
+def read_challenge_case(folder: Path, schema: ClinicalSchema | None = None, known_hpv: bool | None = None) -> Case:
     """Read the one case in a folder of the challenge's layout.
 
     Args:
         folder: The platform's /input.
         schema: Schema of the clinical record: that of the weights; by default that of `resources/clinical.yaml`.
+        known_hpv: HPV status that the risk may rest on, which no file of the layout holds.
 
     Raises:
         InvalidInputError: A file is missing or cannot be used; the message names it.
@@ -132,7 +133,7 @@ def read_challenge_case(folder: Path, schema: ClinicalSchema | None = None) -> C
     clinical = read_clinical_file(layout.path(edition.clinical), schema or default_schema())
     images = read_image(ct), read_image(pet)
     try:
-        case = check_units(Case(CASE_ID, *images, clinical))
+        case = check_units(Case(CASE_ID, *images, clinical, known_hpv=known_hpv))
         check_overlap(case.ct.grid, case.pet.grid)
     except InvalidInputError as error:
         about = [str(path) for name, path in (("CT", ct), ("PET", pet)) if name in str(error)]

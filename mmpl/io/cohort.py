@@ -24,10 +24,10 @@ from mmpl.errors import some_of
 from mmpl.geometry import check_overlap
 from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
-from mmpl.io.outcomes import OUTCOMES, is_missing, is_plus, read_outcome
+from mmpl.io.outcomes import OUTCOMES, is_missing, is_plus, read_known_status, read_outcome
 from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factors, to_suv
 from mmpl.io.tables import merge_tables, read_table
-from mmpl.names import Column
+from mmpl.names import KNOWN_HPV, Column
 from mmpl.schema import ClinicalSchema, default_schema
 from mmpl.units import check_units
 
@@ -104,7 +104,8 @@ class Cohort:
         try:
             if patient_id in self.suv_factors:
                 pet = to_suv(pet, self.suv_factors[patient_id])
-            case = check_units(Case(patient_id, ct, pet, patient.clinical, reference))
+            known_hpv = patient.known_hpv
+            case = check_units(Case(patient_id, ct, pet, patient.clinical, reference, known_hpv=known_hpv))
             check_overlap(case.ct.grid, case.pet.grid)
             return case
         except InvalidInputError as error:
@@ -118,7 +119,7 @@ class Cohort:
             stat = path.stat() if path.is_file() else None
             files.append((stat.st_size, stat.st_mtime_ns) if stat else None)
         patient = self.patient(patient_id)
-        row = (patient.center_id, sorted(patient.clinical.values.items()), asdict(patient.outcome))
+        row = (patient.center_id, sorted(patient.clinical.values.items()), asdict(patient.outcome), patient.known_hpv)
         return hashlib.sha256(repr((files, self.suv_factors.get(patient_id), row)).encode()).hexdigest()[:16]
 
     def image_problem(self, patient_id: str) -> str | None:
@@ -173,13 +174,16 @@ def inspect_cohort(
     """
     schema, paths = schema or default_schema(), find_tables(folder)
     columns = [name for name in (*Column, *schema.names) if outcomes or name not in OUTCOMES]
+    optional = [] if outcomes else [KNOWN_HPV]
 
     def says_nothing(column: str, text: str) -> bool:
-        return is_missing(text) if column in OUTCOMES else schema.is_missing(text)
+        return is_missing(text) if column in (*OUTCOMES, KNOWN_HPV) else schema.is_missing(text)
 
-    spell = partial(_column, schema=schema, columns=frozenset(columns))
+    spell = partial(_column, schema=schema, columns=frozenset((*columns, *optional)))
     table, problems = merge_tables([read_table(path, spell) for path in paths], folder, says_nothing)
-    problems += [f"column {str(name)!r} is there twice" for name in columns if table.header.count(name) > 1]
+    problems += [
+        f"column {str(name)!r} is there twice" for name in (*columns, *optional) if table.header.count(name) > 1
+    ]
     missing = [name for name in columns if name not in table.header]
     needed = columns if training else [Column.PATIENT_ID]
     problems += [f"column {str(name)!r} is missing (its cells may be blank)" for name in missing if name in needed]
@@ -190,8 +194,9 @@ def inspect_cohort(
         remarks.append(f"columns that are not read: {some_of(list(map(repr, others)))}")
     if Column.PATIENT_ID not in table.header:
         return Cohort(folder, table.path, (), {}, tuple(remarks)), problems
-    blank, places = dict.fromkeys((*Column, *schema.names), ""), _places(folder)
-    rows = [(line, blank | {name: row[name] for name in columns if name in row}) for line, row in table.rows]
+    blank, places = dict.fromkeys((*Column, *schema.names, KNOWN_HPV), ""), _places(folder)
+    read = (*columns, *optional)
+    rows = [(line, blank | {name: row[name] for name in read if name in row}) for line, row in table.rows]
     has_plus = any(is_plus(row[Column.HPV_STATUS]) for _, row in rows)
     patients = []
     for line, row in rows:
@@ -279,7 +284,7 @@ def _task_folders(folder: Path) -> list[Path]:
 
 def _column(name: str, schema: ClinicalSchema, columns: Collection[str]) -> str | None:
     """Bring a column's name to its released spelling; None where it is none of those that are looked at."""
-    released = {column.casefold(): column.value for column in Column}
+    released = {column.casefold(): str(column) for column in (*Column, KNOWN_HPV)}
     found = released.get(name.casefold()) or schema.field_of_key(name)
     return found if found in columns else None
 
@@ -292,8 +297,13 @@ def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patien
         wrong.append("PatientID is blank")
     elif not _can_name_a_file(patient_id):
         wrong.append("PatientID cannot be a file's name")
+    known_hpv = None
+    try:
+        known_hpv = read_known_status(row[KNOWN_HPV])
+    except ValueError as error:
+        wrong.append(f"{KNOWN_HPV} is {row[KNOWN_HPV]!r}, {error}")
     record = schema.read({name: row[name] for name in schema.names})
-    return Patient(patient_id, row[Column.CENTER_ID], record, outcome), wrong
+    return Patient(patient_id, row[Column.CENTER_ID], record, outcome, known_hpv), wrong
 
 
 def _can_name_a_file(patient_id: str) -> bool:

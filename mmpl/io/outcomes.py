@@ -59,6 +59,15 @@ def read_outcome(row: Mapping[str, str], has_plus: bool) -> tuple[Outcome, list[
     return outcome, wrong
 
 
+def read_known_status(text: str) -> bool | None:
+    """Read an HPV status that an answer may rest on; None for a blank cell.
+
+    Raises:
+        ValueError: It is no status.
+    """
+    return None if is_missing(text) else _parse_status(text, has_plus=False)
+
+
 def _plain(text: str) -> str:
     """Bring a cell to the one way that words are compared in."""
     return "".join(text.split()).translate(_DASHES).casefold()

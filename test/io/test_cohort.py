@@ -294,3 +294,18 @@ def test_images_that_hardly_meet_are_refused(tmp_path: Path) -> None:
 def test_an_id_that_begins_with_a_dot_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="PatientID cannot be a file's name"):
         read_cohort(write_table(tmp_path / "cohort", ROW | {"PatientID": ".P1"}))
+
+
+def test_a_known_status_is_read_for_answers_alone(tmp_path: Path) -> None:
+    """A finding or a blank; anything else is a problem by name, and training never looks."""
+    folder = write_table(tmp_path / "cohort", ROW | {"Known HPV Status": "neg"})
+    write_images(folder, ROW["PatientID"])
+    answered, trained = read_cohort(folder, outcomes=False), read_cohort(folder, training=True)
+    assert (answered.patients[0].known_hpv, trained.patients[0].known_hpv) == (False, None)
+    write_table(tmp_path / "cohort", ROW | {"Known HPV Status": "positive"})
+    changed = read_cohort(folder, outcomes=False)
+    assert changed.patients[0].known_hpv is True
+    assert changed.fingerprint(ROW["PatientID"]) != answered.fingerprint(ROW["PatientID"])
+    write_table(tmp_path / "cohort", ROW | {"Known HPV Status": "-"})
+    with pytest.raises(InvalidInputError, match="Known HPV Status is '-', which may mean negative or unknown"):
+        read_cohort(folder, outcomes=False)
