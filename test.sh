@@ -18,8 +18,11 @@ test_container() {
     .venv/bin/python -m pytest -m container test/whole/test_container.py
 }
 
+test_on_every_core() { # a process each, of 2.5 GB at most; a file's tests stay together
+    .venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile "$@"
+}
+
 make_venv requirements-dev.txt
-[ "${1:-}" != --fast ] || set -- -m "not container and not speed and not slow" --numprocesses auto --dist loadfile
 if [ "${1:-}" = container ]; then
     test_container
     exit
@@ -30,7 +33,11 @@ fi
 .venv/bin/lint-imports --no-logo
 .venv/bin/shellcheck -x ./*.sh .ci/*
 .venv/bin/hadolint --failure-threshold warning Dockerfile
-.venv/bin/python -m pytest "$@"
+case ${1:-} in
+--fast) test_on_every_core -m "not container and not speed and not slow" ;;
+'') test_on_every_core ;;
+*) .venv/bin/python -m pytest "$@" ;;
+esac
 if [ "$#" -eq 0 ]; then
     .venv/bin/python -m pytest -m speed
     test_container
