@@ -17,9 +17,14 @@ from mmpl.memory import keep_freed_memory
 from mmpl.names import Task
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.processor import use_allowed_cores
+from mmpl.survival import DAYS_PER_YEAR
 from mmpl.weights import load_ensemble
 
 TASKS_VARIABLE, BUDGET_VARIABLE = "MMPL_TASKS", "MMPL_TIME_BUDGET_S"
+PREVALENCE_VARIABLE = "MMPL_HPV_PREVALENCE"
+
+SAID_AFTER_YEARS = 2
+"""Years of which the log says how probable no recurrence is."""
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +67,24 @@ def chosen_budget_s(tasks: Collection[Task], gpu: bool) -> float | None:
     return seconds or None
 
 
+def chosen_hpv_prevalence() -> float | None:
+    """Read the share of HPV-positive patients from `MMPL_HPV_PREVALENCE`; None for that of training.
+
+    Raises:
+        ValueError: It is not between 0 and 1.
+    """
+    text = os.environ.get(PREVALENCE_VARIABLE, "").strip()
+    if not text:
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise ValueError(f"{PREVALENCE_VARIABLE} is {text!r}, not a share between 0 and 1")
+    return share
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """An ensemble on a device, ready for cases.
@@ -82,6 +105,7 @@ class Algorithm:
 
         Raises:
             WeightsError: The weights are missing or damaged.
+            ValueError: A variable of the environment cannot be used.
         """
         keep_freed_memory()
         use_allowed_cores()
@@ -93,7 +117,11 @@ class Algorithm:
         budget_s, count, profile = chosen_budget_s(tasks, gpu), len(ensemble.members), ensemble.profile.name
         limit = f", time budget {budget_s:g} s a case" if budget_s else ""
         log.info("%d models, profile %s, from %s, on %s%s", count, profile, ensemble.folder, where, limit)
-        return cls(Pipeline(ensemble, device, tasks, progress=log.info), budget_s)
+        prevalence = chosen_hpv_prevalence()
+        if prevalence and not ensemble.calibration.hpv:
+            log.warning("note: the HPV prevalence is not used, as these weights were not calibrated")
+        pipeline = Pipeline(ensemble, device, tasks, progress=log.info, hpv_prevalence=prevalence)
+        return cls(pipeline, budget_s)
 
     def answer(
         self,
@@ -154,8 +182,16 @@ class Algorithm:
             return f"GTVp {result.gtvp_ml:.1f} ml, GTVn {result.gtvn_ml:.1f} ml"
         if task is Task.SURVIVAL:
             assert result.survival is not None
-            return f"recurrence risk {result.survival.risk_score:+.2f} (higher is worse, 0 is average)"
+            risk = f"recurrence risk {result.survival.risk_score:+.2f} (higher is worse, 0 is average)"
+            curve, day = result.survival.curve, SAID_AFTER_YEARS * DAYS_PER_YEAR
+            if curve is None or day > curve.days[-1]:
+                return risk
+            probability, low, high = curve.at(day)
+            return f"{risk}, no recurrence in {SAID_AFTER_YEARS} years {probability:.2f} ({low:.2f} to {high:.2f})"
         assert result.hpv is not None
         status = "positive" if result.hpv.positive else "negative"
         threshold = self.pipeline.ensemble.hpv_threshold
-        return f"HPV {status}, probability {result.hpv.probability:.3f} (threshold {threshold:.3f})"
+        said = f"HPV {status}, probability {result.hpv.probability:.3f} (threshold {threshold:.3f})"
+        if result.hpv.calibrated is None:
+            return said
+        return f"{said}, calibrated {result.hpv.calibrated:.2f} at a prevalence of {result.hpv.prevalence:.2f}"

@@ -102,6 +102,7 @@ def load(
     models: Sequence[str] = (),
     tasks: Collection[str] = tuple(Task),
     all_radiomics: bool = False,
+    hpv_prevalence: float | None = None,
 ) -> Model:
     """Verify a folder of weights, and read all of it.
 
@@ -111,16 +112,21 @@ def load(
         models: Models of the ensemble that answer, by name; by default all.
         tasks: Tasks to answer, among "segmentation", "hpv" and "survival", as far as the weights can.
         all_radiomics: Whether results hold every radiomics feature, not just those that the models read.
+        hpv_prevalence: Share of HPV-positive patients where the patients come from, for the calibrated probability; by
+            default that of training.
 
     Raises:
         WeightsError: The weights are missing or damaged, or have no such model.
-        ValueError: There is no such task.
+        ValueError: There is no such task, or no such prevalence.
     """
     ensemble = load_ensemble(None if weights is None else Path(weights)).only(models)
     for member in ensemble.members:
         member.keep()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Model(Pipeline(ensemble, chosen, frozenset(map(Task, tasks)), all_radiomics))
+    if hpv_prevalence is not None and not 0 < hpv_prevalence < 1:
+        raise ValueError(f"an HPV prevalence of {hpv_prevalence:g} is not between 0 and 1")
+    wanted = frozenset(map(Task, tasks))
+    return Model(Pipeline(ensemble, chosen, wanted, all_radiomics, hpv_prevalence=hpv_prevalence))
 
 
 def read_any_image(name: str, image: AnyImage) -> Image:

@@ -6,7 +6,7 @@ the numbers that prepare its columns, so that inference needs neither imbalanced
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -14,6 +14,7 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 
+from mmpl.calibration import HpvCalibration
 from mmpl.case import InvalidInputError
 from mmpl.evidence import Evidence, Floats
 
@@ -32,11 +33,15 @@ class HpvResult:
         probability: Mean of the models' probabilities that the tumor is HPV positive.
         positive: Whether it reaches the ensemble's threshold.
         member_probabilities: Probability that each model gives.
+        calibrated: The probability as shares of patients bear it out; None where the weights were not calibrated.
+        prevalence: Share of HPV-positive patients that it is given for; None likewise.
     """
 
     probability: float
     positive: bool
     member_probabilities: tuple[float, ...]
+    calibrated: float | None = None
+    prevalence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,27 @@ def _reproducible(content: bytes) -> bytes:
     return packed.getvalue()
 
 
-def ensemble(member_probabilities: Sequence[float], threshold: float) -> HpvResult:
-    """Average the models' probabilities of one patient and decide."""
+def ensemble(
+    member_probabilities: Sequence[float],
+    threshold: float,
+    calibration: HpvCalibration | None = None,
+    prevalence: float | None = None,
+) -> HpvResult:
+    """Average the models' probabilities of one patient, decide, and say how probable that is.
+
+    Args:
+        member_probabilities: Probability that each model gives.
+        threshold: Threshold of their mean; at or above is positive, whatever the calibration says.
+        calibration: What the mean means; None where it was not fitted.
+        prevalence: Share of HPV-positive patients where the patient comes from; by default that of training.
+
+    Raises:
+        ValueError: The prevalence is not between 0 and 1.
+    """
     probability = float(np.mean(member_probabilities))
-    return HpvResult(probability, probability >= threshold, tuple(float(value) for value in member_probabilities))
+    members = tuple(float(value) for value in member_probabilities)
+    result = HpvResult(probability, probability >= threshold, members)
+    if calibration is None:
+        return result
+    share = calibration.prevalence if prevalence is None else prevalence
+    return replace(result, calibrated=float(calibration.probability(probability, share)), prevalence=share)

@@ -18,6 +18,7 @@ from mmpl.files import write_whole
 from mmpl.geometry import Interpolation, extent_mm, index_to_mm, resample
 from mmpl.names import LESIONS, Label
 from mmpl.surroundings import without_plot_backend
+from mmpl.survival import DAYS_PER_YEAR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +42,6 @@ _SUV_TOP = 10.0  # the same for every patient, so that two pictures compare
 _OTHER_TOP_QUANTILE = 0.999  # of a PET in other units
 _SHOWN_FROM = 0.15  # of the top
 _PET_OPACITY = 0.6
-_DAYS_PER_YEAR = 365.25
 _INK, _GREY, _ACCENT = "#1d2733", "#7a8794", "#c2410c"
 
 
@@ -234,9 +234,13 @@ def _write_summary(axes: "Axes", result: "PatientResult", threshold: float | Non
         low, high = min(hpv.member_probabilities), max(hpv.member_probabilities)
         from_threshold = "" if threshold is None else f"positive from {threshold:.2f}; "
         lines.append(("", f"{from_threshold}models {low:.2f} to {high:.2f}", _GREY))
+        if hpv.calibrated is not None:
+            lines.append(("", f"calibrated {hpv.calibrated:.2f} at a prevalence of {hpv.prevalence:.2f}", _GREY))
     if survival:
         lines.append(("Risk score", f"{survival.risk_score:+.2f}, higher = earlier recurrence", _INK))
         lines.append(("", f"models {min(survival.member_risks):+.2f} to {max(survival.member_risks):+.2f}", _GREY))
+        if survival.percentile is not None:
+            lines.append(("", f"above {survival.percentile:.0f}% of the training patients", _GREY))
     lines += [("" if row else "Flags", text, _ACCENT if result.flags else _INK) for row, text in enumerate(flags)]
     y = 1.02
     for name, text, color in lines:
@@ -263,13 +267,19 @@ def _draw_hpv(axes: "Axes", hpv: "HpvResult", threshold: float | None) -> None:
 
 
 def _draw_survival(axes: "Axes", survival: "SurvivalResult") -> None:
-    years, curves = survival.curve_days / _DAYS_PER_YEAR, survival.member_curves
-    axes.fill_between(years, curves.min(axis=0), curves.max(axis=0), color=_GREY, alpha=0.2, linewidth=0)
-    axes.plot(years, curves.T, color=_GREY, linewidth=0.6, alpha=0.7)
-    axes.plot(years, curves.mean(axis=0), color=_ACCENT, linewidth=2.2)
+    if curve := survival.curve:
+        years, title = curve.days / DAYS_PER_YEAR, "No recurrence, 95% interval"
+        axes.fill_between(years, curve.low, curve.high, color=_ACCENT, alpha=0.2, linewidth=0)
+        axes.plot(years, curve.probability, color=_ACCENT, linewidth=2.2)
+    else:
+        years, curves = survival.curve_days / DAYS_PER_YEAR, survival.member_curves
+        title = "Recurrence-free survival (deep models)"
+        axes.fill_between(years, curves.min(axis=0), curves.max(axis=0), color=_GREY, alpha=0.2, linewidth=0)
+        axes.plot(years, curves.T, color=_GREY, linewidth=0.6, alpha=0.7)
+        axes.plot(years, curves.mean(axis=0), color=_ACCENT, linewidth=2.2)
     axes.set(xlim=(0, years[-1]), ylim=(0, 1.03), xlabel="years from treatment")
     axes.grid(axis="y", color="#e3e7eb", linewidth=0.8)
-    _finish(axes, "Recurrence-free survival (deep models)")
+    _finish(axes, title)
 
 
 def _finish(axes: "Axes", title: str) -> None:

@@ -81,6 +81,8 @@ class Pipeline:
         tasks: Tasks to answer, as far as the weights can; the mask is always made, as the others rest on it.
         all_radiomics: Whether to measure every feature that the settings make, not just those that the models read.
         progress: Function called with a short sentence before each stage.
+        hpv_prevalence: Share of HPV-positive patients where the patients come from, for the calibrated probability; by
+            default that of training.
     """
 
     ensemble: Ensemble
@@ -88,6 +90,7 @@ class Pipeline:
     tasks: frozenset[Task] = frozenset(Task)
     all_radiomics: bool = False
     progress: Callable[[str], None] = lambda _: None
+    hpv_prevalence: float | None = None
 
     def __call__(self, case: Case, budget_s: float | None = None) -> PatientResult:
         """Answer one case.
@@ -155,7 +158,8 @@ class Pipeline:
             score = member.hpv.scale.standardize(float(logits[0]))
             evidence = hpv_evidence([score], lesions.radiomics, member.encoder.encode([case.clinical]))
             probabilities.append(float(member.forest.probability(evidence)[0]))
-        return ensemble_hpv(probabilities, self.ensemble.hpv_threshold)
+        calibration = self.ensemble.calibration.hpv
+        return ensemble_hpv(probabilities, self.ensemble.hpv_threshold, calibration, self.hpv_prevalence)
 
     def prognose(
         self,
@@ -180,7 +184,8 @@ class Pipeline:
             hazards.append(float(tables.cox.log_partial_hazard(evidence)[0]))
         fitted = [member.survival for member in members]
         curve_days, on_common_days = member_curves(curves, [tables.intervals for tables in fitted])
-        return combine(hazards, [tables.risk_scale for tables in fitted], curve_days, on_common_days)
+        calibration = self.ensemble.calibration.survival
+        return combine(hazards, [tables.risk_scale for tables in fitted], curve_days, on_common_days, calibration)
 
     def _clinical_notes(self, case: Case, members: Sequence[EnsembleMember]) -> tuple[str, ...]:
         encoded = [note for member in members for note in member.encoder.notes(case.clinical)]

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpl.calibration import SurvivalCurve
 from mmpl.evidence import FeatureTable
 from mmpl.files import write_whole
 from mmpl.pipeline import PatientResult
+from mmpl.survival import DAYS_PER_YEAR
 from mmpl.version import __version__
 from mmpl.weights import Ensemble
+
+YEARS = (1, 2, 3, 5)
+"""Years after which the probability of no recurrence is given, where follow-up goes so far."""
 
 
 def describe(result: PatientResult, ensemble: Ensemble, source: str | None = None) -> dict[str, Any]:
@@ -41,10 +46,30 @@ def describe(result: PatientResult, ensemble: Ensemble, source: str | None = Non
             "threshold": ensemble.hpv_threshold,
             "positive": result.hpv.positive,
             "by_model": result.hpv.member_probabilities,
+            "calibrated": result.hpv.calibrated,
+            "prevalence": result.hpv.prevalence,
         }
     if result.survival:
         content["risk"] = {"score": result.survival.risk_score, "by_model": result.survival.member_risks}
+        if result.survival.curve:
+            content["risk"]["percentile"] = result.survival.percentile
+            content["no_recurrence"] = describe_curve(result.survival.curve)
     return content
+
+
+def describe_curve(curve: SurvivalCurve) -> dict[str, Any]:
+    """Give the calibrated probability of no recurrence after some years, as far as follow-up goes, with intervals."""
+    known = [years for years in YEARS if years * DAYS_PER_YEAR <= curve.days[-1]]
+    after = {
+        str(years): dict(zip(("probability", "low", "high"), curve.at(years * DAYS_PER_YEAR), strict=True))
+        for years in known
+    }
+    return {
+        "after_years": after,
+        "median_days": curve.median_days,
+        "restricted_mean_days": curve.restricted_mean_days,
+        "follow_up_days": float(curve.days[-1]),
+    }
 
 
 def write_report(path: Path, result: PatientResult, ensemble: Ensemble, source: str | None = None) -> None:

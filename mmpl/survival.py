@@ -6,12 +6,13 @@ a Cox model joins these with the HPV probability, radiomics and clinical indicat
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mmpl.calibration import SurvivalCalibration, SurvivalCurve
 from mmpl.evidence import Evidence, Floats, Scale
 
 
@@ -29,6 +30,7 @@ def checked_outcome(
     return days, seen
 
 
+DAYS_PER_YEAR = 365.25
 AT_RISK_AT_END = 0.1
 """Share of the patients who are still followed where discrete time ends. Beyond, they are too few: up to the
 longest follow-up, the last interval was three quarters of the axis, and ended at half of Kaplan-Meier's survival."""
@@ -220,12 +222,17 @@ class SurvivalResult:
         member_risks: Each model's standardized log partial hazard.
         curve_days: (T,) days.
         member_curves: (models, T) each deep model's probability of no relapse by then.
+        curve: Calibrated probability of no recurrence, which goes with the risk; None where the weights were not
+            calibrated.
+        percentile: Share of the training patients, 0 to 100, whose risk is lower; None likewise.
     """
 
     risk_score: float
     member_risks: tuple[float, ...]
     curve_days: Floats
     member_curves: Floats
+    curve: SurvivalCurve | None = None
+    percentile: float | None = None
 
     @property
     def mean_curve(self) -> Floats:
@@ -234,8 +241,15 @@ class SurvivalResult:
 
 
 def combine(
-    log_partial_hazards: Sequence[float], scales: Sequence[Scale], curve_days: Floats, curves: Floats
+    log_partial_hazards: Sequence[float],
+    scales: Sequence[Scale],
+    curve_days: Floats,
+    curves: Floats,
+    calibration: SurvivalCalibration | None = None,
 ) -> SurvivalResult:
-    """Join the models' log partial hazards for one patient, and carry their `member_curves` along."""
+    """Join the models' log partial hazards for one patient, say what they mean, and carry `member_curves` along."""
     risks = tuple(scale.standardize(hazard) for hazard, scale in zip(log_partial_hazards, scales, strict=True))
-    return SurvivalResult(float(np.mean(risks)), risks, curve_days, curves)
+    result = SurvivalResult(float(np.mean(risks)), risks, curve_days, curves)
+    if calibration is None:
+        return result
+    return replace(result, curve=calibration.curve(risks), percentile=calibration.percentile(result.risk_score))

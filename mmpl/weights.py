@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mmpl.calibration import Calibration
 from mmpl.case import ClinicalRecord, InvalidInputError
 from mmpl.clinical import ClinicalEncoder
 from mmpl.evidence import Scale
@@ -44,6 +45,8 @@ NETWORK_FILE = {stage: f"{stage}.safetensors" for stage in Stage}
 FOREST_FILE = "forest.skops"
 ENCODER_FILE = "encoder.json"
 TABLES_FILE = {Stage.HPV: "hpv.json", Stage.SURVIVAL: "survival.json"}
+CALIBRATION_FILE = "calibration.json"
+"""Beside the models' folders; weights without it are answered without what it makes of their scores."""
 
 
 class WeightsError(ValueError):
@@ -171,6 +174,7 @@ class Ensemble:
         hpv_threshold: Threshold of the mean HPV probability; at or above is positive. None without stage 2.
         training: Record that the training program wrote about itself.
         identity: SHA-256 of the manifest, which names every other file by its own.
+        calibration: What the ensemble's scores mean.
     """
 
     folder: Path
@@ -182,6 +186,7 @@ class Ensemble:
     code_version: str
     training: Mapping[str, Any]
     identity: str
+    calibration: Calibration
 
     @property
     def tasks(self) -> frozenset[Task]:
@@ -289,6 +294,7 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
             code_version=manifest["code_version"],
             training=manifest["training"],
             identity=digest(path),
+            calibration=_read_calibration(folder) if CALIBRATION_FILE in manifest["files"] else Calibration(),
         )
     except WeightsError:
         raise
@@ -304,6 +310,7 @@ def write_manifest(
     thresholds: Thresholds,
     hpv_threshold: float | None,
     training: Mapping[str, Any],
+    calibration: Calibration | None = None,
 ) -> None:
     """Seal a folder: name the members, and the SHA-256 of each of their files.
 
@@ -315,8 +322,12 @@ def write_manifest(
         thresholds: Thresholds of the mask probabilities.
         hpv_threshold: Threshold of the mean HPV probability; None without stage 2.
         training: Record that the training program gives of itself.
+        calibration: What the ensemble's scores mean, which is written, too; None where it was not calibrated.
     """
     files = [f"{name}/{file}" for name in members for file in member_files(stages)]
+    if calibration and (calibration.hpv or calibration.survival):
+        write_json(folder / CALIBRATION_FILE, calibration)
+        files.append(CALIBRATION_FILE)
     manifest = {
         "format": FORMAT,
         "code_version": __version__,
@@ -329,6 +340,13 @@ def write_manifest(
         "files": {name: digest(folder / name) for name in files},
     }
     write_json(folder / MANIFEST, manifest)
+
+
+def _read_calibration(folder: Path) -> Calibration:
+    try:
+        return read_json(folder / CALIBRATION_FILE, Calibration)
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
 
 
 def _verify(path: Path, expected: str) -> None:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmpl import datafiles
+from mmpl.calibration import Calibration, HpvCalibration, SurvivalCalibration
 from mmpl.case import Case, Grid, Image
 from mmpl.clinical import ClinicalEncoder
 from mmpl.evidence import HPV_PROBABILITY, FeatureTable, Scale, hpv_evidence
@@ -267,6 +268,21 @@ def partial_ensemble(tmp_path_factory: pytest.TempPathFactory, tiny_ensemble: Pa
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def calibrated_ensemble(tmp_path_factory: pytest.TempPathFactory, tiny_ensemble: Path) -> Path:
+    """Make the tiny ensemble as it were after its scores had been calibrated, on follow-up of 1,200 days."""
+    folder = Path(shutil.copytree(tiny_ensemble, tmp_path_factory.mktemp("calibrated") / "weights"))
+    days, hazard = (0.0, 400.0, 800.0, 1200.0), (0.0, 0.1, 0.2, 0.3)
+    resampled = tuple(tuple(value * factor for value in hazard) for factor in (0.8, 1.0, 1.3))
+    quantiles = tuple(np.linspace(-2, 2, 101).tolist())
+    survival = SurvivalCalibration(days, 0.5, hazard, (0.4, 0.5, 0.6), resampled, quantiles)
+    whole = load_ensemble(tiny_ensemble)
+    calibration = Calibration(HpvCalibration(0.3, 1.5, 0.9), survival)
+    settings = whole.stages, whole.thresholds, whole.hpv_threshold, whole.training
+    write_manifest(folder, whole.profile, MEMBERS, *settings, calibration)
+    return folder
 
 
 @pytest.fixture

@@ -72,6 +72,11 @@ def test_a_known_status_takes_the_place_of_the_predicted_one(model: Model, head:
     assert "the risk rests on a known HPV status (negative)" in negative.flags
 
 
+def test_a_prevalence_is_a_share(tiny_ensemble: Path) -> None:
+    with pytest.raises(ValueError, match="an HPV prevalence of 1 is not between 0 and 1"):
+        mmpl.load(tiny_ensemble, hpv_prevalence=1.0)
+
+
 def test_a_cohort_has_a_column_for_known_status(model: Model, head: Case, tmp_path: Path) -> None:
     """The released outcome beside it is not looked at."""
     statuses = {"A": ("positive", True), "B": ("p16-", False), "C": ("", None)}

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from mmpl.calibration import SurvivalCurve
 from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, Grid, Image, Vector
 from mmpl.geometry import index_to_mm
+from mmpl.hpv import HpvResult
 from mmpl.names import Label
 from mmpl.picture import COLORS, PLANES, cut, draw, lesion_centers_mm
+from mmpl.survival import SurvivalResult
 
 TURNED = (0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # index axes run along -y, z and -x
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
@@ -94,13 +97,8 @@ def make_result(case: Case, labels: tuple[Label, ...]) -> SimpleNamespace:
         mask[ball(grid, CENTER + (30.0 if label is Label.GTVN else 0.0), 10.0)] = label
     days = np.linspace(0.0, 2000.0, 21)
     volumes = {label: float((mask == label).sum() * grid.voxel_ml) for label in (Label.GTVP, Label.GTVN)}
-    hpv = SimpleNamespace(probability=0.4, positive=False, member_probabilities=(0.3, 0.35, 0.55))
-    survival = SimpleNamespace(
-        risk_score=-0.2,
-        member_risks=(-0.5, 0.1),
-        curve_days=days,
-        member_curves=np.exp(-days / np.array([[4000.0], [9000.0]])),
-    )
+    hpv = HpvResult(0.4, False, (0.3, 0.35, 0.55))
+    survival = SurvivalResult(-0.2, (-0.5, 0.1), days, np.exp(-days / np.array([[4000.0], [9000.0]])))
     return SimpleNamespace(
         patient_id=case.patient_id,
         segmentation=SimpleNamespace(mask=Image(mask, grid), agreement=0.8),
@@ -145,6 +143,24 @@ def test_a_pet_in_other_units_has_a_scale_of_its_own(tmp_path: Path) -> None:
             planes = np.asarray(image.convert("L"))[100 : image.height // 2 - 50, 50:-150]
         bright.append((planes > 230).mean())
     assert 0 < bright[1] < 1.5 * bright[0]
+
+
+def test_what_is_calibrated_is_drawn_with_its_interval(tmp_path: Path) -> None:
+    """In the place of the networks' own curves, whose level is arbitrary."""
+    case = make_case(IDENTITY_DIRECTION)
+    result = make_result(case, (Label.GTVP,))
+    draw(case, result, tmp_path / "before.png", hpv_threshold=0.5)
+    days = np.linspace(0.0, 1500.0, 61)
+    curve = SurvivalCurve(days, np.exp(-days / 1500), np.exp(-days / 1100), np.exp(-days / 2500))
+    result.survival = replace(result.survival, curve=curve, percentile=63.0)
+    result.hpv = replace(result.hpv, calibrated=0.2, prevalence=0.9)
+    draw(case, result, tmp_path / "after.png", hpv_threshold=0.5)
+    tinted = []
+    for name in ("before", "after"):
+        with Picture.open(tmp_path / f"{name}.png") as image:
+            panel = np.asarray(image.convert("RGB")).astype(int)[-340:-100, 900:1220]
+        tinted.append(int(((panel[..., 0] - panel[..., 2] > 20) & (panel[..., 2] > 150)).sum()))
+    assert tinted[0] < 2000 < 5000 < tinted[1]
 
 
 @pytest.mark.parametrize("lacking", [("hpv",), ("survival",), ("hpv", "survival")])

@@ -49,6 +49,36 @@ def test_it_holds_each_models_own_answer_and_the_threshold(result: PatientResult
     assert len(content["risk"]["by_model"]) == len(ensemble.members)
 
 
+def test_calibrated_answers_say_of_whom_they_are_true(
+    calibrated_ensemble: Path, head: Case, result: PatientResult
+) -> None:
+    """The decision, the scores and the mask are what they were."""
+    ensemble = load_ensemble(calibrated_ensemble)
+    usual, rare = (Pipeline(ensemble, CPU, hpv_prevalence=share)(head) for share in (None, 0.1))
+    assert usual.hpv.member_probabilities == result.hpv.member_probabilities
+    assert (usual.hpv.positive, usual.survival.risk_score) == (result.hpv.positive, result.survival.risk_score)
+    content, rarely = describe(usual, ensemble), describe(rare, ensemble)
+    assert content["hpv"]["prevalence"] == 0.9
+    assert rarely["hpv"]["prevalence"] == 0.1
+    assert 0 < rarely["hpv"]["calibrated"] < content["hpv"]["calibrated"] < 1
+    assert rarely["no_recurrence"] == content["no_recurrence"]
+    after = content["no_recurrence"]["after_years"]
+    assert set(after) == {"1", "2", "3"}  # follow-up ends after 1,200 days
+    for one in after.values():
+        assert 0 < one["low"] < one["probability"] < one["high"] < 1
+    assert after["1"]["probability"] > after["3"]["probability"]
+    assert content["no_recurrence"]["follow_up_days"] == 1200
+    assert 0 <= content["risk"]["percentile"] <= 100
+    json.dumps(content, allow_nan=False)
+
+
+def test_weights_that_were_not_calibrated_say_nothing_more(result: PatientResult, ensemble: Ensemble) -> None:
+    content = describe(result, ensemble)
+    assert (content["hpv"]["calibrated"], content["hpv"]["prevalence"]) == (None, None)
+    assert "no_recurrence" not in content
+    assert "percentile" not in content["risk"]
+
+
 def test_what_was_not_asked_for_is_left_out(tiny_ensemble: Path, head: Case, tmp_path: Path) -> None:
     ensemble = load_ensemble(tiny_ensemble)
     alone = Pipeline(ensemble, CPU, tasks=frozenset({Task.SEGMENTATION}))(head)

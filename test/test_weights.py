@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from mmpl import __version__, weights
+from mmpl.calibration import Calibration, HpvCalibration
 from mmpl.files import read_json, write_json
 from mmpl.names import Stage, Task
 from mmpl.network import build_network, count_parameters
@@ -405,3 +406,25 @@ def test_the_shipped_models_differ(shipped):
     assert 0 < ensemble.thresholds.gtvp < 1
     assert 0 < ensemble.thresholds.gtvn < 1
     assert 0 < ensemble.hpv_threshold < 1
+
+
+# calibration
+
+
+def test_calibration_comes_with_the_weights_or_is_absent(tiny_ensemble, calibrated_ensemble):
+    assert load_ensemble(tiny_ensemble).calibration == Calibration()
+    calibration = load_ensemble(calibrated_ensemble).calibration
+    assert calibration.hpv == HpvCalibration(0.3, 1.5, 0.9)
+    assert calibration.survival.days[-1] == 1200
+
+
+@pytest.mark.parametrize("changed", [{"version": 2}, {"hpv": {"slope": 1}}, {"survival": []}])
+def test_a_calibration_of_another_version_is_refused_by_name(calibrated_ensemble, tmp_path, changed):
+    folder = Path(shutil.copytree(calibrated_ensemble, tmp_path / "weights"))
+    path = folder / "calibration.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    assert message(folder).startswith(f"{path}: its SHA-256 is not the manifest's")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"]["calibration.json"] = weights.digest(path)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert message(folder).startswith(f"{path}: ")

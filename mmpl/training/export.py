@@ -9,6 +9,7 @@ import typer
 
 from mmpl.files import write_whole
 from mmpl.names import Stage
+from mmpl.training.calibration import calibrate
 from mmpl.training.command import Force, RunFolder
 from mmpl.training.records import HpvRecord, StartRecord
 from mmpl.training.workspace import STAGE_RECORD, Workspace
@@ -80,6 +81,7 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
         workspace.segmentation.thresholds,
         workspace.read(HpvRecord).threshold if Stage.HPV in stages else None,
         summary,
+        calibrate(workspace),
     )
     typer.echo(f"wrote {len(members)} models for {', '.join(stages)} to {weights}")
 

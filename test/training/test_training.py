@@ -114,7 +114,10 @@ def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dic
     suffixes = {path.suffix for path in weights.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors", ".skops"}
     manifest = json.loads((weights / "manifest.json").read_text())
-    assert len(manifest["files"]) == 70
+    assert len(manifest["files"]) == 71
+    calibration = load_ensemble(weights).calibration
+    assert calibration.hpv is not None
+    assert calibration.survival is None  # seven relapses tell nothing of it
 
 
 def test_the_weights_know_whose_images_they_saw(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:

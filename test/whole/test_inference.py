@@ -147,6 +147,33 @@ def test_surroundings_cost_no_answer(root, write_input, tmp_path, tiny_ensemble,
     assert picture.is_file()
 
 
+def test_calibrated_weights_answer_alike_and_say_what_it_means(
+    answer, write_input, output, calibrated_ensemble, monkeypatch
+):
+    folder = write_input()
+    answer(folder)
+    before = {name: (output / name).read_bytes() for name in ANSWERS}
+    monkeypatch.setenv("MMPL_HPV_PREVALENCE", "0.2")
+    code, text, error = answer(folder, calibrated_ensemble)
+    assert (code, error) == (0, "")
+    assert {name: (output / name).read_bytes() for name in ANSWERS} == before
+    assert "at a prevalence of 0.20" in text
+    assert "no recurrence in 2 years 0." in text
+
+
+def test_a_prevalence_is_said_to_be_of_no_use_to_weights_without_calibration(answer, write_input, monkeypatch):
+    monkeypatch.setenv("MMPL_HPV_PREVALENCE", "0.2")
+    code, text, _ = answer(write_input())
+    assert code == 0
+    assert "note: the HPV prevalence is not used, as these weights were not calibrated" in text
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.2", "20", "nan", "often"])
+def test_a_prevalence_that_is_none_is_refused(refuse, write_input, monkeypatch, share):
+    monkeypatch.setenv("MMPL_HPV_PREVALENCE", share)
+    assert refuse(write_input()) == f"MMPL_HPV_PREVALENCE is {share!r}, not a share between 0 and 1"
+
+
 def test_no_more_threads_than_a_container_may_use(tiny_ensemble, monkeypatch):
     """A share of the cores (cgroup) is what joblib counts, and PyTorch does not."""
     monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))

@@ -1,0 +1,122 @@
+"""Calibration of an ensemble's scores, on the mean out-of-fold scores of patients whose outcome is known."""
+
+import logging
+import warnings
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mmpl.calibration import Calibration, HpvCalibration, SurvivalCalibration, log_odds
+from mmpl.evidence import Floats
+from mmpl.names import Stage
+from mmpl.survival import AT_RISK_AT_END, checked_outcome
+from mmpl.training.hpv import with_status
+from mmpl.training.outcome_network import mean_over_schemes
+from mmpl.training.records import HpvRecord, SurvivalRecord
+from mmpl.training.survival import times_and_events, with_rfs
+from mmpl.training.workspace import Workspace
+
+LEAST_CASES = 10
+"""Fewer patients of either HPV status, or fewer relapses, say nothing of how well a score is calibrated."""
+
+RESAMPLES = 200
+"""Bootstrap samples of the training patients, for the interval of a curve."""
+POINTS = 61
+"""Days of a curve."""
+
+
+_LEAST_RESAMPLED = 3  # relapses in a bootstrap sample
+_PENALTY = 1e-3  # lifelines' penalizer, and sklearn's as 1 / C times ten: a slope stays finite, and moves by under 1%
+
+log = logging.getLogger(__name__)
+
+
+def calibrate(workspace: Workspace) -> Calibration:
+    """Calibrate what a finished run's models say, as far as there are patients enough to tell."""
+    hpv, survival, stages = None, None, workspace.settings.stages
+    if Stage.HPV in stages:
+        known = with_status(workspace.patients)
+        status = np.array([p.outcome.hpv_positive for p in known], bool)
+        if min(status.sum(), (~status).sum()) >= LEAST_CASES:
+            hpv = calibrate_hpv(mean_over_schemes(workspace.read(HpvRecord).probability, known), status)
+        else:
+            log.warning("HPV probabilities are not calibrated: fewer than %d patients of one status", LEAST_CASES)
+    if Stage.SURVIVAL in stages:
+        followed = with_rfs(workspace.patients)
+        days, relapse = times_and_events(followed)
+        if relapse.sum() >= LEAST_CASES:
+            risk = mean_over_schemes(workspace.read(SurvivalRecord).risk, followed)
+            survival = calibrate_survival(risk, days, relapse, workspace.profile.training.seed)
+        else:
+            log.warning("risks are not calibrated: %d relapses, and %d are needed", relapse.sum(), LEAST_CASES)
+    return Calibration(hpv, survival)
+
+
+def calibrate_hpv(score: ArrayLike, positive: ArrayLike) -> HpvCalibration:
+    """Fit a logistic calibration.
+
+    Args:
+        score: (n,) mean out-of-fold probabilities.
+        positive: (n,) HPV status.
+
+    Raises:
+        ValueError: All have one status.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    status = np.asarray(positive, dtype=bool)
+    fitted = LogisticRegression(C=0.1 / _PENALTY).fit(log_odds(score)[:, None], status)
+    return HpvCalibration(float(fitted.intercept_[0]), float(fitted.coef_[0, 0]), float(status.mean()))
+
+
+def calibrate_survival(risk: ArrayLike, rfs_days: ArrayLike, relapse: ArrayLike, seed: int) -> SurvivalCalibration:
+    """Fit a Cox model with its baseline on the risk alone, on the patients and on bootstrap samples of them.
+
+    Args:
+        risk: (n,) mean out-of-fold risks; higher is worse.
+        rfs_days: (n,) days to relapse or to the end of follow-up.
+        relapse: (n,) whether the relapse was seen.
+        seed: Random seed of the samples, each of which has as many patients.
+
+    Raises:
+        ValueError: Fewer than three relapses were seen.
+    """
+    risks = np.asarray(risk, dtype=float)
+    days, seen = checked_outcome(rfs_days, relapse, minimum_events=_LEAST_RESAMPLED)
+    grid = np.linspace(0, np.quantile(days, 1 - AT_RISK_AT_END), POINTS)
+    slope, hazard = _fit(risks, days, seen, grid)
+    slopes, hazards = list[float](), list[tuple[float, ...]]()
+    rng = np.random.default_rng(seed)
+    while len(slopes) < RESAMPLES:
+        chosen = rng.integers(len(days), size=len(days))
+        if seen[chosen].sum() < _LEAST_RESAMPLED:
+            continue
+        resampled_slope, resampled_hazard = _fit(risks[chosen], days[chosen], seen[chosen], grid)
+        slopes.append(resampled_slope)
+        hazards.append(tuple(resampled_hazard.tolist()))
+    return SurvivalCalibration(
+        tuple(grid.tolist()),
+        slope,
+        tuple(hazard.tolist()),
+        tuple(slopes),
+        tuple(hazards),
+        tuple(np.quantile(risks, np.linspace(0, 1, 101)).tolist()),
+    )
+
+
+def _fit(risk: Floats, days: Floats, seen: NDArray[np.bool_], grid: Floats) -> tuple[float, Floats]:
+    """Fit lifelines' Cox model on one column; its coefficient, and Breslow's cumulative hazard of risk 0 on a grid.
+
+    Between relapses that hazard stays as it is; lifelines would draw lines, and begin above 0.
+    """
+    import pandas as pd
+    from lifelines import CoxPHFitter
+    from lifelines.exceptions import ConvergenceWarning
+
+    table = pd.DataFrame({"risk": risk, "days": days, "relapse": seen})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of a sample that one risk divides; its penalty holds it
+        fitter = CoxPHFitter(penalizer=_PENALTY).fit(table, "days", "relapse")
+    slope, baseline = float(fitter.params_["risk"]), fitter.baseline_cumulative_hazard_
+    steps = np.append(0.0, baseline.to_numpy()[:, 0] * np.exp(-slope * risk.mean()))  # lifelines' is of the mean risk
+    return slope, steps[np.searchsorted(baseline.index.to_numpy(), grid, side="right")]
