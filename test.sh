@@ -19,7 +19,7 @@ test_container() {
 }
 
 test_on_every_core() { # a process each, of 2.5 GB at most; a file's tests stay together
-    .venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile "$@"
+    .venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"
 }
 
 make_venv requirements-dev.txt
