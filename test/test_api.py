@@ -17,6 +17,8 @@ from mmpl.geometry import to_sitk
 from mmpl.io.images import write_image
 from mmpl.weights import WeightsError
 
+pytestmark = pytest.mark.slow
+
 OBLIQUE = np.array([[0.0, -1.0, 0.0], [0.8, 0.0, -0.6], [0.6, 0.0, 0.8]])
 
 

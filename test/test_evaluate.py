@@ -13,6 +13,8 @@ from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.evaluate import Evaluation, evaluate, print_table
 from mmpl.io.images import write_image
 
+pytestmark = pytest.mark.slow
+
 GRID = Grid((40, 6, 5), (1.0, 1.0, 2.0), (-10.0, 5.0, 7.5))
 
 # patient: relapse, days, HPV, truth voxels of GTVp and GTVn along the first line of voxels

@@ -19,6 +19,8 @@ from mmpl.names import Label
 from mmpl.picture import COLORS, PLANES, cut, draw, lesion_centers_mm
 from mmpl.survival import SurvivalResult
 
+pytestmark = pytest.mark.slow
+
 TURNED = (0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # index axes run along -y, z and -x
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 DIRECTIONS = {"identity": IDENTITY_DIRECTION, "turned": TURNED, "oblique": OBLIQUE}

@@ -13,6 +13,8 @@ from mmpl.files import read_json, write_json
 from mmpl.training import calibration
 from mmpl.training.calibration import calibrate_hpv, calibrate_survival
 
+pytestmark = pytest.mark.slow
+
 YEAR = 365.25
 
 
