@@ -81,11 +81,12 @@ def answer(
         HpvStatus | None, typer.Option(help="A known HPV status, on which the risk then rests; predicted by default.")
     ] = None,
     hpv_prevalence: Annotated[
-        float | None, typer.Option(help="Share of HPV-positive patients there, for the calibrated probability.")
+        float | None,
+        typer.Option(help="Share of HPV-positive patients where this one comes from, for the calibrated probability."),
     ] = None,
 ) -> None:
     """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
-    from mmpl.algorithm import Algorithm
+    from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
     from mmpl.files import refuse_inside
     from mmpl.io.challenge import clear_challenge_result
     from mmpl.logs import set_up_logging
@@ -94,7 +95,7 @@ def answer(
     use_weights(weights)
     set_up_logging()
     if hpv_prevalence is not None:
-        os.environ["MMPL_HPV_PREVALENCE"] = str(hpv_prevalence)
+        os.environ[PREVALENCE_VARIABLE] = str(hpv_prevalence)
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
     picture, report = target / "picture.png", target / "report.json"
     clear_challenge_result(target, picture, report)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from mmpl.calibration import check_prevalence
 from mmpl.case import Case
 from mmpl.errors import one_line
 from mmpl.io.challenge import clear_challenge_result, read_challenge_case, read_edition, write_challenge_result
@@ -71,18 +72,13 @@ def chosen_hpv_prevalence() -> float | None:
     """Read the share of HPV-positive patients from `MMPL_HPV_PREVALENCE`; None for that of training.
 
     Raises:
-        ValueError: It is not between 0 and 1.
+        ValueError: It is not a number between 0 and 1.
     """
     text = os.environ.get(PREVALENCE_VARIABLE, "").strip()
-    if not text:
-        return None
     try:
-        share = float(text)
+        return check_prevalence(float(text)) if text else None
     except ValueError:
-        share = math.nan
-    if not 0 < share < 1:
-        raise ValueError(f"{PREVALENCE_VARIABLE} is {text!r}, not a share between 0 and 1")
-    return share
+        raise ValueError(f"{PREVALENCE_VARIABLE} is {text!r}, not a share between 0 and 1") from None
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,6 @@ def load(
     for member in ensemble.members:
         member.keep()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if hpv_prevalence is not None and not 0 < hpv_prevalence < 1:
-        raise ValueError(f"an HPV prevalence of {hpv_prevalence:g} is not between 0 and 1")
     wanted = frozenset(map(Task, tasks))
     return Model(Pipeline(ensemble, chosen, wanted, all_radiomics, hpv_prevalence=hpv_prevalence))
 

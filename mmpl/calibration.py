@@ -14,11 +14,22 @@ from scipy.special import expit, logit
 
 from mmpl.evidence import Floats
 
-_LEAST_SCORE = 1e-3  # of a mean probability of forests, whose log odds have an end nowhere else
+_LEAST_SCORE = 1e-3  # a mean probability of forests may be 0 or 1, whose log odds are infinite
+
+
+def check_prevalence(share: float) -> float:
+    """Give a share of HPV-positive patients back.
+
+    Raises:
+        ValueError: It is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"an HPV prevalence of {share:g} is not between 0 and 1")
+    return share
 
 
 def log_odds(score: ArrayLike) -> Floats:
-    """Give the log odds of mean probabilities of forests, which may be 0 or 1; bounded."""
+    """Give the log odds of mean probabilities of forests, bounded."""
     return logit(np.clip(np.asarray(score, dtype=float), _LEAST_SCORE, 1 - _LEAST_SCORE))
 
 
@@ -49,9 +60,7 @@ class HpvCalibration:
         Raises:
             ValueError: The prevalence is not between 0 and 1.
         """
-        share = self.prevalence if prevalence is None else prevalence
-        if not 0 < share < 1:
-            raise ValueError(f"an HPV prevalence of {share:g} is not between 0 and 1")
+        share = self.prevalence if prevalence is None else check_prevalence(prevalence)
         return expit(self.log_likelihood_ratio(score) + logit(share))
 
 
@@ -78,7 +87,8 @@ class SurvivalCurve:
         """
         if not 0 <= day <= self.days[-1]:
             raise ValueError(f"day {day:g} is not within the follow-up of {self.days[-1]:.0f} days")
-        probability, low, high = (float(np.interp(day, self.days, each)) for each in self._curves)
+        curves = self.probability, self.low, self.high
+        probability, low, high = (float(np.interp(day, self.days, curve)) for curve in curves)
         return probability, low, high
 
     @property
@@ -92,10 +102,6 @@ class SurvivalCurve:
     def restricted_mean_days(self) -> float:
         """Mean days without recurrence, of the follow-up's."""
         return float(np.trapezoid(self.probability, self.days))
-
-    @property
-    def _curves(self) -> tuple[Floats, Floats, Floats]:
-        return self.probability, self.low, self.high
 
 
 @dataclass(frozen=True)

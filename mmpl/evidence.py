@@ -161,6 +161,9 @@ def survival_evidence(
 
 
 def _bounded(scores: ArrayLike, radiomics: FeatureTable) -> Floats:
-    """Clip networks' standardized scores; where no lesion was found there is none, and the training mean stands in."""
+    """Clip networks' standardized scores; where no lesion was found there is none, and the training mean stands in.
+
+    Radiomics without the columns of `ABSENT` say of no patient that nothing was found.
+    """
     found = ~(radiomics.read(ABSENT) == 1).all(axis=1) if set(ABSENT) <= set(radiomics.names) else True
     return np.where(found, np.clip(np.asarray(scores, dtype=float), -SCORE_LIMIT_SD, SCORE_LIMIT_SD), 0.0)

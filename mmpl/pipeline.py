@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmpl.calibration import check_prevalence
 from mmpl.case import Case
 from mmpl.evidence import ABSENT, FeatureTable, hpv_evidence, survival_evidence
 from mmpl.hpv import HpvResult
@@ -91,6 +92,10 @@ class Pipeline:
     all_radiomics: bool = False
     progress: Callable[[str], None] = lambda _: None
     hpv_prevalence: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.hpv_prevalence is not None:
+            check_prevalence(self.hpv_prevalence)
 
     def __call__(self, case: Case, budget_s: float | None = None) -> PatientResult:
         """Answer one case.

@@ -340,6 +340,8 @@ def write_manifest(
         "files": {name: digest(folder / name) for name in files},
     }
     write_json(folder / MANIFEST, manifest)
+    if CALIBRATION_FILE not in files:
+        (folder / CALIBRATION_FILE).unlink(missing_ok=True)  # of an ensemble that was here before
 
 
 def _read_calibration(folder: Path) -> Calibration:

@@ -135,7 +135,6 @@ def test_missing_answers_are_counted_and_cost_points(tmp_path):
     assert missing == (1, 2, 2, 2)
 
 
-@pytest.mark.slow
 def test_hidden_truth_adds_the_oracle_on_the_same_patients(folders):
     out, cohort = folders
     header = ["PatientID", "relapse_days", "log_hazard", "hpv_log_likelihood_ratio", "primary_site"]
@@ -176,7 +175,6 @@ def test_undefined_metrics_are_null_and_say_why(tmp_path):
         assert f"undefined: {reason}" in printed
 
 
-@pytest.mark.slow
 def test_another_set_of_answers_is_compared_patient_by_patient(folders, tmp_path):
     out, cohort = folders
     better = ANSWERS | {"A-001": ("0.5", "0.9", "1", (range(10), range(20, 24)))}

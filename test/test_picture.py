@@ -210,7 +210,6 @@ draw(case, result, Path(sys.argv[3]), 0.5)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "surroundings",
     [{"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, {"MPLBACKEND": "Qt5Agg"}, {"MPLBACKEND": "no such"}],

@@ -418,6 +418,15 @@ def test_calibration_comes_with_the_weights_or_is_absent(tiny_ensemble, calibrat
     assert calibration.survival.days[-1] == 1200
 
 
+def test_a_folder_that_is_sealed_again_without_calibration_keeps_none(calibrated_ensemble, tmp_path):
+    folder = Path(shutil.copytree(calibrated_ensemble, tmp_path / "weights"))
+    whole = load_ensemble(folder)
+    names = [member.name for member in whole.members]
+    write_manifest(folder, whole.profile, names, whole.stages, whole.thresholds, 0.5, {})
+    assert load_ensemble(folder).calibration == Calibration()
+    assert not (folder / "calibration.json").exists()
+
+
 @pytest.mark.parametrize("changed", [{"version": 2}, {"hpv": {"slope": 1}}, {"survival": []}])
 def test_a_calibration_of_another_version_is_refused_by_name(calibrated_ensemble, tmp_path, changed):
     folder = Path(shutil.copytree(calibrated_ensemble, tmp_path / "weights"))

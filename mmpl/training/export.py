@@ -46,7 +46,7 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
 
     Args:
         workspace: The run.
-        weights: The folder; its manifest is taken away first and written last.
+        weights: The folder; its manifest is taken away before anything is written, and written last.
         force: Write over an ensemble of other training.
 
     Raises:
@@ -57,6 +57,7 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
         workspace.require(stage)
     if not force:
         refuse_other_training(workspace, weights)
+    calibration = calibrate(workspace)
     (weights / MANIFEST).unlink(missing_ok=True)
     for member in members:
         folder = weights / member.name
@@ -81,7 +82,7 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
         workspace.segmentation.thresholds,
         workspace.read(HpvRecord).threshold if Stage.HPV in stages else None,
         summary,
-        calibrate(workspace),
+        calibration,
     )
     typer.echo(f"wrote {len(members)} models for {', '.join(stages)} to {weights}")
 

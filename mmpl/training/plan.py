@@ -18,7 +18,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from monai.data.utils import dense_patch_slices
 from scipy import ndimage
 
 from mmpl.names import Stage
@@ -27,11 +26,15 @@ from mmpl.preprocess import prepare
 from mmpl.profile import Profile, load_profile
 from mmpl.radiomics import measure_lesions
 from mmpl.segmentation import UNTUNED, lesion_center
+from mmpl.surroundings import without_plot_backend
 from mmpl.training.command import Changes, CohortName, ProfileName
 from mmpl.training.patches import SegmentationCrops
 from mmpl.training.segmentation import measure_overlaps, out_of_fold_mask
 from mmpl.training.splits import FOLDS, Scheme, Splits, write_splits
 from mmpl.training.workspace import RunSettings, Workspace
+
+with without_plot_backend():
+    from monai.data.utils import dense_patch_slices
 
 MEMBERS = FOLDS * len(Scheme)
 GPUS = (1, 4, 10)

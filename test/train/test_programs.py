@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -295,6 +296,13 @@ for program in sys.argv[1].split(","):
 
 def test_help_needs_no_training_package() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT, ",".join(PROGRAMS)], check=True)
+
+
+@pytest.mark.parametrize("program", ["train.plan", "train.experiments.tables"])
+def test_help_comes_whatever_backend_a_notebook_names(program: str, root: Path) -> None:
+    """They import MONAI and matplotlib before they begin."""
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    subprocess.run([sys.executable, "-m", program, "--help"], env=environment, cwd=root, check=True)
 
 
 @pytest.mark.parametrize("package", ["lightning", "imblearn", "lifelines", "skglm"])

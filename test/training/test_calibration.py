@@ -81,7 +81,6 @@ class TestSurvival:
         assert curve.probability[after] <= expected + 1e-9
         assert expected <= curve.probability[before] + 1e-9
 
-    @pytest.mark.slow
     def test_intervals_hold_the_truth_as_often_as_they_say(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(calibration, "RESAMPLES", 60)
         held = []

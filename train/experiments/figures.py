@@ -4,9 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import roc_curve
@@ -14,7 +11,13 @@ from sklearn.metrics import roc_curve
 from mmpl.cohort_scores import Results
 from mmpl.metrics import roc_auc
 from mmpl.names import Label
+from mmpl.surroundings import without_plot_backend
 from mmpl.training.workspace import Workspace
+
+with without_plot_backend():
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 GRAY = "0.55"
 
