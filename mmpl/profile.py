@@ -278,7 +278,7 @@ class Profile(Settings):
     clinical: ClinicalSchema
 
     @model_validator(mode="after")
-    def _sizes_divide(self) -> Self:
+    def _sizes_fit(self) -> Self:
         stride = self.network.stride
         sizes = {
             "inference.window_xyz": self.inference.window_xyz,
@@ -292,6 +292,9 @@ class Profile(Settings):
             raise ValueError(
                 f"{', '.join(odd)}: every size must be a multiple of {stride}, one voxel at the coarsest level"
             )
+        alone = [f"{name} {size}" for name, size in sizes.items() if set(size) == {stride}]
+        if alone and self.network.norm == "instance":
+            raise ValueError(f"{', '.join(alone)}: instance norm needs more than one voxel at the coarsest level")
         roi = self.preprocess.roi_size_xyz
         large = [f"{name} {size}" for name, size in sizes.items() if any(n > m for n, m in zip(size, roi, strict=True))]
         if large:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmpl.names import Stage
 from mmpl.profile import load_profile
 from mmpl.radiomics import feature_names
 from mmpl.training.command import run_program
@@ -76,6 +77,7 @@ REFUSED = {
     ("--profile", "micro", "--set", "training.hpv.stps=4"): "no setting 'training.hpv.stps'; there are steps, ",
     ("--profile", "micro", "--set", "training.hpv.steps=-4"): "training.hpv.steps is -4: ",
     ("--profile", "micro", "--set", "training.hpv.crop_xyz=[16, 16, 18]"): "every size must be a multiple of 4",
+    ("--profile", "paper", "--set", "training.hpv.crop_xyz=[16, 16, 16]"): "more than one voxel at the coarsest level",
     ("--folds", "1"): "--folds",
     ("--folds", "17"): "16 patients cannot be dealt to 17 folds",
     ("--fold", "2"): "--fold",
@@ -271,6 +273,42 @@ def test_a_new_run_does_not_begin_where_its_weights_could_not_be_written(tiny_en
     assert "--force writes over that ensemble" in ended.error
     assert not (tmp_path / "run/patches").exists()
     assert files(tiny_ensemble) == before
+
+
+# the published networks
+
+REDUCED = (
+    "preprocess.spacing_mm=6.0",
+    "preprocess.roi_size_xyz=[32, 32, 48]",
+    "inference.window_xyz=[32, 32, 48]",
+    "inference.overlap=0.0",
+    "inference.lesion_crop_xyz=[32, 32, 16]",
+    *(f"training.{stage}.{key}" for stage in Stage for key in ("steps=1", "batch=1", "crop_xyz=[32, 32, 16]")),
+    "radiomics.filters.log_sigmas_mm=[]",
+    "radiomics.filters.wavelet=null",
+    "radiomics.feature_classes=[firstorder]",  # untrained networks call half of a patient a lesion
+    "forest.trees=[10]",
+    "forest.depth=[3]",
+    "forest.minimum_leaf=[3]",
+    "forest.inner_folds=2",
+    "forest.inner_repeats=1",
+)
+
+
+def test_the_published_widths_go_through_every_step(tmp_path: Path) -> None:
+    """On coarse images, one step a network."""
+    changes = [part for change in REDUCED for part in ("--set", change)]
+    run = tmp_path / "run"
+    ended = shell(
+        "ensemble", COHORT, run, "--profile", "paper", "--folds", "2", "--no-center-out", "--workers", "1", *changes
+    )
+    assert ended.code == 0, ended.errors
+    ensemble = load_ensemble(run / "weights")
+    assert ensemble.profile == load_profile("paper", REDUCED)
+    assert ensemble.profile.network == load_profile("paper").network
+    assert ensemble.stages == tuple(Stage)
+    files = [run / "weights" / member.name / f"{stage}.safetensors" for member in ensemble.members for stage in Stage]
+    assert all(file.stat().st_size > 36e6 for file in files)  # 18.3 M parameters of 16 bits
 
 
 # how a program ends
