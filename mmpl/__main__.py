@@ -20,6 +20,10 @@ TRAINING_STEPS = ("check", "plan", "prepare", "segmentation", "radiomics", "hpv"
 Weights = Annotated[
     Path | None, typer.Option(help="Folder of the weights; by default what MMPL_WEIGHTS names, else a checkout's own.")
 ]
+HpvPrevalence = Annotated[
+    float | None,
+    typer.Option(help="Share of HPV-positive patients where they come from, for the calibrated probability."),
+]
 
 
 def use_weights(weights: Path | None) -> None:
@@ -80,10 +84,7 @@ def answer(
     known_hpv: Annotated[
         HpvStatus | None, typer.Option(help="A known HPV status, on which the risk then rests; predicted by default.")
     ] = None,
-    hpv_prevalence: Annotated[
-        float | None,
-        typer.Option(help="Share of HPV-positive patients where this one comes from, for the calibrated probability."),
-    ] = None,
+    hpv_prevalence: HpvPrevalence = None,
 ) -> None:
     """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
     from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
@@ -133,12 +134,13 @@ def predict(
     ] = None,
     weights: Weights = None,
     all_radiomics: Annotated[bool, typer.Option("--all-radiomics", help="Write every radiomics feature, too.")] = False,
+    hpv_prevalence: HpvPrevalence = None,
 ) -> None:
     """Answer the patients of COHORT: predictions.csv, masks, pictures and reports in OUT; finished ones are skipped."""
     from mmpl.predict import predict as predict_cohort
 
     use_weights(weights)
-    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics)
+    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence)
     for name, reason in failures.items():
         report_error(f"{name}: {reason}")
     if failures:

@@ -15,10 +15,9 @@ from mmpl.case import Case
 from mmpl.errors import one_line
 from mmpl.io.challenge import clear_challenge_result, read_challenge_case, read_edition, write_challenge_result
 from mmpl.memory import keep_freed_memory
-from mmpl.names import Task
+from mmpl.names import DAYS_PER_YEAR, Task
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.processor import use_allowed_cores
-from mmpl.survival import DAYS_PER_YEAR
 from mmpl.weights import load_ensemble
 
 TASKS_VARIABLE, BUDGET_VARIABLE = "MMPL_TASKS", "MMPL_TIME_BUDGET_S"
@@ -113,10 +112,7 @@ class Algorithm:
         budget_s, count, profile = chosen_budget_s(tasks, gpu), len(ensemble.members), ensemble.profile.name
         limit = f", time budget {budget_s:g} s a case" if budget_s else ""
         log.info("%d models, profile %s, from %s, on %s%s", count, profile, ensemble.folder, where, limit)
-        prevalence = chosen_hpv_prevalence()
-        if prevalence and not ensemble.calibration.hpv:
-            log.warning("note: the HPV prevalence is not used, as these weights were not calibrated")
-        pipeline = Pipeline(ensemble, device, tasks, progress=log.info, hpv_prevalence=prevalence)
+        pipeline = Pipeline(ensemble, device, tasks, progress=log.info, hpv_prevalence=chosen_hpv_prevalence())
         return cls(pipeline, budget_s)
 
     def answer(

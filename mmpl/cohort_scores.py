@@ -10,22 +10,33 @@ Which patients each metric counts:
 - `c_index_uncensored` and `oracle_c_index_uncensored` (synthetic cohorts only): every patient, against the true time to
   recurrence, whether or not it was released.
 - `oracle_hpv_auc` and `oracle_hpv_balanced_accuracy`: the patients of the HPV metrics.
+- calibration, Brier scores and the AUC of a day (`mmpl.reliability`): those of HPV and of the C-index that have the
+  probability in question; they are there where any patient has a calibrated one.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpl import metrics
-from mmpl.names import Label
+from mmpl import metrics, reliability
+from mmpl.names import DAYS_PER_YEAR, Label
 
 Floats = NDArray[np.float64]
 
 RESAMPLES = 1000
+YEARS_SCORED = (2, 5)
+"""Years after which probabilities of recurrence are scored."""
+OLDER = 60
+"""Years from which a patient belongs to the older ones, and ml that part small, middle and large volumes."""
+VOLUMES_ML = (10, 30)
+FEW = 10
+"""With fewer relapses, or patients of one HPV status, a group's figures say little."""
+NOT_RESAMPLED = frozenset({"d_calibration_p"})
+"""Metrics without an interval: a test's p is no estimate of anything."""
 MASK_COLUMNS = (
     "gtvp_dice",
     "gtvp_hd95_mm",
@@ -64,6 +75,13 @@ class Results:
         true_days: True time to relapse, never censored, as are the next two of a synthetic cohort alone.
         log_hazard: The oracle's risk.
         hpv_log_likelihood_ratio: The oracle's HPV score, positive means HPV-positive.
+        hpv_calibrated: Calibrated probability of being HPV-positive.
+        no_recurrence: (n, 2) calibrated probability of no recurrence by the years of YEARS_SCORED.
+        curve_days, curve: (n, T) days, the same for all, and the calibrated probability of no recurrence by each.
+        male: Whether the patient is a man, 1 or 0.
+        age: Years.
+        fields_missing: Number of clinical fields that are blank.
+        volume_ml: Predicted volume of GTVp and GTVn together.
     """
 
     center: NDArray[np.str_]
@@ -87,6 +105,14 @@ class Results:
     true_days: Floats | None = None
     log_hazard: Floats | None = None
     hpv_log_likelihood_ratio: Floats | None = None
+    hpv_calibrated: Floats | None = None
+    no_recurrence: Floats | None = None
+    curve_days: Floats | None = None
+    curve: Floats | None = None
+    male: Floats | None = None
+    age: Floats | None = None
+    fields_missing: Floats | None = None
+    volume_ml: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.center)
@@ -114,6 +140,23 @@ class Scores:
     oracle_c_index_uncensored: float | None = None
     oracle_hpv_balanced_accuracy: float | None = None
     oracle_hpv_auc: float | None = None
+    hpv_brier: float | None = None
+    hpv_brier_skill: float | None = None
+    hpv_calibration_intercept: float | None = None
+    hpv_calibration_slope: float | None = None
+    relapse_2_years_auc: float | None = None
+    relapse_2_years_brier: float | None = None
+    relapse_2_years_brier_skill: float | None = None
+    relapse_2_years_calibration_intercept: float | None = None
+    relapse_2_years_calibration_slope: float | None = None
+    relapse_5_years_auc: float | None = None
+    relapse_5_years_brier: float | None = None
+    relapse_5_years_brier_skill: float | None = None
+    relapse_5_years_calibration_intercept: float | None = None
+    relapse_5_years_calibration_slope: float | None = None
+    integrated_brier: float | None = None
+    integrated_brier_skill: float | None = None
+    d_calibration_p: float | None = None
 
     @property
     def by_name(self) -> dict[str, float]:
@@ -155,6 +198,25 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scores, counts and intervals of some of the patients."""
+
+    scores: Scores
+    counts: Counts
+    intervals: Mapping[str, Interval]
+
+    @property
+    def few_relapses(self) -> bool:
+        """Whether there are too few for what is said of their risks."""
+        return min(self.counts.events, self.counts.with_rfs - self.counts.events) < FEW
+
+    @property
+    def few_of_one_status(self) -> bool:
+        """Whether there are too few of one HPV status for what is said of their probabilities."""
+        return min(self.counts.hpv_positive, self.counts.hpv_negative) < FEW
 
 
 class Difference(NamedTuple):
@@ -205,16 +267,53 @@ def score(results: Results) -> Scores:
         hpv_auc=metrics.roc_auc(hpv.hpv_probability, positive),
         hpv_balanced_accuracy_at_half=metrics.balanced_accuracy(at_half, positive),
     )
+    scores = replace(scores, **_reliability_of_hpv(hpv), **_reliability_of_survival(rfs))
     if results.true_days is None or results.log_hazard is None or hpv.hpv_log_likelihood_ratio is None:
         return scores
     relapsed = np.ones(len(results), bool)
-    return Scores(
-        **scores.by_name,
+    return replace(
+        scores,
         c_index_uncensored=metrics.c_index(results.risk, results.true_days, relapsed),
         oracle_c_index_uncensored=metrics.c_index(results.log_hazard, results.true_days, relapsed),
         oracle_hpv_balanced_accuracy=metrics.balanced_accuracy(hpv.hpv_log_likelihood_ratio > 0, positive),
         oracle_hpv_auc=metrics.roc_auc(hpv.hpv_log_likelihood_ratio, positive),
     )
+
+
+def _reliability_of_hpv(hpv: Results) -> dict[str, float]:
+    """Score the calibrated probabilities of patients whose HPV status is known; nothing where there are none."""
+    if hpv.hpv_calibrated is None:
+        return {}
+    told = ~np.isnan(hpv.hpv_calibrated)
+    probability, positive = hpv.hpv_calibrated[told], hpv.hpv_positive[told] == 1
+    return {f"hpv_{name}": measure(probability, positive) for name, measure in _RELIABILITY.items()}
+
+
+def _reliability_of_survival(rfs: Results) -> dict[str, float]:
+    """Score the calibrated probabilities of patients whose time and event are known; nothing where there are none."""
+    found = dict[str, float]()
+    if rfs.no_recurrence is not None:
+        for years, left in zip(YEARS_SCORED, rfs.no_recurrence.T, strict=True):
+            told = ~np.isnan(left)
+            happened, weight = reliability.known_by(years * DAYS_PER_YEAR, rfs.days[told], rfs.relapse[told] == 1)
+            found[f"relapse_{years}_years_auc"] = reliability.auc(1 - left[told], happened, weight)
+            for name, measure in _RELIABILITY.items():
+                found[f"relapse_{years}_years_{name}"] = measure(1 - left[told], happened, weight)
+    if rfs.curve is not None and rfs.curve_days is not None:
+        told = ~np.isnan(rfs.curve[:, 0])
+        curve_days = rfs.curve_days[0] if len(rfs) else np.empty(0)
+        curves = curve_days, rfs.curve[told], rfs.days[told], rfs.relapse[told] == 1
+        found["integrated_brier"], found["integrated_brier_skill"] = reliability.integrated_brier(*curves)
+        found["d_calibration_p"] = reliability.d_calibration(*curves)
+    return found
+
+
+_RELIABILITY = {
+    "brier": reliability.brier,
+    "brier_skill": reliability.brier_skill,
+    "calibration_intercept": reliability.calibration_intercept,
+    "calibration_slope": reliability.calibration_slope,
+}
 
 
 def count_patients(results: Results) -> Counts:
@@ -240,17 +339,55 @@ def by_center(results: Results) -> dict[str, Results]:
     return {str(center): results.take(results.center == center) for center in np.unique(results.center)}
 
 
+def by_group(results: Results) -> dict[str, Results]:
+    """Split results by sex, age, HPV status, predicted volume and blank fields; empty groups are left out."""
+    groups = dict[str, NDArray[np.bool_]]()
+    if results.male is not None:
+        groups |= {"women": results.male == 0, "men": results.male == 1}
+    if results.age is not None:
+        groups |= {f"below {OLDER} years": results.age < OLDER, f"{OLDER} years and above": results.age >= OLDER}
+    groups |= {
+        "HPV-positive": results.hpv_positive == 1,
+        "HPV-negative": results.hpv_positive == 0,
+        "HPV not known": np.isnan(results.hpv_positive),
+    }
+    if results.volume_ml is not None:
+        low, high = (0.0, *VOLUMES_ML), (*VOLUMES_ML, math.inf)
+        names = (f"below {VOLUMES_ML[0]} ml", f"{VOLUMES_ML[0]} to {VOLUMES_ML[1]} ml", f"{VOLUMES_ML[1]} ml and above")
+        volume = results.volume_ml
+        groups |= {n: (volume >= a) & (volume < b) for n, a, b in zip(names, low, high, strict=True)}
+    if results.fields_missing is not None:
+        blank = results.fields_missing
+        groups |= {
+            "no blank field": blank == 0,
+            "1 or 2 blank fields": (blank > 0) & (blank < 3),
+            "3 or more blank fields": blank > 2,
+        }
+    return {name: results.take(chosen) for name, chosen in groups.items() if chosen.any()}
+
+
+def score_groups(results: Results, count: int = RESAMPLES) -> dict[str, Group]:
+    """Score every group, with intervals of so many resamples."""
+    return {
+        name: Group(score(part), count_patients(part), intervals(part, count))
+        for name, part in by_group(results).items()
+    }
+
+
 def intervals(results: Results, count: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
     """Bound every metric by the bootstrap over patients; resamples in which a metric is undefined are left out."""
     drawn = [score(results.take(chosen)).by_name for chosen in resamples(len(results), count, seed)]
-    return {name: interval([each[name] for each in drawn]) for name in score(results).by_name}
+    return {name: _interval(name, [each[name] for each in drawn]) for name in score(results).by_name}
 
 
 def differences(ours: Results, theirs: Results, count: int = RESAMPLES, seed: int = 0) -> dict[str, Difference]:
-    """Compare two sets of results of the same patients, in the same order, metric by metric: ours less theirs."""
+    """Compare two sets of results of the same patients, in the same order, metric by metric: ours less theirs.
+
+    Metrics that one of them lacks, as it was not calibrated, are left out.
+    """
 
     def subtract(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
-        return {name: a[name] - b[name] for name in a}
+        return {name: a[name] - b[name] for name in a if name in b and name not in NOT_RESAMPLED}
 
     value = subtract(score(ours).by_name, score(theirs).by_name)
     drawn = [
@@ -258,6 +395,10 @@ def differences(ours: Results, theirs: Results, count: int = RESAMPLES, seed: in
         for chosen in resamples(len(ours), count, seed)
     ]
     return {name: Difference(value[name], interval([each[name] for each in drawn])) for name in value}
+
+
+def _interval(name: str, values: Sequence[float]) -> Interval:
+    return Interval(math.nan, math.nan) if name in NOT_RESAMPLED else interval(values)
 
 
 def interval(values: Sequence[float]) -> Interval:

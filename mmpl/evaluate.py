@@ -18,8 +18,10 @@ from mmpl.case import InvalidInputError, Outcome
 from mmpl.cohort_scores import (
     MASK_COLUMNS,
     RESAMPLES,
+    YEARS_SCORED,
     Counts,
     Difference,
+    Group,
     Interval,
     Results,
     Scores,
@@ -28,6 +30,7 @@ from mmpl.cohort_scores import (
     differences,
     intervals,
     score,
+    score_groups,
     score_mask,
 )
 from mmpl.errors import some_of
@@ -36,11 +39,14 @@ from mmpl.io.images import read_grid
 from mmpl.io.masks import read_mask
 from mmpl.io.tables import read_table, require
 from mmpl.names import Column
+from mmpl.report import read_curve
 
 log = logging.getLogger(__name__)
 
 _PIPED_WIDTH = 120  # columns, where no terminal says how many it has
 PREDICTIONS_FILE = "predictions.csv"
+NO_RECURRENCE = "no_recurrence_{}y"
+"""Column of the calibrated probability of no recurrence after so many years."""
 TRUTH_FILE = "truth.csv"
 
 
@@ -51,6 +57,7 @@ class Evaluation:
     Attributes:
         intervals: 95% bootstrap intervals of the scores, by metric.
         centers: Scores and counts of each center's patients.
+        groups: Scores, counts and intervals of the patients of one sex, age, volume and so on.
         against: Differences where two sets were compared, the first less the second, by metric.
     """
 
@@ -58,6 +65,7 @@ class Evaluation:
     counts: Counts
     intervals: Mapping[str, Interval]
     centers: Mapping[str, tuple[Scores, Counts]]
+    groups: Mapping[str, Group] = field(default_factory=dict)
     against: Mapping[str, Difference] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -69,6 +77,10 @@ class Evaluation:
             "centers": {
                 name: scores.by_name | {"counts": asdict(counts)} for name, (scores, counts) in self.centers.items()
             },
+        }
+        content["groups"] = {
+            name: group.scores.by_name | {"counts": asdict(group.counts), "intervals": group.intervals}
+            for name, group in self.groups.items()
         }
         if self.against:
             content["against"] = {
@@ -86,11 +98,17 @@ class Prediction:
         risk_score: Predicted risk; higher means earlier recurrence.
         hpv_probability: Predicted probability of being HPV-positive.
         hpv_decision: Predicted HPV status, 1 for positive, 0 for negative.
+        hpv_calibrated: Calibrated probability of being HPV-positive.
+        no_recurrence: Calibrated probability of no recurrence after each of YEARS_SCORED.
+        volume_ml: Predicted volume of GTVp and GTVn together.
     """
 
     risk_score: float = math.nan
     hpv_probability: float = math.nan
     hpv_decision: float = math.nan
+    hpv_calibrated: float = math.nan
+    no_recurrence: tuple[float, ...] = (math.nan,) * len(YEARS_SCORED)
+    volume_ml: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -120,6 +138,13 @@ _UNDEFINED = {
 }
 
 
+def _why_undefined(metric: str) -> str:
+    """Say what it lacks where a metric is undefined."""
+    if metric.startswith("hpv_"):
+        return _UNDEFINED.get(metric, "only one HPV class is known")
+    return _UNDEFINED.get(metric, "no such probability, too few followed so long or no relapse by then")
+
+
 def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resamples: int = RESAMPLES) -> Evaluation:
     """Score predictions against a cohort's released outcomes and, where it has them, against its hidden truth.
 
@@ -138,6 +163,7 @@ def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resam
         count_patients(results),
         intervals(results, resamples),
         {name: (score(part), count_patients(part)) for name, part in by_center(results).items()},
+        score_groups(results, resamples // 5),
         differences(results, collect(against, cohort), resamples) if against else {},
     )
 
@@ -169,11 +195,20 @@ def collect(predictions: Path, cohort: Path) -> Results:
         hpv_decision=np.array([answer.hpv_decision for answer in answered]),
         hpv_positive=_column(p.outcome.hpv_positive for p in patients),
         **_line_up_truth(cohort / TRUTH_FILE, [p.patient_id for p in patients]),
+        **_line_up_calibrated(predictions, [p.patient_id for p in patients], answered),
+        male=_column(_as_number(p.clinical.values.get("Gender")) for p in patients),  # the schema's codes are 0 and 1
+        age=_column(_as_number(p.clinical.values.get("Age")) for p in patients),
+        fields_missing=np.array([sum(value is None for value in p.clinical.values.values()) for p in patients], float),
+        volume_ml=np.array([answer.volume_ml for answer in answered]),
     )
 
 
 def _column(values: Iterable[float | None]) -> NDArray[np.float64]:
     return np.array([math.nan if value is None else value for value in values], float)
+
+
+def _as_number(value: float | str | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
@@ -183,10 +218,9 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
     for heading in ("value", "95% interval", *(["difference, 95% interval"] if evaluation.against else [])):
         table.add_column(heading, justify="right", overflow="fold")
     for name, value in evaluation.scores.by_name.items():
-        cells = [f"undefined: {_UNDEFINED[name]}" if math.isnan(value) else f"{value:.3f}"]
+        cells = [f"undefined: {_why_undefined(name)}" if math.isnan(value) else f"{value:.3f}"]
         cells.append(_range(evaluation.intervals[name]))
-        if evaluation.against:
-            difference = evaluation.against[name]
+        if difference := evaluation.against.get(name):
             cells.append(f"{difference.value:+.3f}, {_range(difference.interval)}")
         table.add_row(name, *cells)
     counts = Table(title="Patients", title_justify="left")
@@ -212,12 +246,35 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
         console = Console()
         if not console.is_terminal:
             console.width = _PIPED_WIDTH
-    for each in (table, counts, centers):
+    for each in (table, counts, centers, _tabulate_groups(evaluation.groups)):
         console.print(each)
 
 
-def _range(interval: Interval) -> str:
-    return "" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
+def _tabulate_groups(groups: Mapping[str, Group]) -> Table:
+    """Lay out what was found of each group; yellow where its figures say little."""
+    table = Table(title="Groups, with 95% intervals; yellow: too few to say much", title_justify="left")
+    shown = {"c_index": "C-index", "hpv_auc": "HPV AUC", "hpv_calibration_intercept": "HPV calibration intercept"}
+    shown["relapse_2_years_calibration_intercept"] = "2-year calibration intercept"
+    shown = {name: heading for name, heading in shown.items() if any(name in g.scores.by_name for g in groups.values())}
+    table.add_column("group", overflow="fold")
+    for heading in ("patients", "relapses", "HPV + / -", *shown.values()):
+        table.add_column(heading, justify="right", overflow="fold")
+    for name, group in groups.items():
+        counts, values = group.counts, group.scores.by_name
+        cells = []
+        for metric in shown:
+            value, bounds = values.get(metric, math.nan), group.intervals.get(metric)
+            few = group.few_relapses if metric.startswith(("c_index", "relapse")) else group.few_of_one_status
+            text = "undefined" if math.isnan(value) or bounds is None else f"{value:.2f} ({_range(bounds, 2)})"
+            cells.append(f"[yellow]{text}[/yellow]" if few else text)
+        table.add_row(
+            name, str(counts.patients), str(counts.events), f"{counts.hpv_positive} / {counts.hpv_negative}", *cells
+        )
+    return table
+
+
+def _range(interval: Interval, places: int = 3) -> str:
+    return "" if math.isnan(interval.low) else f"{interval.low:.{places}f} to {interval.high:.{places}f}"
 
 
 def _without_nan(content: Any) -> Any:
@@ -263,14 +320,39 @@ def _line_up_truth(path: Path, patients: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _line_up_calibrated(folder: Path, patients: Sequence[str], answered: Sequence[Prediction]) -> dict[str, Any]:
+    """Give the calibrated probabilities as columns of `Results`, those of the curves from the reports beside the table.
+
+    Columns of which no patient has a value are left out.
+    """
+    columns = {
+        "hpv_calibrated": np.array([answer.hpv_calibrated for answer in answered]),
+        "no_recurrence": np.array([answer.no_recurrence for answer in answered]).reshape(-1, len(YEARS_SCORED)),
+    }
+    curves = [read_curve(folder / f"{name}.json") for name in patients]
+    if known := [curve for curve in curves if curve]:
+        days = known[0][0]
+        if any(curve[0] != days for curve in known):
+            raise InvalidInputError(f"{folder}: its reports' curves have different days, as of different weights")
+        absent = [math.nan] * len(days)
+        columns["curve_days"] = np.tile(days, (len(patients), 1))
+        columns["curve"] = np.array([curve[1] if curve else absent for curve in curves])
+    return {name: column for name, column in columns.items() if not np.isnan(column).all()}
+
+
 def _read_answers(path: Path) -> dict[str, Prediction]:
+    required = ("risk_score", "hpv_probability", "hpv_status")
+    years = tuple(NO_RECURRENCE.format(each) for each in YEARS_SCORED)
     return {
         name: Prediction(
             risk_score=_number(path, name, row, "risk_score"),
             hpv_probability=_number(path, name, row, "hpv_probability"),
             hpv_decision=_decision(path, name, row, "hpv_status"),
+            hpv_calibrated=_share(path, name, row, "hpv_calibrated"),
+            no_recurrence=tuple(_share(path, name, row, column) for column in years),
+            volume_ml=_number(path, name, row, "gtvp_ml") + _number(path, name, row, "gtvn_ml"),
         )
-        for name, row in _read_rows(path, ("risk_score", "hpv_probability", "hpv_status")).items()
+        for name, row in _read_rows(path, required, ("hpv_calibrated", *years, "gtvp_ml", "gtvn_ml")).items()
     }
 
 
@@ -282,9 +364,9 @@ def _read_truth(path: Path) -> dict[str, Truth]:
     }
 
 
-def _read_rows(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+def _read_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     """Read a table with a row a patient; other columns than these are left alone."""
-    names = {name.casefold(): name for name in (Column.PATIENT_ID.value, *columns)}
+    names = {name.casefold(): name for name in (Column.PATIENT_ID.value, *columns, *optional)}
     table = read_table(path, lambda name: names.get(name.casefold()))
     require(table, columns)
     return {row[Column.PATIENT_ID]: row for _, row in table.rows}
@@ -292,11 +374,19 @@ def _read_rows(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
 
 def _number(path: Path, patient_id: str, row: Mapping[str, str], column: str) -> float:
     """Read one cell; NaN where blank."""
-    text = (row[column] or "").strip()
+    text = (row.get(column) or "").strip()
     try:
         return float(text) if text else math.nan
     except ValueError:
         raise InvalidInputError(f"{path}: {column} of {patient_id} is {text!r}, not a number") from None
+
+
+def _share(path: Path, patient_id: str, row: Mapping[str, str], column: str) -> float:
+    """Read a probability; NaN where blank or where there is no such column."""
+    value = _number(path, patient_id, row, column)
+    if not (math.isnan(value) or 0 <= value <= 1):
+        raise InvalidInputError(f"{path}: {column} of {patient_id} is {value:g}, not between 0 and 1")
+    return value
 
 
 def _decision(path: Path, patient_id: str, row: Mapping[str, str], column: str) -> float:

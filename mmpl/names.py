@@ -1,4 +1,4 @@
-"""Names that more than one module needs: mask labels, stages, tasks and the columns of the released table."""
+"""What more than one module needs: mask labels, stages, tasks, columns of the released table, bounds of follow-up."""
 
 from enum import IntEnum, StrEnum
 
@@ -50,3 +50,9 @@ class Column(StrEnum):
 
 KNOWN_HPV = "Known HPV Status"
 """Column of a table to be answered, never of the released one: a status that the risk may rest on."""
+
+DAYS_PER_YEAR = 365.25
+AT_RISK_AT_END = 0.1
+"""Share of the patients who are still followed where discrete time ends, and where survival is no longer scored.
+Beyond, they are too few: up to the longest follow-up, the last interval was three quarters of the axis, and ended at
+half of Kaplan-Meier's survival."""

@@ -16,9 +16,8 @@ from scipy import ndimage
 from mmpl.case import Case, Grid, Image
 from mmpl.files import write_whole
 from mmpl.geometry import Interpolation, extent_mm, index_to_mm, resample
-from mmpl.names import LESIONS, Label
+from mmpl.names import DAYS_PER_YEAR, LESIONS, Label
 from mmpl.surroundings import without_plot_backend
-from mmpl.survival import DAYS_PER_YEAR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

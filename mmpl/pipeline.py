@@ -1,5 +1,6 @@
 """The whole system on one screen: segment, then diagnose, then prognose (the paper's Figure 1)."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ SEGMENTATION_SHARE = 0.6
 CLINICAL_ASSUMED = "clinical fields assumed"
 HPV_KNOWN = "the risk rests on a known HPV status"
 NO_DEEP_EVIDENCE = "the networks of HPV and survival left out: the training mean stands in"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Pipeline:
     def __post_init__(self) -> None:
         if self.hpv_prevalence is not None:
             check_prevalence(self.hpv_prevalence)
+            if not self.ensemble.calibration.hpv:
+                log.warning("note: the HPV prevalence is not used, as these weights were not calibrated")
 
     def __call__(self, case: Case, budget_s: float | None = None) -> PatientResult:
         """Answer one case.

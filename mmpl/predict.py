@@ -10,7 +10,7 @@ import torch
 from rich.progress import Progress
 
 from mmpl.case import InvalidInputError
-from mmpl.evaluate import PREDICTIONS_FILE
+from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE
 from mmpl.files import refuse_inside, write_whole
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
@@ -19,7 +19,7 @@ from mmpl.names import Column
 from mmpl.picture import draw
 from mmpl.pipeline import Pipeline
 from mmpl.processor import use_allowed_cores
-from mmpl.report import ReportedAnswer, read_report, write_radiomics, write_report
+from mmpl.report import YEARS, ReportedAnswer, read_report, write_radiomics, write_report
 from mmpl.weights import Ensemble, load_ensemble
 
 COLUMNS = (
@@ -30,7 +30,12 @@ COLUMNS = (
     "gtvp_ml",
     "gtvn_ml",
     "flags",
+    "hpv_calibrated",
+    "hpv_prevalence",
+    *map(NO_RECURRENCE.format, YEARS),
+    "risk_percentile",
 )
+"""The last columns are blank where the weights were not calibrated."""
 
 TABLE_SHARE = 0.05
 """The most of the time that writing the table may take while patients are answered; at the end it is always whole."""
@@ -39,7 +44,12 @@ log = logging.getLogger(__name__)
 
 
 def predict(
-    cohort: Path, out: Path, pictures: bool = True, models: Sequence[str] = (), all_radiomics: bool = False
+    cohort: Path,
+    out: Path,
+    pictures: bool = True,
+    models: Sequence[str] = (),
+    all_radiomics: bool = False,
+    hpv_prevalence: float | None = None,
 ) -> dict[str, str]:
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
@@ -53,13 +63,15 @@ def predict(
         pictures: Whether to draw a picture of each patient.
         models: Models of the ensemble that answer, by name; by default all.
         all_radiomics: Whether to write every radiomics feature, too, as `<PatientID>_radiomics.csv`.
+        hpv_prevalence: Share of HPV-positive patients where the patients come from; by default that of training.
 
     Returns:
         What went wrong, by patient; such a patient has no row.
 
     Raises:
         OverwriteError: `out` lies in the cohort's folder.
-        ValueError: `out` holds answers of other weights, or of other models of them.
+        ValueError: `out` holds answers of other weights, of other models of them or for another prevalence, or the
+            prevalence is not between 0 and 1.
     """
     keep_freed_memory()
     use_allowed_cores()
@@ -68,12 +80,12 @@ def predict(
     patients = read_cohort(cohort, ensemble.profile.clinical, outcomes=False)
     for remark in patients.remarks:
         log.warning("%s: %s", patients.table, remark)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = Pipeline(ensemble, device, all_radiomics=all_radiomics, hpv_prevalence=hpv_prevalence)
     table = _Table(out)
-    table.refuse_other_models(ensemble)
+    table.refuse_other_models(ensemble, hpv_prevalence)
     for member in ensemble.members:
         member.keep()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline = Pipeline(ensemble, device, all_radiomics=all_radiomics)
     out.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
     with Progress() as progress:
@@ -119,14 +131,22 @@ class _Table:
         self._written = 0.0  # seconds of the clock
         self._took_s = 0.0
 
-    def refuse_other_models(self, ensemble: Ensemble) -> None:
-        """Refuse to go on with answers that other weights, or other models of them, gave.
+    def refuse_other_models(self, ensemble: Ensemble, hpv_prevalence: float | None) -> None:
+        """Refuse to go on with answers that other weights, or other models of them, gave, or for another prevalence.
 
         Raises:
             ValueError: There are some; the message names one.
         """
         names = tuple(member.name for member in ensemble.members)
+        prevalence = None
+        if ensemble.calibration.hpv:
+            prevalence = hpv_prevalence or ensemble.calibration.hpv.prevalence
         for answer in self._answers():
+            if answer.hpv_prevalence != prevalence and answer.hpv_probability is not None:
+                theirs = f"{self._folder / answer.patient_id}.json"
+                raise ValueError(
+                    f"{theirs}: answered for another HPV prevalence, {answer.hpv_prevalence}; name another folder"
+                )
             if answer.weights != ensemble.identity or answer.models != names:
                 theirs = f"{self._folder / answer.patient_id}.json"
                 raise ValueError(
@@ -167,10 +187,18 @@ def _row(answer: ReportedAnswer) -> tuple[str, ...]:
     """Write a patient's answers as a row of COLUMNS."""
     return (
         answer.patient_id,
-        "" if answer.risk_score is None else f"{answer.risk_score:.6f}",
-        "" if answer.hpv_probability is None else f"{answer.hpv_probability:.6f}",
+        _decimals(answer.risk_score, 6),
+        _decimals(answer.hpv_probability, 6),
         "" if answer.hpv_positive is None else str(int(answer.hpv_positive)),
-        f"{answer.gtvp_ml:.3f}",
-        f"{answer.gtvn_ml:.3f}",
+        _decimals(answer.gtvp_ml, 3),
+        _decimals(answer.gtvn_ml, 3),
         "; ".join(answer.flags),
+        _decimals(answer.hpv_calibrated, 6),
+        _decimals(answer.hpv_prevalence, 6),
+        *(_decimals(probability, 6) for probability in answer.no_recurrence),
+        _decimals(answer.risk_percentile, 1),
     )
+
+
+def _decimals(value: float | None, places: int) -> str:
+    return "" if value is None else f"{value:.{places}f}"

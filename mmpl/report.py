@@ -10,8 +10,8 @@ from typing import Any
 from mmpl.calibration import SurvivalCurve
 from mmpl.evidence import FeatureTable
 from mmpl.files import write_whole
+from mmpl.names import DAYS_PER_YEAR
 from mmpl.pipeline import PatientResult
-from mmpl.survival import DAYS_PER_YEAR
 from mmpl.version import __version__
 from mmpl.weights import Ensemble
 
@@ -69,6 +69,7 @@ def describe_curve(curve: SurvivalCurve) -> dict[str, Any]:
         "median_days": curve.median_days,
         "restricted_mean_days": curve.restricted_mean_days,
         "follow_up_days": float(curve.days[-1]),
+        "curve": {"days": curve.days.tolist(), "probability": curve.probability.tolist()},
     }
 
 
@@ -97,6 +98,10 @@ class ReportedAnswer:
         models: Names of its models that answered, in its order.
         risk_score: Recurrence risk, higher is worse; None where it was not answered.
         hpv_probability, hpv_positive: Mean of the models' probabilities, and the decision; None likewise.
+        hpv_calibrated, hpv_prevalence: Calibrated probability, and the prevalence that it is given for; None likewise,
+            or of weights that were not calibrated.
+        no_recurrence: Calibrated probability of no recurrence after each of YEARS; None beyond follow-up, too.
+        risk_percentile: Share of the training patients, 0 to 100, whose risk is lower; None likewise.
         gtvp_ml, gtvn_ml: Volumes, ml.
     """
 
@@ -107,6 +112,10 @@ class ReportedAnswer:
     risk_score: float | None
     hpv_probability: float | None
     hpv_positive: bool | None
+    hpv_calibrated: float | None
+    hpv_prevalence: float | None
+    no_recurrence: tuple[float | None, ...]
+    risk_percentile: float | None
     gtvp_ml: float
     gtvn_ml: float
     flags: tuple[str, ...]
@@ -116,7 +125,8 @@ def read_report(path: Path) -> ReportedAnswer | None:
     """Read the answers back from a report; None where the file is not a whole report of this version."""
     try:
         content = json.loads(path.read_text())
-        risk, hpv = content.get("risk"), content.get("hpv")
+        risk, hpv = content.get("risk") or {}, content.get("hpv") or {}
+        after = content.get("no_recurrence", {}).get("after_years", {})
         return ReportedAnswer(
             patient_id=str(content["patient"]),
             weights=str(content["weights"]),
@@ -125,9 +135,27 @@ def read_report(path: Path) -> ReportedAnswer | None:
             risk_score=float(risk["score"]) if risk else None,
             hpv_probability=float(hpv["probability"]) if hpv else None,
             hpv_positive=bool(hpv["positive"]) if hpv else None,
+            hpv_calibrated=_number(hpv.get("calibrated")),
+            hpv_prevalence=_number(hpv.get("prevalence")),
+            no_recurrence=tuple(_number(after.get(str(years), {}).get("probability")) for years in YEARS),
+            risk_percentile=_number(risk.get("percentile")),
             gtvp_ml=float(content["gtvp_ml"]),
             gtvn_ml=float(content["gtvn_ml"]),
             flags=tuple(map(str, content["flags"])),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def read_curve(path: Path) -> tuple[list[float], list[float]] | None:
+    """Read days and calibrated probabilities of no recurrence from a report; None where it has none."""
+    try:
+        curve = json.loads(path.read_text())["no_recurrence"]["curve"]
+        days, probability = ([float(value) for value in curve[name]] for name in ("days", "probability"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (days, probability) if len(days) == len(probability) > 1 else None
+
+
+def _number(value: object) -> float | None:
+    return None if value is None else float(value)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpl.calibration import SurvivalCalibration, SurvivalCurve
 from mmpl.evidence import Evidence, Floats, Scale
+from mmpl.names import AT_RISK_AT_END
 
 
 def checked_outcome(
@@ -28,12 +29,6 @@ def checked_outcome(
     if seen.sum() < minimum_events:
         raise ValueError(f"{seen.sum()} relapses among {len(days)} patients: at least {minimum_events} are needed")
     return days, seen
-
-
-DAYS_PER_YEAR = 365.25
-AT_RISK_AT_END = 0.1
-"""Share of the patients who are still followed where discrete time ends. Beyond, they are too few: up to the
-longest follow-up, the last interval was three quarters of the axis, and ended at half of Kaplan-Meier's survival."""
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,86 @@ def test_another_set_of_answers_is_compared_patient_by_patient(folders, tmp_path
     assert "+0.167" in show(evaluate(tmp_path / "better", cohort, against=out))
 
 
+CALIBRATED = {"A-001": ("0.8", "0.6"), "A-002": ("0.3", "0.5"), "A-003": ("0.4", "0.9"), "A-004": ("0.5", "0.2")}
+
+
+def add_calibrated(out: Path, answers: dict = CALIBRATED, days: tuple[int, ...] = (0, 100, 200)) -> None:
+    """Add calibrated probabilities to a table of answers, and reports with a curve to 0.6."""
+    header, *rows = (out / "predictions.csv").read_text().splitlines()
+    lines = [f"{header},hpv_calibrated,no_recurrence_2y,no_recurrence_5y"]
+    lines += [f"{row},{','.join(answers[row.split(',')[0]])}," for row in rows]
+    (out / "predictions.csv").write_text("\n".join(lines) + "\n")
+    for name in answers:
+        curve = {"days": days, "probability": [1, 0.8, 0.6]}
+        (out / f"{name}.json").write_text(json.dumps({"no_recurrence": {"curve": curve}}))
+
+
+def test_calibrated_probabilities_are_scored(folders):
+    out, cohort = folders
+    plain = evaluate(out, cohort).scores.by_name
+    add_calibrated(out)
+    evaluation = evaluate(out, cohort, resamples=40)
+    found = evaluation.scores
+    assert {name: found.by_name[name] for name in plain} == plain
+    # positives 0.8 and 0.4, negative 0.3; two of three are positive
+    assert found.hpv_brier == pytest.approx((0.2**2 + 0.6**2 + 0.3**2) / 3)
+    assert found.hpv_brier_skill == pytest.approx(1 - found.hpv_brier / (2 / 9))
+    assert np.isnan(found.relapse_2_years_brier)  # nobody is followed so long
+    assert np.isnan(found.relapse_5_years_brier)
+    # day 0: no error; by day 100 A-001 of three (A-004 was lost on day 50), by day 200 A-002, too
+    by_day = [0, (0.8**2 + 2 * 0.2**2) / 3, (2 * 0.6**2 + 0.4**2) / 3]
+    assert found.integrated_brier == pytest.approx((by_day[0] / 2 + by_day[1] + by_day[2] / 2) / 2)
+    assert np.isnan(evaluation.intervals["d_calibration_p"].low)
+    printed = show(evaluation)
+    assert "hpv_calibration_slope" in printed
+    assert "too few followed so long" in printed
+    assert "NaN" not in evaluation.to_json()
+
+
+def test_groups_are_scored_and_say_where_they_are_few(folders):
+    out, cohort = folders
+    table = cohort / "table.csv"
+    header, *rows = table.read_text().splitlines()
+    filled = [
+        row.replace(",,,", f",{age},{sex},", 1) for row, age, sex in zip(rows, (50, 60, 70, 59), "1011", strict=True)
+    ]
+    table.write_text("\n".join([header, *filled]) + "\n")
+    groups = evaluate(out, cohort, resamples=10).groups
+    assert {name: group.counts.patients for name, group in groups.items()} == {
+        "women": 1,
+        "men": 3,
+        "below 60 years": 2,
+        "60 years and above": 2,
+        "HPV-positive": 2,
+        "HPV-negative": 1,
+        "HPV not known": 1,
+        "below 10 ml": 4,
+        "3 or more blank fields": 4,
+    }
+    assert groups["men"].scores.gtvp_dice_mean == pytest.approx((0.5 + 1) / 2)
+    assert all(group.few_relapses and group.few_of_one_status for group in groups.values())
+    written = json.loads(evaluate(out, cohort, resamples=10).to_json())["groups"]
+    assert written["men"]["counts"]["patients"] == 3
+    assert "too few to say much" in show(evaluate(out, cohort, resamples=10))
+
+
+@pytest.mark.parametrize("value", ["1.2", "-0.1", "likely"])
+def test_what_is_no_probability_is_named(folders, value):
+    out, cohort = folders
+    add_calibrated(out, CALIBRATED | {"A-002": (value, "0.5")})
+    with pytest.raises(InvalidInputError, match=r"predictions\.csv: hpv_calibrated of A-002 is"):
+        evaluate(out, cohort)
+
+
+def test_curves_of_other_weights_are_not_mixed(folders):
+    out, cohort = folders
+    add_calibrated(out)
+    report = out / "A-001.json"
+    report.write_text(report.read_text().replace("200", "300"))
+    with pytest.raises(InvalidInputError, match="its reports' curves have different days"):
+        evaluate(out, cohort)
+
+
 def test_results_are_given_by_center(tmp_path):
     write_cohort(tmp_path / "cohort")
     table = tmp_path / "cohort/table.csv"

@@ -26,6 +26,9 @@ from mmpl.weights import WeightsError
 pytestmark = pytest.mark.slow
 
 COLUMNS = ["PatientID", "risk_score", "hpv_probability", "hpv_status", "gtvp_ml", "gtvn_ml", "flags"]
+NO_RECURRENCE = [f"no_recurrence_{years}y" for years in (1, 2, 3, 5)]
+CALIBRATED = ["hpv_calibrated", "hpv_prevalence", *NO_RECURRENCE, "risk_percentile"]
+COLUMNS += CALIBRATED
 OFFICIAL = {"gtvp_dice_mean", "gtvn_dice_aggregated", "gtvn_f1_aggregated", "c_index", "hpv_balanced_accuracy"}
 OFFICIAL |= {"hpv_auc", "counts"}
 ORACLE = {"c_index_uncensored", "oracle_hpv_auc", "oracle_hpv_balanced_accuracy", "oracle_c_index_uncensored"}
@@ -168,6 +171,34 @@ def test_the_same_weights_elsewhere_go_on(cohort, names, out, blind_ensemble, tm
     assert [row["PatientID"] for row in read_rows(out)] == names
 
 
+def test_calibrated_answers_stand_in_the_table_and_are_scored(
+    cohort, names, tmp_path, calibrated_ensemble, monkeypatch, capfd
+):
+    """Their follow-up is 1,200 days; of one patient not much can be said, but every line is there."""
+    monkeypatch.setenv("MMPL_WEIGHTS", str(calibrated_ensemble))
+    one, out = of_one_patient(cohort, tmp_path / "one", names[0]), tmp_path / "out"
+    assert run(monkeypatch, "predict", one, out, "--hpv-prevalence", "0.2", "--no-pictures") == 0
+    (row,) = read_rows(out)
+    report = json.loads((out / f"{names[0]}.json").read_text())
+    assert float(row["hpv_prevalence"]) == 0.2
+    assert float(row["hpv_calibrated"]) == pytest.approx(report["hpv"]["calibrated"], abs=1e-6)
+    left = [float(row[name]) for name in NO_RECURRENCE[:3]]
+    assert 1 > left[0] > left[1] > left[2] > 0
+    assert row["no_recurrence_5y"] == ""
+    assert 0 <= float(row["risk_percentile"]) <= 100
+    scores = evaluate(out, one, resamples=5).scores.by_name
+    assert {"hpv_brier", "hpv_calibration_slope", "relapse_2_years_brier", "integrated_brier"} <= set(scores)
+
+    before = state(out)
+    for options in ((), ("--hpv-prevalence", "0.3")):
+        assert run(monkeypatch, "predict", one, out, *options) == 1
+        wanted = f"{out / names[0]}.json: answered for another HPV prevalence, 0.2; name another folder"
+        assert capfd.readouterr().err == f"error: {wanted}\n"
+        assert state(out) == before
+    assert run(monkeypatch, "predict", one, out, "--hpv-prevalence", "1") == 1
+    assert capfd.readouterr().err == "error: an HPV prevalence of 1 is not between 0 and 1\n"
+
+
 def test_all_radiomics_are_written_where_asked_and_change_no_answer(
     cohort, names, finished, tmp_path, use, monkeypatch
 ):
@@ -210,7 +241,7 @@ def test_what_weights_cannot_answer_is_blank_and_evaluate_reads_it(
     for _ in range(2):  # the second time it is finished
         assert predict(one, out) == {}
         (row,) = read_rows(out)
-        assert {name for name, cell in row.items() if not cell and name != "flags"} == blank
+        assert {name for name, cell in row.items() if not cell and name != "flags"} == blank | set(CALIBRATED)
         assert (out / f"{names[0]}.png").is_file()
     evaluation = evaluate(out, one, resamples=10)
     counts = evaluation.counts

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpl.calibration import Calibration, HpvCalibration, SurvivalCalibration, log_odds
 from mmpl.evidence import Floats
-from mmpl.names import Stage
-from mmpl.survival import AT_RISK_AT_END, checked_outcome
+from mmpl.names import AT_RISK_AT_END, Stage
+from mmpl.survival import checked_outcome
 from mmpl.training.hpv import with_status
 from mmpl.training.outcome_network import mean_over_schemes
 from mmpl.training.records import HpvRecord, SurvivalRecord
