@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 from scipy.stats import chisquare
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sksurv.metrics import brier_score, cumulative_dynamic_auc, integrated_brier_score
 from sksurv.util import Surv
 
@@ -94,6 +96,21 @@ def test_calibrated_probabilities_have_slope_1_and_intercept_0() -> None:
     assert reliability.calibration_intercept(high, happened) == pytest.approx(-1, abs=0.03)
     assert reliability.brier(probability, happened) < reliability.brier(extreme, happened)
     assert reliability.brier_skill(probability, happened) > reliability.brier_skill(high, happened)
+
+
+def test_slope_and_auc_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(5)
+    for count in (12, 80):
+        score, weight = (
+            np.round(rng.random(count), 1 if count > 50 else 3),
+            rng.random(count) * (rng.random(count) < 0.8),
+        )
+        happened = rng.random(count) < 0.3 + 0.4 * score
+        probability = np.clip(score, 0.02, 0.98)
+        wanted = LogisticRegression(C=np.inf, tol=1e-10).fit(logit(probability)[:, None], happened, weight).coef_[0, 0]
+        assert reliability.calibration_slope(probability, happened, weight) == pytest.approx(wanted, abs=1e-4)
+        wanted = roc_auc_score(happened, score, sample_weight=weight)
+        assert reliability.auc(score, happened, weight) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_a_days_calibration_is_found_in_spite_of_censoring() -> None:

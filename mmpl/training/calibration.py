@@ -71,7 +71,9 @@ def calibrate_hpv(score: ArrayLike, positive: ArrayLike) -> HpvCalibration:
     return HpvCalibration(float(fitted.intercept_[0]), float(fitted.coef_[0, 0]), float(status.mean()))
 
 
-def calibrate_survival(risk: ArrayLike, rfs_days: ArrayLike, relapse: ArrayLike, seed: int) -> SurvivalCalibration:
+def calibrate_survival(
+    risk: ArrayLike, rfs_days: ArrayLike, relapse: ArrayLike, seed: int, resamples: int = RESAMPLES
+) -> SurvivalCalibration:
     """Fit a Cox model with its baseline on the risk alone, on the patients and on bootstrap samples of them.
 
     Args:
@@ -79,6 +81,7 @@ def calibrate_survival(risk: ArrayLike, rfs_days: ArrayLike, relapse: ArrayLike,
         rfs_days: (n,) days to relapse or to the end of follow-up.
         relapse: (n,) whether the relapse was seen.
         seed: Random seed of the samples, each of which has as many patients.
+        resamples: Number of samples, at least 1; without an interval to give, 1 is enough.
 
     Raises:
         ValueError: Fewer than three relapses were seen.
@@ -89,7 +92,7 @@ def calibrate_survival(risk: ArrayLike, rfs_days: ArrayLike, relapse: ArrayLike,
     slope, hazard = _fit(risks, days, seen, grid)
     slopes, hazards = list[float](), list[tuple[float, ...]]()
     rng = np.random.default_rng(seed)
-    while len(slopes) < RESAMPLES:
+    while len(slopes) < resamples:
         chosen = rng.integers(len(days), size=len(days))
         if seen[chosen].sum() < _LEAST_RESAMPLED:
             continue

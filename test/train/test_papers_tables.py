@@ -1,16 +1,22 @@
-"""The arithmetic of the tables: fold means, nested decisions, paired differences, shifted priors."""
+"""The arithmetic of the tables: fold means, nested decisions, paired differences, shifted priors, calibration."""
 
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from mmpl.case import ClinicalRecord, Outcome, Patient
+from mmpl.cohort_scores import score
 from mmpl.evidence import Scale
 from mmpl.metrics import balanced_accuracy
+from mmpl.profile import Profile, load_profile
 from mmpl.training.cox import SMALLEST_RISK_SD
+from mmpl.training.records import HpvRecord, SurvivalRecord
 from mmpl.training.splits import Scheme, Splits
+from train.experiments.calibration import BY_RATIO, calibrated_hpv, calibrated_survival, calibration_tables
 from train.experiments.results import decide, make_results
 from train.experiments.tables import Comparison, Method, mean_and_sd, measure_hpv, measure_survival, write_table
 from train.experiments.unseen_centers import at_prevalence, estimate_prevalence, rank
@@ -116,3 +122,65 @@ def test_risks_are_ranked_with_and_without_their_scale() -> None:
     np.testing.assert_allclose(ways["standardized"], [1.5, 1.0])
     np.testing.assert_allclose(ways["log hazards"], [(1.0 + 0.15) / 2, (3.0 + 0.05) / 2])
     np.testing.assert_allclose(ways["center-out models"], [3.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """As much of a finished run as its calibration reads."""
+
+    patients: list[Patient]
+    records: dict
+    profile: Profile
+
+    def has(self, record: type) -> bool:
+        return record in self.records
+
+    def read(self, record: type) -> SimpleNamespace:
+        return self.records[record]
+
+
+def make_scored(count: int, seed: int, known: float) -> Scored:
+    """Patients whose scores know of status and time what `known` says: 0 nothing, 1 all that there is."""
+    rng = np.random.default_rng(seed)
+    odds, risk = 2 * rng.normal(size=count), rng.normal(size=count)
+    positive, times = rng.random(count) < expit(odds), rng.exponential(1500 * np.exp(-risk))
+    followed = rng.uniform(1000, 4000, count)
+    days, relapse = np.minimum(times, followed), times <= followed
+    patients = [
+        Patient(f"P{i}", "1", ClinicalRecord(), Outcome(bool(positive[i]), bool(relapse[i]), float(days[i])))
+        for i in range(count)
+    ]
+    noise = rng.normal(size=count)
+    score, risk = expit((known * odds + (1 - known) * noise) / 3), known * risk + (1 - known) * noise
+    named = [{Scheme.PATIENT: {f"P{i}": float(v) for i, v in enumerate(values)}} for values in (score, risk)]
+    records = {HpvRecord: SimpleNamespace(probability=named[0]), SurvivalRecord: SimpleNamespace(risk=named[1])}
+    return Scored(patients, records, load_profile("micro"))
+
+
+def test_scores_that_know_something_are_calibrated_by_the_other_patients() -> None:
+    run = make_scored(600, 0, 1.0)
+    by_rule = calibrated_hpv(run)
+    hpv, survival = score(by_rule[BY_RATIO]), score(calibrated_survival(run))
+    assert hpv.hpv_calibration_slope == pytest.approx(1, abs=0.15)
+    assert hpv.hpv_brier_skill > 0.2
+    assert survival.relapse_2_years_calibration_slope == pytest.approx(1, abs=0.25)
+    assert survival.integrated_brier_skill > 0.05
+    assert survival.relapse_2_years_auc > 0.7
+    for results in by_rule.values():
+        assert score(results).hpv_balanced_accuracy > 0.7
+
+
+def test_scores_that_know_nothing_gain_nothing() -> None:
+    """Calibrated on the patients themselves, they would: skills above 0 on nearly every draw."""
+    runs = [make_scored(60, seed, 0.0) for seed in range(8)]
+    assert np.mean([score(calibrated_hpv(run)[BY_RATIO]).hpv_brier_skill for run in runs]) < 0
+    assert np.mean([score(calibrated_survival(run)).integrated_brier_skill for run in runs[:3]]) < 0.02
+
+
+def test_the_tables_of_calibration_name_every_measure_with_its_interval() -> None:
+    lines = calibration_tables(make_scored(80, 1, 1.0))
+    for name in ("hpv_calibration_slope", "hpv_auc", "c_index", "relapse_2_years_brier", "integrated_brier_skill"):
+        (line,) = [line for line in lines if line.startswith(f"| {name} |")]
+        assert line.count("[") == 1
+    assert any(line.startswith("| likelihood ratio of 1 less threshold") for line in lines)
+    assert calibration_tables(make_scored(12, 1, 1.0)) == []

@@ -1,5 +1,6 @@
 """Read a finished run back as results: what each model said of the patients it never saw, under each scheme."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Patient
-from mmpl.cohort_scores import MASK_COLUMNS, Results, score_mask
+from mmpl.cohort_scores import MASK_COLUMNS, Interval, Results, score_mask
 from mmpl.evidence import Evidence, FeatureTable, Scale
 from mmpl.names import Stage
 from mmpl.segmentation import UNTUNED, restore
@@ -75,6 +76,14 @@ def make_results(
         hpv_decision=column(decision),
         hpv_positive=known([p.outcome.hpv_positive for p in patients]),
     )
+
+
+def with_interval(value: float, bounds: Interval, sign: str = "") -> str:
+    """Write a measure as `0.700 [0.600, 0.800]`, with a plus before what is above 0 where the sign says so."""
+    if math.isnan(value):
+        return "undefined"
+    text = f"{value:{sign}.3f}"
+    return text if math.isnan(bounds.low) else f"{text} [{bounds.low:{sign}.3f}, {bounds.high:{sign}.3f}]"
 
 
 def decide(workspace: Workspace, scheme: Scheme, score: Mapping[str, float]) -> dict[str, float]:

@@ -28,7 +28,8 @@ from mmpl.training.workspace import Workspace, is_phantom
 from train.experiments import figures
 from train.experiments.ablation import DICE_ONLY
 from train.experiments.baseline import threshold_mask
-from train.experiments.results import Baseline, decide, make_results, score_masks
+from train.experiments.calibration import calibration_tables
+from train.experiments.results import Baseline, decide, make_results, score_masks, with_interval
 
 Measured = Mapping[str, float]
 Measure = Callable[[Results], Measured]
@@ -106,7 +107,7 @@ def write_table(
         cells = []
         for name in columns:
             cells.append(mean_and_sd([each[name] for each in by_fold]))
-            cells.append(_with_interval(pooled[name], [each[name] for each in drawn]))
+            cells.append(with_interval(pooled[name], interval([each[name] for each in drawn])))
         lines.append(f"| {method.name} | {' | '.join(cells)} | {method.paper} |")
     by_name = {method.name: method.results for method in methods}
     there = [each for each in comparisons if each.ours in by_name and each.theirs in by_name]
@@ -119,7 +120,7 @@ def write_table(
             _subtract(measure(ours.take(chosen)), measure(theirs.take(chosen)))
             for chosen in resamples(len(folds), RESAMPLES)
         ]
-        cells = [_with_interval(value[name], [less[name] for less in drawn], "+") for name in columns]
+        cells = [with_interval(value[name], interval([less[name] for less in drawn]), "+") for name in columns]
         lines.append(f"| {each.ours} less {each.theirs} | {' | '.join(cells)} |")
     return lines
 
@@ -136,13 +137,6 @@ def mean_and_sd(values: Sequence[float]) -> str:
 
 def _subtract(ours: Measured, theirs: Measured) -> Measured:
     return {name: ours[name] - theirs[name] for name in ours}
-
-
-def _with_interval(value: float, drawn: Sequence[float], sign: str = "") -> str:
-    if math.isnan(value):
-        return "undefined"
-    text, bounds = f"{value:{sign}.3f}", interval(drawn)
-    return text if math.isnan(bounds.low) else f"{text} [{bounds.low:{sign}.3f}, {bounds.high:{sign}.3f}]"
 
 
 @dataclass(frozen=True)
@@ -291,6 +285,8 @@ def main(run: RunFolder, out: Path, threshold: bool = False, workers: Workers = 
                 figures.volumes_and_dice(workspace, masks),
             )
             lines += ["![ROC, calibration, survival by risk third, Dice by volume](figures.png)", ""]
+    if calibration := calibration_tables(workspace):
+        lines += ["## Calibration of the whole ensemble", "", CALIBRATION, *calibration]
     (out / "RESULTS.md").write_text("\n".join(lines))
     typer.echo(f"wrote {out / 'RESULTS.md'}")
 
@@ -304,6 +300,11 @@ fold that it reports. Radiomics, and the crops of stages 2 and 3, rest on one ma
 out-of-fold masks; so in the center-out tables half of that mask comes from a model that knows the center, though never
 from one that knows the patient. The paper's figures are of real patients and stand beside for the sign of a difference,
 not for its size.
+"""
+
+CALIBRATION = """\
+The mean of a patient's out-of-fold scores, one a scheme, calibrated on nine tenths of the patients and scored on the
+last. An answer is the mean of ten models, not of two, so this is an approximation of it.
 """
 
 
