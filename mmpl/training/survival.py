@@ -105,22 +105,33 @@ class _FitCox:
         followed = with_rfs(workspace.splits.training(member, workspace.patients))
         held_out = workspace.splits.held_out(member, workspace.patients)
 
-        def evidence(patients: list[Patient]) -> Evidence:
-            probability = None
+        def evidence(patients: list[Patient], known: bool = False) -> Evidence:
+            hpv = None
             if self.hpv_probability is not None:
-                probability = [self.hpv_probability[scheme][p.patient_id] for p in patients]
+                predicted = self.hpv_probability[scheme]
+                hpv = known_or_predicted(patients, predicted) if known else [predicted[p.patient_id] for p in patients]
             days_score = [self.scores[scheme][p.patient_id] for p in patients]
             clinical = workspace.encode(member, patients)
-            return survival_evidence(days_score, probability, workspace.radiomics(patients), clinical)
+            return survival_evidence(days_score, hpv, workspace.radiomics(patients), clinical)
 
         days, relapse = times_and_events(followed)
         seed = workspace.seed(member, Stage.SURVIVAL)
-        cox = fit_cox(evidence(followed), days, relapse, workspace.profile.survival.screening_p, seed)
+        cox = fit_cox(evidence(followed, known=True), days, relapse, workspace.profile.survival.screening_p, seed)
         hazard = cox.log_partial_hazard(evidence(held_out))
         risk_scale = Scale.of(hazard, SMALLEST_RISK_SD)
         tables = SurvivalTables(cut_intervals(workspace, member), self.scales[member], cox, risk_scale)
         write_json(workspace.member_file(member, TABLES_FILE[Stage.SURVIVAL]), tables)
         return {p.patient_id: float(risk_scale.standardize(h)) for p, h in zip(held_out, hazard, strict=True)}
+
+
+def known_or_predicted(patients: Sequence[Patient], probability: Mapping[str, float]) -> list[float]:
+    """Give what a Cox model learns of HPV from: a known status as 0 or 1, and the probability of whose is not known.
+
+    Learned from probabilities alone, its sign was wrong in seven of ten models (`train/LOG.md`).
+    """
+    return [
+        probability[p.patient_id] if p.outcome.hpv_positive is None else float(p.outcome.hpv_positive) for p in patients
+    ]
 
 
 def describe_c_index(patients: Sequence[Patient], expected: dict[str, float]) -> str:
