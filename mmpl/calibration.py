@@ -60,8 +60,15 @@ class HpvCalibration:
         Raises:
             ValueError: The prevalence is not between 0 and 1.
         """
-        share = self.prevalence if prevalence is None else check_prevalence(prevalence)
-        return expit(self.log_likelihood_ratio(score) + logit(share))
+        return expit(self.log_likelihood_ratio(score) + logit(self.stated_or_own(prevalence)))
+
+    def stated_or_own(self, prevalence: float | None) -> float:
+        """Give the prevalence that a probability is for: the one that is stated, else that of training.
+
+        Raises:
+            ValueError: The stated one is not between 0 and 1.
+        """
+        return self.prevalence if prevalence is None else check_prevalence(prevalence)
 
 
 @dataclass(frozen=True)

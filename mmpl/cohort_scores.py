@@ -31,8 +31,9 @@ RESAMPLES = 1000
 YEARS_SCORED = (2, 5)
 """Years after which probabilities of recurrence are scored."""
 OLDER = 60
-"""Years from which a patient belongs to the older ones, and ml that part small, middle and large volumes."""
+"""Years from which a patient belongs to the older ones."""
 VOLUMES_ML = (10, 30)
+"""Volumes, ml, that part small, middle and large ones."""
 FEW = 10
 """With fewer relapses, or patients of one HPV status, a group's figures say little."""
 NOT_RESAMPLED = frozenset({"d_calibration_p"})
@@ -296,7 +297,7 @@ def _reliability_of_survival(rfs: Results) -> dict[str, float]:
         for years, left in zip(YEARS_SCORED, rfs.no_recurrence.T, strict=True):
             told = ~np.isnan(left)
             happened, weight = reliability.known_by(years * DAYS_PER_YEAR, rfs.days[told], rfs.relapse[told] == 1)
-            found[f"relapse_{years}_years_auc"] = reliability.auc(1 - left[told], happened, weight)
+            found[f"relapse_{years}_years_auc"] = metrics.roc_auc(1 - left[told], happened, weight)
             for name, measure in _RELIABILITY.items():
                 found[f"relapse_{years}_years_{name}"] = measure(1 - left[told], happened, weight)
     if rfs.curve is not None and rfs.curve_days is not None:

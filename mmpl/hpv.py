@@ -135,5 +135,5 @@ def ensemble(
     result = HpvResult(probability, probability >= threshold, members)
     if calibration is None:
         return result
-    share = calibration.prevalence if prevalence is None else prevalence
+    share = calibration.stated_or_own(prevalence)
     return replace(result, calibrated=float(calibration.probability(probability, share)), prevalence=share)

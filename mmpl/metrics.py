@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage, sparse, stats
+from scipy import ndimage, sparse
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 LESION_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
@@ -133,23 +133,30 @@ def c_index(risk_score: ArrayLike, rfs_days: ArrayLike, relapse: ArrayLike) -> f
     return _fraction_ranked_higher(risk, event[:, None] & earlier)
 
 
-def roc_auc(score: ArrayLike, positive: ArrayLike) -> float:
+def roc_auc(score: ArrayLike, positive: ArrayLike, weight: ArrayLike = 1.0) -> float:
     """Compute the area under the ROC curve in [0, 1], ties and missing (NaN) scores counting half.
+
+    scikit-learn's refuses missing scores, and takes ten times as long on so few patients.
 
     Args:
         score: (n,) higher means more likely positive.
         positive: (n,) the truth.
+        weight: (n,) weights; with those of `reliability.known_by` it is the area of a day (Uno, 2007).
 
     Returns:
         The area, NaN if only one class is present.
     """
     values, truth = np.asarray(score, float), np.asarray(positive, bool)
-    pairs, given = int(truth.sum()) * int((~truth).sum()), np.isfinite(values)
+    weights, given = np.broadcast_to(np.asarray(weight, float), values.shape), np.isfinite(values)
+    pairs = weights[truth].sum() * weights[~truth].sum()
     if pairs == 0:
         return math.nan
-    positives, negatives = int((truth & given).sum()), int((~truth & given).sum())
-    ranks = stats.rankdata(values[given])[truth[given]].sum() - positives * (positives + 1) / 2
-    return float((ranks + 0.5 * (pairs - positives * negatives)) / pairs)
+    cases, others = truth & given, ~truth & given
+    order = np.argsort(values[others])
+    lower = np.append(0.0, np.cumsum(weights[others][order]))
+    sides = [lower[np.searchsorted(values[others][order], values[cases], side)] for side in ("left", "right")]
+    ranked = weights[cases] @ np.mean(sides, axis=0)
+    return float((ranked + 0.5 * (pairs - weights[cases].sum() * weights[others].sum())) / pairs)
 
 
 def balanced_accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:

@@ -83,7 +83,7 @@ def predict(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = Pipeline(ensemble, device, all_radiomics=all_radiomics, hpv_prevalence=hpv_prevalence)
     table = _Table(out)
-    table.refuse_other_models(ensemble, hpv_prevalence)
+    table.refuse_other_answers(ensemble, hpv_prevalence)
     for member in ensemble.members:
         member.keep()
     out.mkdir(parents=True, exist_ok=True)
@@ -131,26 +131,24 @@ class _Table:
         self._written = 0.0  # seconds of the clock
         self._took_s = 0.0
 
-    def refuse_other_models(self, ensemble: Ensemble, hpv_prevalence: float | None) -> None:
+    def refuse_other_answers(self, ensemble: Ensemble, hpv_prevalence: float | None) -> None:
         """Refuse to go on with answers that other weights, or other models of them, gave, or for another prevalence.
 
         Raises:
             ValueError: There are some; the message names one.
         """
         names = tuple(member.name for member in ensemble.members)
-        prevalence = None
-        if ensemble.calibration.hpv:
-            prevalence = hpv_prevalence or ensemble.calibration.hpv.prevalence
+        calibration = ensemble.calibration.hpv
+        prevalence = calibration.stated_or_own(hpv_prevalence) if calibration else None
         for answer in self._answers():
-            if answer.hpv_prevalence != prevalence and answer.hpv_probability is not None:
-                theirs = f"{self._folder / answer.patient_id}.json"
-                raise ValueError(
-                    f"{theirs}: answered for another HPV prevalence, {answer.hpv_prevalence}; name another folder"
-                )
+            theirs = f"{self._folder / answer.patient_id}.json"
             if answer.weights != ensemble.identity or answer.models != names:
-                theirs = f"{self._folder / answer.patient_id}.json"
                 raise ValueError(
                     f"{theirs}: answered by other weights or models than {ensemble.folder}; name another folder"
+                )
+            if answer.hpv_prevalence != prevalence and answer.hpv_probability is not None:
+                raise ValueError(
+                    f"{theirs}: answered for another HPV prevalence, {answer.hpv_prevalence}; name another folder"
                 )
 
     def write_now_and_then(self) -> None:

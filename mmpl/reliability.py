@@ -1,9 +1,9 @@
-"""How far probabilities can be taken at their word: calibration, Brier scores, and the net benefit of acting on them.
+"""How far probabilities can be taken at their word: calibration and Brier scores.
 
 A patient censored before a day leaves it open whether there was a recurrence by then. `known_by` weights the others by
 the inverse probability of being followed so long (IPCW; Graf, 1999), after which a day's probabilities are scored as
 those of any yes or no. Where a measure is undefined it is NaN. A bootstrap asks for each of them thousands of times, so
-slope and AUC are a few lines here rather than scikit-learn's, which take ten times as long on so few patients.
+the slope is a few lines here rather than scikit-learn's, which takes ten times as long on so few patients.
 """
 
 import math
@@ -83,38 +83,6 @@ def calibration_slope(probability: ArrayLike, happened: ArrayLike, weight: Array
         if np.abs(step).max() < _NEWTON_DONE:
             break
     return float(fitted[1])
-
-
-def auc(score: ArrayLike, happened: ArrayLike, weight: ArrayLike = 1.0) -> float:
-    """Compute the weighted area under the ROC curve; with `known_by` that of a day (Uno, 2007). NaN of one outcome."""
-    values, truth, weights = _aligned(score, happened, weight)
-    if _one_outcome(truth, weights):
-        return math.nan
-    cases, others = truth == 1, truth == 0
-    order = np.argsort(values[others])
-    sorted_others, below = values[others][order], np.append(0.0, np.cumsum(weights[others][order]))
-    shares = [below[np.searchsorted(sorted_others, values[cases], side)] for side in ("left", "right")]
-    return float(np.average(np.mean(shares, axis=0), weights=weights[cases]) / below[-1])
-
-
-def net_benefit(probability: ArrayLike, happened: ArrayLike, threshold: float, weight: ArrayLike = 1.0) -> float:
-    """Compute the net benefit of acting where a probability reaches a threshold (Vickers, 2006).
-
-    Args:
-        probability: (n,) predicted probabilities.
-        happened: (n,) whether it happened.
-        threshold: Probability from which one would act; it says how many in vain one accepts for one rightly.
-        weight: (n,) weights, as those of `known_by`.
-
-    Returns:
-        Share of the patients acted on rightly, less the weighed share in vain; 0 is acting on nobody. NaN of none.
-    """
-    values, truth, weights = _aligned(probability, happened, weight)
-    if not weights.sum():
-        return math.nan
-    acted = values >= threshold
-    gain = np.where(truth == 1, 1.0, -threshold / (1 - threshold))
-    return float(np.average(acted * gain, weights=weights))
 
 
 def known_by(day: float, days: ArrayLike, relapse: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:

@@ -1,4 +1,4 @@
-"""Calibration, Brier scores and net benefit: by hand, on simulated patients, against scikit-survival."""
+"""Calibration and Brier scores: by hand, on simulated patients, against scikit-survival."""
 
 import math
 
@@ -12,6 +12,7 @@ from sksurv.metrics import brier_score, cumulative_dynamic_auc, integrated_brier
 from sksurv.util import Surv
 
 from mmpl import reliability
+from mmpl.metrics import roc_auc
 
 PATIENTS = 400
 
@@ -47,7 +48,7 @@ def test_a_days_brier_score_and_auc_are_those_of_scikit_survival(patients: Simul
         (wanted,) = brier_score(patients.outcome, patients.outcome, left, day)[1]
         assert reliability.brier(1 - left, happened, weight) == pytest.approx(wanted, abs=1e-9)
         (wanted,) = cumulative_dynamic_auc(patients.outcome, patients.outcome, patients.risk, day)[0]
-        assert reliability.auc(patients.risk, happened, weight) == pytest.approx(wanted, abs=1e-9)
+        assert roc_auc(patients.risk, happened, weight) == pytest.approx(wanted, abs=1e-9)
 
 
 def test_the_integrated_brier_score_is_that_of_scikit_survival(patients: Simulated) -> None:
@@ -77,10 +78,9 @@ def test_nothing_is_said_of_days_that_nearly_nobody_is_followed_to(patients: Sim
     beyond = float(np.quantile(patients.days, 0.95))
     happened, weight = reliability.known_by(beyond, patients.days, patients.relapse)
     assert not weight.any()
-    for measure in (reliability.brier, reliability.brier_skill, reliability.auc):
+    for measure in (reliability.brier, reliability.brier_skill, roc_auc):
         assert math.isnan(measure(patients.risk, happened, weight))
     assert math.isnan(reliability.calibration_slope(expit(patients.risk), happened, weight))
-    assert math.isnan(reliability.net_benefit(patients.risk, happened, 0.3, weight))
     late = np.array([beyond, beyond + 1])
     assert math.isnan(reliability.integrated_brier(late, np.ones((PATIENTS, 2)), patients.days, patients.relapse)[0])
 
@@ -101,16 +101,14 @@ def test_calibrated_probabilities_have_slope_1_and_intercept_0() -> None:
 def test_slope_and_auc_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(5)
     for count in (12, 80):
-        score, weight = (
-            np.round(rng.random(count), 1 if count > 50 else 3),
-            rng.random(count) * (rng.random(count) < 0.8),
-        )
+        score = np.round(rng.random(count), 1 if count > 50 else 3)  # with ties
+        weight = rng.random(count) * (rng.random(count) < 0.8)
         happened = rng.random(count) < 0.3 + 0.4 * score
         probability = np.clip(score, 0.02, 0.98)
         wanted = LogisticRegression(C=np.inf, tol=1e-10).fit(logit(probability)[:, None], happened, weight).coef_[0, 0]
         assert reliability.calibration_slope(probability, happened, weight) == pytest.approx(wanted, abs=1e-4)
         wanted = roc_auc_score(happened, score, sample_weight=weight)
-        assert reliability.auc(score, happened, weight) == pytest.approx(wanted, abs=1e-12)
+        assert roc_auc(score, happened, weight) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_a_days_calibration_is_found_in_spite_of_censoring() -> None:
@@ -121,13 +119,11 @@ def test_a_days_calibration_is_found_in_spite_of_censoring() -> None:
     assert reliability.calibration_intercept(probability, happened, weight) == pytest.approx(0, abs=0.05)
 
 
-def test_brier_skill_and_net_benefit_by_hand() -> None:
+def test_brier_skill_by_hand() -> None:
     happened = [1, 1, 0, 0]
     assert reliability.brier([1, 0.5, 0, 0], happened) == 0.0625
     assert reliability.brier_skill([1, 0.5, 0, 0], happened) == 0.75
     assert reliability.brier_skill([0.5] * 4, happened) == 0
-    assert reliability.net_benefit([0.9, 0.2, 0.8, 0.1], happened, 0.2) == pytest.approx((2 - 0.25) / 4)
-    assert reliability.net_benefit([0.1] * 4, happened, 0.2) == 0
     assert reliability.brier([1, 0], [1, 1], [3, 1]) == 0.25
 
 
@@ -136,7 +132,7 @@ def test_one_outcome_says_nothing() -> None:
         reliability.brier_skill,
         reliability.calibration_slope,
         reliability.calibration_intercept,
-        reliability.auc,
+        roc_auc,
     ):
         assert math.isnan(measure([0.2, 0.7], [1, 1]))
         assert math.isnan(measure([], []))

@@ -125,7 +125,7 @@ class _FitCox:
 
 
 def known_or_predicted(patients: Sequence[Patient], probability: Mapping[str, float]) -> list[float]:
-    """Give what a Cox model learns of HPV from: a known status as 0 or 1, and the probability of whose is not known.
+    """Give what a Cox model learns of HPV from: a known status as 0 or 1, else the forest's probability.
 
     Learned from probabilities alone, its sign was wrong in seven of ten models (`train/LOG.md`).
     """

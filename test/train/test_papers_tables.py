@@ -13,6 +13,8 @@ from mmpl.cohort_scores import score
 from mmpl.evidence import Scale
 from mmpl.metrics import balanced_accuracy
 from mmpl.profile import Profile, load_profile
+from mmpl.reliability import brier_skill
+from mmpl.training.calibration import calibrate_hpv
 from mmpl.training.cox import SMALLEST_RISK_SD
 from mmpl.training.records import HpvRecord, SurvivalRecord
 from mmpl.training.splits import Scheme, Splits
@@ -171,8 +173,12 @@ def test_scores_that_know_something_are_calibrated_by_the_other_patients() -> No
 
 
 def test_scores_that_know_nothing_gain_nothing() -> None:
-    """Calibrated on the patients themselves, they would: skills above 0 on nearly every draw."""
+    """Calibrated on the patients themselves, they would."""
     runs = [make_scored(60, seed, 0.0) for seed in range(8)]
+    for run in runs:
+        known = calibrated_hpv(run)[BY_RATIO]
+        own = calibrate_hpv(known.hpv_probability, known.hpv_positive).probability(known.hpv_probability)
+        assert brier_skill(own, known.hpv_positive) > 0
     assert np.mean([score(calibrated_hpv(run)[BY_RATIO]).hpv_brier_skill for run in runs]) < 0
     assert np.mean([score(calibrated_survival(run)).integrated_brier_skill for run in runs[:3]]) < 0.02
 

@@ -10,8 +10,7 @@ from dataclasses import replace
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from mmpl.calibration import HpvCalibration
-from mmpl.cohort_scores import RESAMPLES, YEARS_SCORED, Floats, Results, differences, intervals, score
+from mmpl.cohort_scores import RESAMPLES, YEARS_SCORED, Results, differences, intervals, score
 from mmpl.names import DAYS_PER_YEAR
 from mmpl.training.calibration import LEAST_CASES, calibrate_hpv, calibrate_survival
 from mmpl.training.forest import choose_threshold
@@ -39,7 +38,7 @@ def calibrated_hpv(workspace: Workspace) -> dict[str, Results]:
     decisions = {rule: np.full(len(patients), np.nan) for rule in (BY_THRESHOLD, BY_RATIO)}
     parts = StratifiedKFold(PARTS, shuffle=True, random_state=workspace.profile.training.seed)
     for others, part in parts.split(values[:, None], status):
-        fitted: HpvCalibration = calibrate_hpv(values[others], status[others])
+        fitted = calibrate_hpv(values[others], status[others])
         calibrated[part] = fitted.probability(values[part])
         decisions[BY_THRESHOLD][part] = values[part] >= choose_threshold(values[others], status[others])
         decisions[BY_RATIO][part] = fitted.log_likelihood_ratio(values[part]) > 0
@@ -69,8 +68,8 @@ def calibrated_survival(workspace: Workspace) -> Results:
     for column, year in enumerate(YEARS_SCORED):
         if (day := year * DAYS_PER_YEAR) <= grid[-1]:
             years[:, column] = [np.interp(day, grid, row) for row in curve]
-    tiled: Floats = np.tile(grid, (len(risk), 1))
-    return replace(make_results(patients), risk=risk, curve_days=tiled, curve=curve, no_recurrence=years)
+    curves = {"curve_days": np.tile(grid, (len(risk), 1)), "curve": curve, "no_recurrence": years}
+    return replace(make_results(patients), risk=risk, **curves)
 
 
 def calibration_tables(workspace: Workspace) -> list[str]:
