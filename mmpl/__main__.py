@@ -25,6 +25,8 @@ HpvPrevalence = Annotated[
     typer.Option(help="Share of HPV-positive patients where they come from, for the calibrated probability."),
 ]
 
+Disagreement = Annotated[bool, typer.Option("--disagreement", help="Write how the models differ, an SD a voxel.")]
+
 
 def use_weights(weights: Path | None) -> None:
     """Let the folder of weights that a user names go before the environment's."""
@@ -85,6 +87,7 @@ def answer(
         HpvStatus | None, typer.Option(help="A known HPV status, on which the risk then rests; predicted by default.")
     ] = None,
     hpv_prevalence: HpvPrevalence = None,
+    disagreement: Disagreement = False,
 ) -> None:
     """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
     from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
@@ -99,9 +102,12 @@ def answer(
         os.environ[PREVALENCE_VARIABLE] = str(hpv_prevalence)
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
     picture, report = target / "picture.png", target / "report.json"
-    clear_challenge_result(target, picture, report)
+    differing = target / "disagreement.mha"
+    clear_challenge_result(target, picture, report, differing)
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
-    Algorithm.load().answer(source, target, picture, report, known_hpv=status)
+    Algorithm.load(disagreement=disagreement).answer(
+        source, target, picture, report, known_hpv=status, disagreement=differing if disagreement else None
+    )
 
 
 @app.command()
@@ -135,12 +141,13 @@ def predict(
     weights: Weights = None,
     all_radiomics: Annotated[bool, typer.Option("--all-radiomics", help="Write every radiomics feature, too.")] = False,
     hpv_prevalence: HpvPrevalence = None,
+    disagreement: Disagreement = False,
 ) -> None:
     """Answer the patients of COHORT: predictions.csv, masks, pictures and reports in OUT; finished ones are skipped."""
     from mmpl.predict import predict as predict_cohort
 
     use_weights(weights)
-    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence)
+    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement)
     for name, reason in failures.items():
         report_error(f"{name}: {reason}")
     if failures:

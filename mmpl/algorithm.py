@@ -14,6 +14,7 @@ from mmpl.calibration import check_prevalence
 from mmpl.case import Case
 from mmpl.errors import one_line
 from mmpl.io.challenge import clear_challenge_result, read_challenge_case, read_edition, write_challenge_result
+from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
 from mmpl.names import DAYS_PER_YEAR, Task
 from mmpl.pipeline import PatientResult, Pipeline
@@ -92,11 +93,12 @@ class Algorithm:
     budget_s: float | None
 
     @classmethod
-    def load(cls, keep_networks: bool = False) -> "Algorithm":
+    def load(cls, keep_networks: bool = False, disagreement: bool = False) -> "Algorithm":
         """Verify and open the weights, and take the GPU where there is one.
 
         Args:
             keep_networks: Read all networks now and keep them, rather than one at a time for each case.
+            disagreement: Whether to measure how the models' masks differ, voxel by voxel.
 
         Raises:
             WeightsError: The weights are missing or damaged.
@@ -112,7 +114,10 @@ class Algorithm:
         budget_s, count, profile = chosen_budget_s(tasks, gpu), len(ensemble.members), ensemble.profile.name
         limit = f", time budget {budget_s:g} s a case" if budget_s else ""
         log.info("%d models, profile %s, from %s, on %s%s", count, profile, ensemble.folder, where, limit)
-        pipeline = Pipeline(ensemble, device, tasks, progress=log.info, hpv_prevalence=chosen_hpv_prevalence())
+        prevalence = chosen_hpv_prevalence()
+        pipeline = Pipeline(
+            ensemble, device, tasks, progress=log.info, hpv_prevalence=prevalence, disagreement=disagreement
+        )
         return cls(pipeline, budget_s)
 
     def answer(
@@ -123,6 +128,7 @@ class Algorithm:
         report: Path | None = None,
         began: float | None = None,
         known_hpv: bool | None = None,
+        disagreement: Path | None = None,
     ) -> None:
         """Answer the case in one folder into another; answers of an earlier case are removed first.
 
@@ -133,13 +139,14 @@ class Algorithm:
             report: File for each model's answers, flags and notes; None for no report. Likewise.
             began: Moment at which the case's time began, as `time.monotonic` has it; by default now.
             known_hpv: HPV status that the risk may rest on; None where it is not known.
+            disagreement: File for the models' disagreement, where it is measured; None for no such image. Likewise.
 
         Raises:
             InvalidInputError: The case cannot be answered; nothing is left in the target.
         """
         began = time.monotonic() if began is None else began
         target.mkdir(parents=True, exist_ok=True)
-        clear_challenge_result(target, picture, report)
+        clear_challenge_result(target, picture, report, disagreement)
         case = read_challenge_case(source, self.pipeline.ensemble.profile.clinical, known_hpv)
         left_s = None if self.budget_s is None else began + self.budget_s - time.monotonic()
         result = self.pipeline(case, budget_s=left_s)
@@ -150,7 +157,12 @@ class Algorithm:
         written = write_challenge_result(result, target, self.pipeline.tasks)
         for task, path in written.items():
             log.info("%s: %s", self._describe(task, result), path)
-        for name, extra, write in (("picture", picture, self._draw), ("report", report, self._report)):
+        extras = (
+            ("picture", picture, self._draw),
+            ("report", report, self._report),
+            ("disagreement", disagreement, self._write_disagreement),
+        )
+        for name, extra, write in extras:
             if not extra:
                 continue
             try:
@@ -169,6 +181,10 @@ class Algorithm:
 
         write_report(path, result, self.pipeline.ensemble)
 
+    def _write_disagreement(self, path: Path, case: Case, result: PatientResult) -> None:
+        assert result.segmentation.disagreement is not None
+        write_image(path, result.segmentation.disagreement)
+
     def _describe(self, task: Task, result: PatientResult) -> str:
         if task is Task.SEGMENTATION:
             return f"GTVp {result.gtvp_ml:.1f} ml, GTVn {result.gtvn_ml:.1f} ml"
@@ -186,4 +202,5 @@ class Algorithm:
         said = f"HPV {status}, probability {result.hpv.probability:.3f} (threshold {threshold:.3f})"
         if result.hpv.calibrated is None:
             return said
-        return f"{said}, calibrated {result.hpv.calibrated:.2f} at a prevalence of {result.hpv.prevalence:.2f}"
+        said += f", calibrated {result.hpv.calibrated:.2f} at a prevalence of {result.hpv.prevalence:.2f}"
+        return f"{said}, at 90% {result.hpv.conformal_set}" if result.hpv.conformal_set else said

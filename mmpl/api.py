@@ -103,6 +103,7 @@ def load(
     tasks: Collection[str] = tuple(Task),
     all_radiomics: bool = False,
     hpv_prevalence: float | None = None,
+    disagreement: bool = False,
 ) -> Model:
     """Verify a folder of weights, and read all of it.
 
@@ -114,6 +115,7 @@ def load(
         all_radiomics: Whether results hold every radiomics feature, not just those that the models read.
         hpv_prevalence: Share of HPV-positive patients where the patients come from, for the calibrated probability; by
             default that of training.
+        disagreement: Whether results hold the models' disagreement, voxel by voxel (`result.segmentation`).
 
     Raises:
         WeightsError: The weights are missing or damaged, or have no such model.
@@ -124,7 +126,10 @@ def load(
         member.keep()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     wanted = frozenset(map(Task, tasks))
-    return Model(Pipeline(ensemble, chosen, wanted, all_radiomics, hpv_prevalence=hpv_prevalence))
+    pipeline = Pipeline(
+        ensemble, chosen, wanted, all_radiomics, hpv_prevalence=hpv_prevalence, disagreement=disagreement
+    )
+    return Model(pipeline)
 
 
 def read_any_image(name: str, image: AnyImage) -> Image:

@@ -1,12 +1,14 @@
 """What an ensemble's scores mean: the probability of HPV positivity, and of no recurrence by a day, with its interval.
 
-Both are fitted on the training patients' mean out-of-fold scores (`mmpl.training.calibration`), two models a patient
-where an answer is the mean of ten: approximate for that reason. They change no decision and no ranking.
+Both, and the sets of HPV statuses, are fitted on the training patients' mean out-of-fold scores
+(`mmpl.training.calibration`), two models a patient where an answer is the mean of ten: approximate for that reason.
+None changes a decision or a ranking.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,6 +35,38 @@ def log_odds(score: ArrayLike) -> Floats:
     return logit(np.clip(np.asarray(score, dtype=float), _LEAST_SCORE, 1 - _LEAST_SCORE))
 
 
+class HpvSet(StrEnum):
+    """The HPV status that a score leaves, or that it leaves open."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class HpvSets:
+    """The class-conditional conformal sets (Vovk, 2012): which HPV statuses a score leaves.
+
+    For at least nine in ten patients of either status theirs is among those left, whatever the prevalence, as far as
+    they are like those of training. Where both are left, the score does not tell; where neither is, it is one that few
+    patients of either have: undecided, both.
+
+    Attributes:
+        positive_from: Score from which the status may be positive.
+        negative_to: Score up to which it may be negative.
+    """
+
+    positive_from: float
+    negative_to: float
+
+    def of(self, score: float) -> HpvSet:
+        """Give the status that a score leaves."""
+        positive, negative = score >= self.positive_from, score <= self.negative_to
+        if positive == negative:
+            return HpvSet.UNDECIDED
+        return HpvSet.POSITIVE if positive else HpvSet.NEGATIVE
+
+
 @dataclass(frozen=True)
 class HpvCalibration:
     """The logistic calibration of the ensemble's HPV score, its models' mean probability (Platt, 1999).
@@ -40,11 +74,13 @@ class HpvCalibration:
     Attributes:
         intercept, slope: The log odds of being HPV-positive are intercept + slope * log odds of the score.
         prevalence: Share of HPV-positive patients among those that it was fitted on.
+        sets: Which scores leave which status; None where they would leave most patients undecided.
     """
 
     intercept: float
     slope: float
     prevalence: float
+    sets: HpvSets | None = None
 
     def log_likelihood_ratio(self, score: ArrayLike) -> Floats:
         """Give what a score says for HPV-positive whatever the prevalence is; above 0 it speaks for it."""

@@ -101,6 +101,11 @@ class ClinicalEncoder(_Frozen):
         """Names of the columns: `Age`, `Age_missing`, `Gender=0`, `Gender=1`, `Gender=missing`, ..."""
         return tuple(name for term in self.terms for name in term.names)
 
+    @property
+    def field_of(self) -> dict[str, str]:
+        """The field that each column tells of."""
+        return {name: term.field for term in self.terms for name in term.names}
+
     def encode(self, records: Sequence[ClinicalRecord]) -> FeatureTable:
         """Encode n records, a row each; no value is ever missing in the result."""
         rows = [

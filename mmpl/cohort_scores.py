@@ -12,6 +12,8 @@ Which patients each metric counts:
 - `oracle_hpv_auc` and `oracle_hpv_balanced_accuracy`: the patients of the HPV metrics.
 - calibration, Brier scores and the AUC of a day (`mmpl.reliability`): those of HPV and of the C-index that have the
   probability in question; they are there where any patient has a calibrated one.
+- `hpv_set_...`: those of HPV that have a conformal set: the shares of positive and of negative patients who are not
+  said to be the other, the share left undecided, and the share of wrong ones among the others.
 """
 
 import math
@@ -30,12 +32,18 @@ Floats = NDArray[np.float64]
 RESAMPLES = 1000
 YEARS_SCORED = (2, 5)
 """Years after which probabilities of recurrence are scored."""
+ACTED_ON_RELAPSE = (0.1, 0.2, 0.3, 0.4, 0.5)
+"""Probabilities of recurrence from which somebody may want to act, for decision curves."""
+ACTED_ON_HPV = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Probabilities of HPV positivity likewise."""
 OLDER = 60
 """Years from which a patient belongs to the older ones."""
 VOLUMES_ML = (10, 30)
 """Volumes, ml, that part small, middle and large ones."""
 FEW = 10
 """With fewer relapses, or patients of one HPV status, a group's figures say little."""
+_UNDECIDED = 0.5
+"""A conformal set that is neither positive, 1, nor negative, 0."""
 NOT_RESAMPLED = frozenset({"d_calibration_p"})
 """Metrics without an interval: a test's p is no estimate of anything."""
 MASK_COLUMNS = (
@@ -77,6 +85,7 @@ class Results:
         log_hazard: The oracle's risk.
         hpv_log_likelihood_ratio: The oracle's HPV score, positive means HPV-positive.
         hpv_calibrated: Calibrated probability of being HPV-positive.
+        hpv_set: Conformal set, 1 positive, 0 negative, 0.5 undecided.
         no_recurrence: (n, 2) calibrated probability of no recurrence by the years of YEARS_SCORED.
         curve_days, curve: (n, T) days, the same for all, and the calibrated probability of no recurrence by each.
         male: Whether the patient is a man, 1 or 0.
@@ -107,6 +116,7 @@ class Results:
     log_hazard: Floats | None = None
     hpv_log_likelihood_ratio: Floats | None = None
     hpv_calibrated: Floats | None = None
+    hpv_set: Floats | None = None
     no_recurrence: Floats | None = None
     curve_days: Floats | None = None
     curve: Floats | None = None
@@ -145,6 +155,10 @@ class Scores:
     hpv_brier_skill: float | None = None
     hpv_calibration_intercept: float | None = None
     hpv_calibration_slope: float | None = None
+    hpv_set_covers_positive: float | None = None
+    hpv_set_covers_negative: float | None = None
+    hpv_set_undecided: float | None = None
+    hpv_set_decided_wrong: float | None = None
     relapse_2_years_auc: float | None = None
     relapse_2_years_brier: float | None = None
     relapse_2_years_brier_skill: float | None = None
@@ -268,7 +282,7 @@ def score(results: Results) -> Scores:
         hpv_auc=metrics.roc_auc(hpv.hpv_probability, positive),
         hpv_balanced_accuracy_at_half=metrics.balanced_accuracy(at_half, positive),
     )
-    scores = replace(scores, **_reliability_of_hpv(hpv), **_reliability_of_survival(rfs))
+    scores = replace(scores, **_reliability(results))
     if results.true_days is None or results.log_hazard is None or hpv.hpv_log_likelihood_ratio is None:
         return scores
     relapsed = np.ones(len(results), bool)
@@ -281,32 +295,56 @@ def score(results: Results) -> Scores:
     )
 
 
-def _reliability_of_hpv(hpv: Results) -> dict[str, float]:
-    """Score the calibrated probabilities of patients whose HPV status is known; nothing where there are none."""
-    if hpv.hpv_calibrated is None:
-        return {}
-    told = ~np.isnan(hpv.hpv_calibrated)
-    probability, positive = hpv.hpv_calibrated[told], hpv.hpv_positive[told] == 1
-    return {f"hpv_{name}": measure(probability, positive) for name, measure in _RELIABILITY.items()}
+class _Foretold(NamedTuple):
+    """Calibrated probabilities of n patients, whether it happened, and the patients' weights."""
+
+    probability: Floats
+    happened: NDArray[np.bool_]
+    weight: Floats
 
 
-def _reliability_of_survival(rfs: Results) -> dict[str, float]:
-    """Score the calibrated probabilities of patients whose time and event are known; nothing where there are none."""
+def _foretold(results: Results) -> dict[str, _Foretold]:
+    """Put calibrated probabilities beside what is known, by what they are of; nothing where there are none."""
+    found = dict[str, _Foretold]()
+    if results.hpv_calibrated is not None:
+        told = ~np.isnan(results.hpv_calibrated) & ~np.isnan(results.hpv_positive)
+        probability, positive = results.hpv_calibrated[told], results.hpv_positive[told] == 1
+        found["hpv"] = _Foretold(probability, positive, np.ones(len(probability)))
+    if results.no_recurrence is not None:
+        for years, left in zip(YEARS_SCORED, results.no_recurrence.T, strict=True):
+            told = ~np.isnan(left) & ~np.isnan(results.days)
+            days, relapse = results.days[told], results.relapse[told] == 1
+            happened, weight = reliability.known_by(years * DAYS_PER_YEAR, days, relapse)
+            found[f"relapse_{years}_years"] = _Foretold(1 - left[told], happened, weight)
+    return found
+
+
+def _reliability(results: Results) -> dict[str, float]:
+    """Score the calibrated probabilities, curves and sets, as far as there are any."""
     found = dict[str, float]()
-    if rfs.no_recurrence is not None:
-        for years, left in zip(YEARS_SCORED, rfs.no_recurrence.T, strict=True):
-            told = ~np.isnan(left)
-            happened, weight = reliability.known_by(years * DAYS_PER_YEAR, rfs.days[told], rfs.relapse[told] == 1)
-            found[f"relapse_{years}_years_auc"] = metrics.roc_auc(1 - left[told], happened, weight)
-            for name, measure in _RELIABILITY.items():
-                found[f"relapse_{years}_years_{name}"] = measure(1 - left[told], happened, weight)
-    if rfs.curve is not None and rfs.curve_days is not None:
-        told = ~np.isnan(rfs.curve[:, 0])
-        curve_days = rfs.curve_days[0] if len(rfs) else np.empty(0)
-        curves = curve_days, rfs.curve[told], rfs.days[told], rfs.relapse[told] == 1
+    for name, foretold in _foretold(results).items():
+        found |= {f"{name}_{measured}": measure(*foretold) for measured, measure in _RELIABILITY.items()}
+        if name != "hpv":
+            found[f"{name}_auc"] = metrics.roc_auc(*foretold)
+    if results.curve is not None and results.curve_days is not None:
+        told = ~np.isnan(results.curve[:, 0]) & ~np.isnan(results.days)
+        curve_days = results.curve_days[0] if len(results) else np.empty(0)
+        curves = curve_days, results.curve[told], results.days[told], results.relapse[told] == 1
         found["integrated_brier"], found["integrated_brier_skill"] = reliability.integrated_brier(*curves)
         found["d_calibration_p"] = reliability.d_calibration(*curves)
+    if results.hpv_set is not None:
+        told = ~np.isnan(results.hpv_set) & ~np.isnan(results.hpv_positive)
+        said, positive = results.hpv_set[told], results.hpv_positive[told] == 1
+        wrong = np.where(positive, said == 0, said == 1)
+        found["hpv_set_covers_positive"] = 1 - _share(wrong[positive])
+        found["hpv_set_covers_negative"] = 1 - _share(wrong[~positive])
+        found["hpv_set_undecided"] = _share(said == _UNDECIDED)
+        found["hpv_set_decided_wrong"] = _share(wrong[said != _UNDECIDED])
     return found
+
+
+def _share(chosen: NDArray[np.bool_]) -> float:
+    return float(chosen.mean()) if len(chosen) else math.nan
 
 
 _RELIABILITY = {
@@ -315,6 +353,48 @@ _RELIABILITY = {
     "calibration_intercept": reliability.calibration_intercept,
     "calibration_slope": reliability.calibration_slope,
 }
+
+
+class DecisionPoint(NamedTuple):
+    """A point of a decision curve: what comes of acting on the patients whose probability reaches a threshold.
+
+    Attributes:
+        net_benefit: As `mmpl.reliability.net_benefit`; acting on nobody has 0.
+        acting_on_all: The same of acting on everybody.
+        gain: `net_benefit` less the better of those two.
+    """
+
+    threshold: float
+    net_benefit: float
+    acting_on_all: float
+    gain: float
+    gain_interval: Interval
+
+
+def decision_curves(results: Results, count: int = RESAMPLES) -> dict[str, list[DecisionPoint]]:
+    """Draw the decision curve of each calibrated probability, with bootstrap intervals of so many resamples."""
+    curves = {name: _acting(foretold, _acted_on(name)) for name, foretold in _foretold(results).items()}
+    drawn = [_foretold(results.take(chosen)) for chosen in resamples(len(results), count)]
+    found = dict[str, list[DecisionPoint]]()
+    for name, points in curves.items():
+        resampled = np.array([[gain for *_, gain in _acting(each[name], _acted_on(name))] for each in drawn])
+        found[name] = [DecisionPoint(*point, interval(resampled[:, at].tolist())) for at, point in enumerate(points)]
+    return found
+
+
+def _acted_on(name: str) -> tuple[float, ...]:
+    return ACTED_ON_HPV if name == "hpv" else ACTED_ON_RELAPSE
+
+
+def _acting(foretold: _Foretold, thresholds: Sequence[float]) -> list[tuple[float, float, float, float]]:
+    """Give each threshold, the net benefit there, that of acting on everybody, and the gain over the better default."""
+    probability, happened, weight = foretold
+    points = []
+    for threshold in thresholds:
+        ours = reliability.net_benefit(probability, happened, threshold, weight)
+        everybody = reliability.net_benefit(np.ones_like(probability), happened, threshold, weight)
+        points.append((threshold, ours, everybody, ours - max(everybody, 0.0)))
+    return points
 
 
 def count_patients(results: Results) -> Counts:

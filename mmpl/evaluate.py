@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmpl.calibration import HpvSet
 from mmpl.case import InvalidInputError, Outcome
 from mmpl.cohort_scores import (
     MASK_COLUMNS,
     RESAMPLES,
     YEARS_SCORED,
     Counts,
+    DecisionPoint,
     Difference,
     Group,
     Interval,
@@ -27,6 +29,7 @@ from mmpl.cohort_scores import (
     Scores,
     by_center,
     count_patients,
+    decision_curves,
     differences,
     intervals,
     score,
@@ -58,6 +61,7 @@ class Evaluation:
         intervals: 95% bootstrap intervals of the scores, by metric.
         centers: Scores and counts of each center's patients.
         groups: Scores, counts and intervals of the patients of one sex, age, volume and so on.
+        decisions: Decision curve of each calibrated probability.
         against: Differences where two sets were compared, the first less the second, by metric.
     """
 
@@ -66,6 +70,7 @@ class Evaluation:
     intervals: Mapping[str, Interval]
     centers: Mapping[str, tuple[Scores, Counts]]
     groups: Mapping[str, Group] = field(default_factory=dict)
+    decisions: Mapping[str, Sequence[DecisionPoint]] = field(default_factory=dict)
     against: Mapping[str, Difference] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -81,6 +86,9 @@ class Evaluation:
         content["groups"] = {
             name: group.scores.by_name | {"counts": asdict(group.counts), "intervals": group.intervals}
             for name, group in self.groups.items()
+        }
+        content["decision_curves"] = {
+            name: [point._asdict() for point in points] for name, points in self.decisions.items()
         }
         if self.against:
             content["against"] = {
@@ -99,6 +107,7 @@ class Prediction:
         hpv_probability: Predicted probability of being HPV-positive.
         hpv_decision: Predicted HPV status, 1 for positive, 0 for negative.
         hpv_calibrated: Calibrated probability of being HPV-positive.
+        hpv_set: Conformal set, 1 positive, 0 negative, 0.5 undecided.
         no_recurrence: Calibrated probability of no recurrence after each of YEARS_SCORED.
         volume_ml: Predicted volume of GTVp and GTVn together.
     """
@@ -107,6 +116,7 @@ class Prediction:
     hpv_probability: float = math.nan
     hpv_decision: float = math.nan
     hpv_calibrated: float = math.nan
+    hpv_set: float = math.nan
     no_recurrence: tuple[float, ...] = (math.nan,) * len(YEARS_SCORED)
     volume_ml: float = math.nan
 
@@ -164,6 +174,7 @@ def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resam
         intervals(results, resamples),
         {name: (score(part), count_patients(part)) for name, part in by_center(results).items()},
         score_groups(results, resamples // 5),
+        decision_curves(results, resamples // 5),
         differences(results, collect(against, cohort), resamples) if against else {},
     )
 
@@ -248,6 +259,8 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
             console.width = _PIPED_WIDTH
     for each in (table, counts, centers, _tabulate_groups(evaluation.groups)):
         console.print(each)
+    if evaluation.decisions:
+        console.print(_tabulate_decisions(evaluation.decisions))
 
 
 def _tabulate_groups(groups: Mapping[str, Group]) -> Table:
@@ -270,6 +283,23 @@ def _tabulate_groups(groups: Mapping[str, Group]) -> Table:
         table.add_row(
             name, str(counts.patients), str(counts.events), f"{counts.hpv_positive} / {counts.hpv_negative}", *cells
         )
+    return table
+
+
+def _tabulate_decisions(curves: Mapping[str, Sequence[DecisionPoint]]) -> Table:
+    """Lay out the decision curves: what acting on a probability gains over acting on all or on nobody."""
+    table = Table(title="Decision curves: net benefit of acting from a probability on", title_justify="left")
+    table.add_column("acting on", overflow="fold")
+    for heading in ("from", "net benefit", "acting on all", "gain over all or nobody, 95% interval"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for name, points in curves.items():
+        for point in points:
+            values = [
+                "undefined" if math.isnan(value) else f"{value:.3f}"
+                for value in (point.net_benefit, point.acting_on_all)
+            ]
+            gain = "" if math.isnan(point.gain) else f"{point.gain:+.3f} ({_range(point.gain_interval)})"
+            table.add_row(name, f"{point.threshold:.2f}", *values, gain)
     return table
 
 
@@ -327,6 +357,7 @@ def _line_up_calibrated(folder: Path, patients: Sequence[str], answered: Sequenc
     """
     columns = {
         "hpv_calibrated": np.array([answer.hpv_calibrated for answer in answered]),
+        "hpv_set": np.array([answer.hpv_set for answer in answered]),
         "no_recurrence": np.array([answer.no_recurrence for answer in answered]).reshape(-1, len(YEARS_SCORED)),
     }
     curves = [read_curve(folder / f"{name}.json") for name in patients]
@@ -347,12 +378,13 @@ def _read_answers(path: Path) -> dict[str, Prediction]:
         name: Prediction(
             risk_score=_number(path, name, row, "risk_score"),
             hpv_probability=_number(path, name, row, "hpv_probability"),
-            hpv_decision=_decision(path, name, row, "hpv_status"),
+            hpv_decision=_word(path, name, row, "hpv_status", _DECISIONS),
             hpv_calibrated=_share(path, name, row, "hpv_calibrated"),
+            hpv_set=_word(path, name, row, "hpv_set", _SETS),
             no_recurrence=tuple(_share(path, name, row, column) for column in years),
             volume_ml=_number(path, name, row, "gtvp_ml") + _number(path, name, row, "gtvn_ml"),
         )
-        for name, row in _read_rows(path, required, ("hpv_calibrated", *years, "gtvp_ml", "gtvn_ml")).items()
+        for name, row in _read_rows(path, required, ("hpv_calibrated", "hpv_set", *years, "gtvp_ml", "gtvn_ml")).items()
     }
 
 
@@ -389,10 +421,15 @@ def _share(path: Path, patient_id: str, row: Mapping[str, str], column: str) -> 
     return value
 
 
-def _decision(path: Path, patient_id: str, row: Mapping[str, str], column: str) -> float:
-    """Read a yes or no, as 1 or 0; NaN where blank."""
-    text = (row[column] or "").strip().lower()
-    words = {"": math.nan, "nan": math.nan, "true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
+_DECISIONS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
+_SETS = {HpvSet.POSITIVE.value: 1.0, HpvSet.NEGATIVE.value: 0.0, HpvSet.UNDECIDED.value: 0.5}
+
+
+def _word(path: Path, patient_id: str, row: Mapping[str, str], column: str, words: Mapping[str, float]) -> float:
+    """Read one of a few words as its number; NaN where blank or where there is no such column."""
+    text = (row.get(column) or "").strip().lower()
+    if text in ("", "nan"):
+        return math.nan
     if text not in words:
-        raise InvalidInputError(f"{path}: {column} of {patient_id} is {text!r}, neither 0 nor 1")
+        raise InvalidInputError(f"{path}: {column} of {patient_id} is {text!r}, not one of {', '.join(words)}")
     return words[text]

@@ -7,6 +7,7 @@ the numbers that prepare its columns, so that inference needs neither imbalanced
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -14,9 +15,11 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 
-from mmpl.calibration import HpvCalibration
+from mmpl.calibration import HpvCalibration, HpvSet
 from mmpl.case import InvalidInputError
 from mmpl.evidence import Evidence, Floats
+from mmpl.explanation import Explanation, Share
+from mmpl.shapley import ForestPaths
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
@@ -35,6 +38,8 @@ class HpvResult:
         member_probabilities: Probability that each model gives.
         calibrated: The probability as shares of patients bear it out; None where the weights were not calibrated.
         prevalence: Share of HPV-positive patients that it is given for; None likewise.
+        conformal_set: Status that the score leaves at 90%, or that it is undecided; None likewise.
+        explanation: What each finding adds to `probability`.
     """
 
     probability: float
@@ -42,6 +47,8 @@ class HpvResult:
     member_probabilities: tuple[float, ...]
     calibrated: float | None = None
     prevalence: float | None = None
+    conformal_set: HpvSet | None = None
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,25 @@ class HpvModel:
         Raises:
             ValueError: The evidence lacks a column of the forest; the message names it.
         """
+        return self.forest.predict_proba(self._prepare(evidence))[:, self._positive]
+
+    def explain(self, evidence: Evidence) -> Share:
+        """Part the probability of the one patient of the evidence by columns; raises as `probability` does."""
+        paths = self._paths
+        added = paths.shapley(self._prepare(evidence)[0]).tolist()
+        return Share(paths.expected, dict(zip(self.names, added, strict=True)))
+
+    @property
+    def _positive(self) -> int:
+        return list(self.forest.classes_).index(True)
+
+    @cached_property
+    def _paths(self) -> ForestPaths:
+        return ForestPaths.of(self.forest, self._positive)
+
+    def _prepare(self, evidence: Evidence) -> Floats:
         columns = evidence.table.read(self.names)
-        columns = (np.where(np.isfinite(columns), columns, self.fills) - self.means) / self.scales
-        return self.forest.predict_proba(columns)[:, list(self.forest.classes_).index(True)]
+        return (np.where(np.isfinite(columns), columns, self.fills) - self.means) / self.scales
 
     def save(self, path: Path) -> None:
         """Write a skops file, which holds data and no code."""
@@ -136,4 +159,6 @@ def ensemble(
     if calibration is None:
         return result
     share = calibration.stated_or_own(prevalence)
-    return replace(result, calibrated=float(calibration.probability(probability, share)), prevalence=share)
+    calibrated = float(calibration.probability(probability, share))
+    left = calibration.sets.of(probability) if calibration.sets else None
+    return replace(result, calibrated=calibrated, prevalence=share, conformal_set=left)

@@ -235,6 +235,8 @@ def _write_summary(axes: "Axes", result: "PatientResult", threshold: float | Non
         lines.append(("", f"{from_threshold}models {low:.2f} to {high:.2f}", _GREY))
         if hpv.calibrated is not None:
             lines.append(("", f"calibrated {hpv.calibrated:.2f} at a prevalence of {hpv.prevalence:.2f}", _GREY))
+        if hpv.conformal_set:
+            lines.append(("", f"at 90%: {hpv.conformal_set}", _GREY))
     if survival:
         lines.append(("Risk score", f"{survival.risk_score:+.2f}, higher = earlier recurrence", _INK))
         lines.append(("", f"models {min(survival.member_risks):+.2f} to {max(survival.member_risks):+.2f}", _GREY))

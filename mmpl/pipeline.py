@@ -3,14 +3,15 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from mmpl.calibration import check_prevalence
 from mmpl.case import Case
-from mmpl.evidence import ABSENT, FeatureTable, hpv_evidence, survival_evidence
+from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, survival_evidence
+from mmpl.explanation import Explanation, Share, explain
 from mmpl.hpv import HpvResult
 from mmpl.hpv import ensemble as ensemble_hpv
 from mmpl.names import Label, Stage, Task
@@ -25,6 +26,7 @@ SEGMENTATION_SHARE = 0.6
 """Share of a time budget after which stage 1 is over; the rest is for radiomics and the later stages' networks."""
 CLINICAL_ASSUMED = "clinical fields assumed"
 HPV_KNOWN = "the risk rests on a known HPV status"
+UNLIKE_TRAINING = "images unlike those of the training patients"
 NO_DEEP_EVIDENCE = "the networks of HPV and survival left out: the training mean stands in"
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ class PatientResult:
         radiomics: One row, of what the models read or of everything; None where neither was asked for.
         flags: Findings that the reader of the answers should know.
         notes: One sentence for each clinical value that was assumed.
+        unlike_training: Distance of the images from those of the training patients; above 1 is more than all but one in
+            a hundred of them have. None where the weights do not know them.
     """
 
     patient_id: str
@@ -52,6 +56,7 @@ class PatientResult:
     radiomics: FeatureTable | None
     flags: tuple[str, ...]
     notes: tuple[str, ...]
+    unlike_training: float | None = None
 
     @property
     def gtvp_ml(self) -> float:
@@ -87,6 +92,7 @@ class Pipeline:
         progress: Function called with a short sentence before each stage.
         hpv_prevalence: Share of HPV-positive patients where the patients come from, for the calibrated probability; by
             default that of training.
+        disagreement: Whether to measure how the models' masks differ, voxel by voxel.
     """
 
     ensemble: Ensemble
@@ -95,12 +101,15 @@ class Pipeline:
     all_radiomics: bool = False
     progress: Callable[[str], None] = lambda _: None
     hpv_prevalence: float | None = None
+    disagreement: bool = False
 
     def __post_init__(self) -> None:
         if self.hpv_prevalence is not None:
             check_prevalence(self.hpv_prevalence)
             if not self.ensemble.calibration.hpv:
                 log.warning("note: the HPV prevalence is not used, as these weights were not calibrated")
+        if uncalibrated := self._uncalibrated():
+            log.info("note: these weights were not calibrated for %s: scores alone", " and ".join(uncalibrated))
 
     def __call__(self, case: Case, budget_s: float | None = None) -> PatientResult:
         """Answer one case.
@@ -129,6 +138,10 @@ class Pipeline:
             survival = self.prognose(case, lesions, hpv, members, processor)
         notes = self._clinical_notes(case, members) if tasks else ()
         flags = [*prepared.flags, *processor.notes, *segmentation.flags]
+        patch = self.ensemble.reference.patch
+        unlike_training = patch.relative(prepared.images) if patch else None
+        if unlike_training is not None and unlike_training > 1:
+            flags.append(UNLIKE_TRAINING)
         if tasks and NO_LESION in segmentation.flags:
             flags.append(NO_DEEP_EVIDENCE)
         if tasks and (fields := [name for member in members for name in member.assumed_fields(case.clinical)]):
@@ -136,14 +149,15 @@ class Pipeline:
         if hpv and survival and case.known_hpv is not None:
             flags.append(f"{HPV_KNOWN} ({'positive' if case.known_hpv else 'negative'})")
         radiomics = lesions.radiomics if lesions else None
-        return PatientResult(case.patient_id, segmentation, hpv, survival, radiomics, tuple(flags), notes)
+        answers = segmentation, hpv, survival, radiomics
+        return PatientResult(case.patient_id, *answers, tuple(flags), notes, unlike_training)
 
     def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""
         ensemble, settings = self.ensemble, self.ensemble.profile.inference
         self.progress("segmenting")
         networks = (member.network(Stage.SEGMENTATION) for member in ensemble.members)
-        return segment(prepared, networks, ensemble.thresholds, settings, processor, budget)
+        return segment(prepared, networks, ensemble.thresholds, settings, processor, budget, self.disagreement)
 
     def examine(
         self, case: Case, prepared: PreparedCase, segmentation: Segmentation, members: Sequence[EnsembleMember]
@@ -162,14 +176,17 @@ class Pipeline:
         """Stage 2: each model's logit, then its forest on logit, radiomics and clinical record; the mean of all."""
         self.progress("predicting HPV status")
         assert self.ensemble.hpv_threshold is not None
-        probabilities = []
+        probabilities, shares, seen = list[float](), list[Share](), list[Evidence]()
         for member in members:
             logits = predict_logits(lesions.crop, member.network(Stage.HPV), processor)
             score = member.hpv.scale.standardize(float(logits[0]))
             evidence = hpv_evidence([score], lesions.radiomics, member.encoder.encode([case.clinical]))
             probabilities.append(float(member.forest.probability(evidence)[0]))
+            shares.append(member.forest.explain(evidence))
+            seen.append(evidence)
         calibration = self.ensemble.calibration.hpv
-        return ensemble_hpv(probabilities, self.ensemble.hpv_threshold, calibration, self.hpv_prevalence)
+        result = ensemble_hpv(probabilities, self.ensemble.hpv_threshold, calibration, self.hpv_prevalence)
+        return replace(result, explanation=self._explain(case, members, shares, seen))
 
     def prognose(
         self,
@@ -181,7 +198,7 @@ class Pipeline:
     ) -> SurvivalResult:
         """Stage 3: each model's survival curve, then its Cox model on the expected time and all that came before."""
         self.progress("predicting recurrence")
-        curves, hazards = [], []
+        curves, hazards, shares, seen = list[Floats](), list[float](), list[Share](), list[Evidence]()
         for position, member in enumerate(members):
             tables, probability = member.survival, None
             if hpv:
@@ -192,10 +209,24 @@ class Pipeline:
             evidence = survival_evidence([score], probability, lesions.radiomics, clinical)
             curves.append(curve)
             hazards.append(float(tables.cox.log_partial_hazard(evidence)[0]))
+            shares.append(tables.cox.explain(evidence, tables.risk_scale))
+            seen.append(evidence)
         fitted = [member.survival for member in members]
         curve_days, on_common_days = member_curves(curves, [tables.intervals for tables in fitted])
         calibration = self.ensemble.calibration.survival
-        return combine(hazards, [tables.risk_scale for tables in fitted], curve_days, on_common_days, calibration)
+        result = combine(hazards, [tables.risk_scale for tables in fitted], curve_days, on_common_days, calibration)
+        return replace(result, explanation=self._explain(case, members, shares, seen))
+
+    def _explain(
+        self, case: Case, members: Sequence[EnsembleMember], shares: Sequence[Share], seen: Sequence[Evidence]
+    ) -> Explanation:
+        field_of = {column: name for member in members for column, name in member.encoder.field_of.items()}
+        return explain(shares, seen, case.clinical, field_of, self.ensemble.reference)
+
+    def _uncalibrated(self) -> list[Task]:
+        """Name the tasks that are answered by scores whose meaning the weights do not say."""
+        known = {Task.HPV: self.ensemble.calibration.hpv, Task.SURVIVAL: self.ensemble.calibration.survival}
+        return [task for task, fitted in known.items() if task in self.tasks & self.ensemble.tasks and not fitted]
 
     def _clinical_notes(self, case: Case, members: Sequence[EnsembleMember]) -> tuple[str, ...]:
         encoded = [note for member in members for note in member.encoder.notes(case.clinical)]

@@ -34,8 +34,10 @@ COLUMNS = (
     "hpv_prevalence",
     *map(NO_RECURRENCE.format, YEARS),
     "risk_percentile",
+    "hpv_set",
+    "unlike_training",
 )
-"""The last columns are blank where the weights were not calibrated."""
+"""Those after the flags are blank where the weights were not calibrated."""
 
 TABLE_SHARE = 0.05
 """The most of the time that writing the table may take while patients are answered; at the end it is always whole."""
@@ -50,6 +52,7 @@ def predict(
     models: Sequence[str] = (),
     all_radiomics: bool = False,
     hpv_prevalence: float | None = None,
+    disagreement: bool = False,
 ) -> dict[str, str]:
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
@@ -64,6 +67,7 @@ def predict(
         models: Models of the ensemble that answer, by name; by default all.
         all_radiomics: Whether to write every radiomics feature, too, as `<PatientID>_radiomics.csv`.
         hpv_prevalence: Share of HPV-positive patients where the patients come from; by default that of training.
+        disagreement: Whether to write how the models' masks differ, as `<PatientID>_disagreement.nii.gz`.
 
     Returns:
         What went wrong, by patient; such a patient has no row.
@@ -81,7 +85,9 @@ def predict(
     for remark in patients.remarks:
         log.warning("%s: %s", patients.table, remark)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline = Pipeline(ensemble, device, all_radiomics=all_radiomics, hpv_prevalence=hpv_prevalence)
+    pipeline = Pipeline(
+        ensemble, device, all_radiomics=all_radiomics, hpv_prevalence=hpv_prevalence, disagreement=disagreement
+    )
     table = _Table(out)
     table.refuse_other_answers(ensemble, hpv_prevalence)
     for member in ensemble.members:
@@ -91,8 +97,9 @@ def predict(
     with Progress() as progress:
         for patient in progress.track(patients.patients, description="predicting"):
             name = patient.patient_id
-            mask, report, features = (out / f"{name}{end}" for end in (".nii.gz", ".json", "_radiomics.csv"))
-            wanted = [mask, features] if all_radiomics else [mask]
+            mask, report = out / f"{name}.nii.gz", out / f"{name}.json"
+            features, differing = out / f"{name}_radiomics.csv", out / f"{name}_disagreement.nii.gz"
+            wanted = [mask, *[features] * all_radiomics, *[differing] * disagreement]
             source = patients.fingerprint(name)
             if all(path.is_file() for path in wanted) and (known := read_report(report)):
                 if known.source != source:
@@ -111,6 +118,8 @@ def predict(
             write_image(mask, result.segmentation.mask)
             if all_radiomics and result.radiomics:
                 write_radiomics(features, result.radiomics)
+            if result.segmentation.disagreement:
+                write_image(differing, result.segmentation.disagreement)
             write_report(report, result, ensemble, source)
             table.write_now_and_then()
             if pictures:
@@ -195,6 +204,8 @@ def _row(answer: ReportedAnswer) -> tuple[str, ...]:
         _decimals(answer.hpv_prevalence, 6),
         *(_decimals(probability, 6) for probability in answer.no_recurrence),
         _decimals(answer.risk_percentile, 1),
+        answer.hpv_set or "",
+        _decimals(answer.unlike_training, 3),
     )
 
 

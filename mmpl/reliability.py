@@ -85,6 +85,20 @@ def calibration_slope(probability: ArrayLike, happened: ArrayLike, weight: Array
     return float(fitted[1])
 
 
+def net_benefit(probability: ArrayLike, happened: ArrayLike, threshold: float, weight: ArrayLike = 1.0) -> float:
+    """Compute the net benefit of acting where a probability reaches a threshold (Vickers, 2006).
+
+    Returns:
+        Share of patients rightly acted on, less that wrongly acted on times the odds of the threshold: 0 is acting on
+        nobody, NaN of no patient.
+    """
+    values, truth, weights = _aligned(probability, happened, weight)
+    if not weights.sum():
+        return math.nan
+    gain = np.where(truth == 1, 1.0, -threshold / (1 - threshold))
+    return float(np.average(gain * (values >= threshold), weights=weights))
+
+
 def known_by(day: float, days: ArrayLike, relapse: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
     """Tell who had a relapse by a day, and weight each patient by the inverse probability of its being known.
 

@@ -9,9 +9,12 @@ from typing import Any
 
 from mmpl.calibration import SurvivalCurve
 from mmpl.evidence import FeatureTable
+from mmpl.explanation import Explanation
 from mmpl.files import write_whole
+from mmpl.findings import in_words, unit_of
 from mmpl.names import DAYS_PER_YEAR
 from mmpl.pipeline import PatientResult
+from mmpl.schema import ClinicalSchema
 from mmpl.version import __version__
 from mmpl.weights import Ensemble
 
@@ -38,6 +41,7 @@ def describe(result: PatientResult, ensemble: Ensemble, source: str | None = Non
         "gtvn_ml": round(result.gtvn_ml, 3),
         "agreement": round(result.segmentation.agreement, 4),
         "flags": result.flags,
+        "unlike_training": result.unlike_training,
         "clinical_notes": result.notes,
     }
     if result.hpv:
@@ -48,9 +52,15 @@ def describe(result: PatientResult, ensemble: Ensemble, source: str | None = Non
             "by_model": result.hpv.member_probabilities,
             "calibrated": result.hpv.calibrated,
             "prevalence": result.hpv.prevalence,
+            "conformal_set": result.hpv.conformal_set,
+            "why": describe_explanation(result.hpv.explanation, ensemble.profile.clinical),
         }
     if result.survival:
-        content["risk"] = {"score": result.survival.risk_score, "by_model": result.survival.member_risks}
+        content["risk"] = {
+            "score": result.survival.risk_score,
+            "by_model": result.survival.member_risks,
+            "why": describe_explanation(result.survival.explanation, ensemble.profile.clinical),
+        }
         if result.survival.curve:
             content["risk"]["percentile"] = result.survival.percentile
             content["no_recurrence"] = describe_curve(result.survival.curve)
@@ -71,6 +81,24 @@ def describe_curve(curve: SurvivalCurve) -> dict[str, Any]:
         "follow_up_days": float(curve.days[-1]),
         "curve": {"days": curve.days.tolist(), "probability": curve.probability.tolist()},
     }
+
+
+def describe_explanation(explanation: Explanation | None, schema: ClinicalSchema) -> dict[str, Any] | None:
+    """Give the parts of a score, the largest first: with the baseline they add up to it."""
+    if explanation is None:
+        return None
+    findings = [
+        {
+            "finding": each.name,
+            "in_words": in_words(each.name),
+            "value": each.value,
+            "unit": unit_of(each.name, schema),
+            "percentile": each.percentile,
+            "adds": each.added,
+        }
+        for each in explanation.contributions
+    ]
+    return {"baseline": explanation.baseline, "findings": findings}
 
 
 def write_report(path: Path, result: PatientResult, ensemble: Ensemble, source: str | None = None) -> None:
@@ -100,9 +128,11 @@ class ReportedAnswer:
         hpv_probability, hpv_positive: Mean of the models' probabilities, and the decision; None likewise.
         hpv_calibrated, hpv_prevalence: Calibrated probability, and the prevalence that it is given for; None likewise,
             or of weights that were not calibrated.
+        hpv_set: Status that the score leaves at 90%, or that it is undecided; None likewise.
         no_recurrence: Calibrated probability of no recurrence after each of YEARS; None beyond follow-up, too.
         risk_percentile: Share of the training patients, 0 to 100, whose risk is lower; None likewise.
         gtvp_ml, gtvn_ml: Volumes, ml.
+        unlike_training: Distance of the images from those of training, above 1 is flagged; None where it is not known.
     """
 
     patient_id: str
@@ -114,11 +144,13 @@ class ReportedAnswer:
     hpv_positive: bool | None
     hpv_calibrated: float | None
     hpv_prevalence: float | None
+    hpv_set: str | None
     no_recurrence: tuple[float | None, ...]
     risk_percentile: float | None
     gtvp_ml: float
     gtvn_ml: float
     flags: tuple[str, ...]
+    unlike_training: float | None
 
 
 def read_report(path: Path) -> ReportedAnswer | None:
@@ -137,11 +169,13 @@ def read_report(path: Path) -> ReportedAnswer | None:
             hpv_positive=bool(hpv["positive"]) if hpv else None,
             hpv_calibrated=_number(hpv.get("calibrated")),
             hpv_prevalence=_number(hpv.get("prevalence")),
+            hpv_set=hpv.get("conformal_set"),
             no_recurrence=tuple(_number(after.get(str(years), {}).get("probability")) for years in YEARS),
             risk_percentile=_number(risk.get("percentile")),
             gtvp_ml=float(content["gtvp_ml"]),
             gtvn_ml=float(content["gtvn_ml"]),
             flags=tuple(map(str, content["flags"])),
+            unlike_training=_number(content.get("unlike_training")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

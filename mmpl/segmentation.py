@@ -59,12 +59,15 @@ class Segmentation:
         mask: Label map, uint8, on the CT's own grid.
         agreement: Mean Dice, all lesions together, of each model's mask with the ensemble's; 1 where all are empty.
         models: Number of models that answered, the first of the list; fewer than all only where time ran out.
+        disagreement: SD, over the models, of the probability that a voxel belongs to a lesion of either class, float32
+            on the CT's own grid; None where it was not asked for.
     """
 
     mask: Image
     agreement: float
     models: int
     flags: tuple[str, ...]
+    disagreement: Image | None = None
 
     def volume_ml(self, label: Label) -> float:
         """Volume of a class, ml."""
@@ -78,18 +81,24 @@ def segment(
     settings: InferenceSettings,
     processor: Processor,
     budget: "Budget | None" = None,
+    disagreement: bool = False,
 ) -> Segmentation:
     """Average the probabilities of the models, held one at a time, and bring the labels to the CT's grid.
+
+    Their disagreement a voxel is measured, too, where it is asked for.
 
     With a time budget, what is given up is declared: first the windows' overlap, then models from the end of the list.
     """
     total: NDArray[np.float32] = np.zeros_like(prepared.images)
     foregrounds: list[NDArray[np.bool_]] = []
+    spread = _Spread() if disagreement else None
     windows = SlidingWindow(settings, processor)
     for network in networks if budget is None else _while_time(networks, windows, total.shape[1:], budget):
         probability = windows.predict(prepared.images, network)
         total += probability
         foregrounds.append(compose(probability, thresholds) > 0)
+        if spread:
+            spread.add(probability.max(axis=0))
     mean: NDArray[np.float32] = total / np.float32(len(foregrounds))
     agreement = _mean_dice(foregrounds, compose(mean, thresholds) > 0)
     mask = restore(mean, prepared.roi, prepared.ct_grid, thresholds, settings.minimum_component_voxels)
@@ -100,7 +109,26 @@ def segment(
         flags = (*flags, NO_OVERLAP)
     if budget and len(foregrounds) < budget.models:
         flags = (*flags, f"time budget: {len(foregrounds)} of {budget.models} models")
-    return Segmentation(mask, agreement, len(foregrounds), flags)
+    differing = restore_map(spread.sd(), prepared.roi, prepared.ct_grid) if spread else None
+    return Segmentation(mask, agreement, len(foregrounds), flags, differing)
+
+
+class _Spread:
+    """The SD, voxel by voxel, of maps that come one after the other (Welford, 1962)."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean: NDArray[np.floating] | float = 0.0
+        self._squares: NDArray[np.floating] | float = 0.0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        self._count += 1
+        away = values - self._mean
+        self._mean = self._mean + away / self._count
+        self._squares = self._squares + away * (values - self._mean)
+
+    def sd(self) -> NDArray[np.float32]:
+        return np.sqrt(self._squares / self._count, dtype=np.float32)
 
 
 class SlidingWindow:
@@ -250,6 +278,16 @@ def restore(
         fine = np.stack([resample(Image(channel, roi), box, Interpolation.LINEAR, 0.0) for channel in probability])
         mask[box_slices(start, size)] = clean(compose(fine, thresholds), minimum_component_voxels)
     return Image(mask, ct_grid)
+
+
+def restore_map(values: NDArray[np.float32], roi: Grid, ct_grid: Grid) -> Image:
+    """Bring a map (z, y, x) of the patch to the CT's grid; 0 outside the patch."""
+    start, size = covering_box(ct_grid, roi)
+    whole = np.zeros(ct_grid.shape_zyx, np.float32)
+    if min(size) > 0:
+        box = crop_grid(ct_grid, start, size)
+        whole[box_slices(start, size)] = resample(Image(values, roi), box, Interpolation.LINEAR, 0.0)
+    return Image(whole, ct_grid)
 
 
 def clean(mask: NDArray[np.uint8], minimum_component_voxels: int) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpl.calibration import SurvivalCalibration, SurvivalCurve
 from mmpl.evidence import Evidence, Floats, Scale
+from mmpl.explanation import Explanation, Share
 from mmpl.names import AT_RISK_AT_END
 
 
@@ -195,8 +196,17 @@ class CoxModel:
         Raises:
             ValueError: The evidence lacks a covariate's column; the message names it.
         """
-        terms = [covariate.coefficient * covariate.read(evidence) for covariate in self.covariates]
+        terms = list(self.terms(evidence).values())
         return np.sum(terms, axis=0) if terms else np.zeros(len(evidence))
+
+    def terms(self, evidence: Evidence) -> dict[str, Floats]:
+        """Return what each covariate adds to the log partial hazard, (n,) by its column; raises as that does."""
+        return {covariate.name: covariate.coefficient * covariate.read(evidence) for covariate in self.covariates}
+
+    def explain(self, evidence: Evidence, risk_scale: Scale) -> Share:
+        """Part the standardized risk of the one patient of the evidence by covariates; raises as the hazard does."""
+        terms = {name: float(term[0]) / risk_scale.sd for name, term in self.terms(evidence).items()}
+        return Share(risk_scale.standardize(0.0), terms)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the model as JSON can hold it; `covariates` is the table of hazard ratios."""
@@ -220,6 +230,7 @@ class SurvivalResult:
         curve: Calibrated probability of no recurrence, which goes with the risk; None where the weights were not
             calibrated.
         percentile: Share of the training patients, 0 to 100, whose risk is lower; None likewise.
+        explanation: What each finding adds to the risk.
     """
 
     risk_score: float
@@ -228,6 +239,7 @@ class SurvivalResult:
     member_curves: Floats
     curve: SurvivalCurve | None = None
     percentile: float | None = None
+    explanation: Explanation | None = None
 
     @property
     def mean_curve(self) -> Floats:

@@ -25,6 +25,7 @@ from mmpl.names import Stage, Task
 from mmpl.network import StageNetwork, build_network
 from mmpl.profile import Profile
 from mmpl.radiomics import is_radiomics
+from mmpl.reference import Reference
 from mmpl.segmentation import Thresholds
 from mmpl.survival import CoxModel, TimeIntervals
 from mmpl.version import __version__
@@ -46,7 +47,8 @@ FOREST_FILE = "forest.skops"
 ENCODER_FILE = "encoder.json"
 TABLES_FILE = {Stage.HPV: "hpv.json", Stage.SURVIVAL: "survival.json"}
 CALIBRATION_FILE = "calibration.json"
-"""Beside the models' folders; weights without it are answered without what it makes of their scores."""
+REFERENCE_FILE = "reference.json"
+"""Beside the models' folders, both; weights without one are answered without what it says."""
 
 
 class WeightsError(ValueError):
@@ -110,7 +112,7 @@ class EnsembleMember:
     @cached_property
     def encoder(self) -> ClinicalEncoder:
         """Read the encoder of the clinical record."""
-        return self._read(ENCODER_FILE, ClinicalEncoder)
+        return _read(self.folder / ENCODER_FILE, ClinicalEncoder)
 
     @cached_property
     def forest(self) -> "HpvModel":
@@ -125,12 +127,12 @@ class EnsembleMember:
     @cached_property
     def hpv(self) -> HpvTables:
         """Read the tables of stage 2."""
-        return self._read(TABLES_FILE[Stage.HPV], HpvTables)
+        return _read(self.folder / TABLES_FILE[Stage.HPV], HpvTables)
 
     @cached_property
     def survival(self) -> SurvivalTables:
         """Read the tables of stage 3."""
-        return self._read(TABLES_FILE[Stage.SURVIVAL], SurvivalTables)
+        return _read(self.folder / TABLES_FILE[Stage.SURVIVAL], SurvivalTables)
 
     @cached_property
     def read_names(self) -> frozenset[str]:
@@ -155,12 +157,6 @@ class EnsembleMember:
             if self.read_names & set(term.names) and term.is_assumed(record.values.get(term.field))
         )
 
-    def _read(self, file: str, record: type[Record]) -> Record:
-        try:
-            return read_json(self.folder / file, record)
-        except ValueError as error:
-            raise WeightsError(str(error)) from error
-
 
 @dataclass(frozen=True)
 class Ensemble:
@@ -175,6 +171,7 @@ class Ensemble:
         training: Record that the training program wrote about itself.
         identity: SHA-256 of the manifest, which names every other file by its own.
         calibration: What the ensemble's scores mean.
+        reference: The training patients, whom a patient is compared with.
     """
 
     folder: Path
@@ -187,6 +184,7 @@ class Ensemble:
     training: Mapping[str, Any]
     identity: str
     calibration: Calibration
+    reference: Reference
 
     @property
     def tasks(self) -> frozenset[Task]:
@@ -272,7 +270,8 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
         if manifest["format"] != FORMAT:
             raise WeightsError(f"{path}: format {manifest['format']}, and this version reads {FORMAT}")
         profile = Profile.from_dict(manifest["profile"])
-        for name, expected in manifest["files"].items():
+        files = manifest["files"]
+        for name, expected in files.items():
             _verify(folder / name, expected)
         stages = tuple(map(Stage, manifest["stages"]))
         if Stage.SEGMENTATION not in stages:
@@ -280,7 +279,7 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
         members = tuple(EnsembleMember(name, folder / name, profile, stages) for name in manifest["members"])
         for member in members:
             for file in member_files(stages):
-                if f"{member.name}/{file}" not in manifest["files"]:
+                if f"{member.name}/{file}" not in files:
                     raise WeightsError(f"{member.folder / file}: not in the manifest")
             if keep_networks:
                 member.keep()
@@ -294,7 +293,8 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
             code_version=manifest["code_version"],
             training=manifest["training"],
             identity=digest(path),
-            calibration=_read_calibration(folder) if CALIBRATION_FILE in manifest["files"] else Calibration(),
+            calibration=_read(folder / CALIBRATION_FILE, Calibration) if CALIBRATION_FILE in files else Calibration(),
+            reference=_read(folder / REFERENCE_FILE, Reference) if REFERENCE_FILE in files else Reference(),
         )
     except WeightsError:
         raise
@@ -311,6 +311,7 @@ def write_manifest(
     hpv_threshold: float | None,
     training: Mapping[str, Any],
     calibration: Calibration | None = None,
+    reference: Reference | None = None,
 ) -> None:
     """Seal a folder: name the members, and the SHA-256 of each of their files.
 
@@ -323,11 +324,18 @@ def write_manifest(
         hpv_threshold: Threshold of the mean HPV probability; None without stage 2.
         training: Record that the training program gives of itself.
         calibration: What the ensemble's scores mean, which is written, too; None where it was not calibrated.
+        reference: The training patients, whom a patient is compared with; likewise.
     """
     files = [f"{name}/{file}" for name in members for file in member_files(stages)]
-    if calibration and (calibration.hpv or calibration.survival):
-        write_json(folder / CALIBRATION_FILE, calibration)
-        files.append(CALIBRATION_FILE)
+    for name, record, empty in (
+        (CALIBRATION_FILE, calibration, Calibration()),
+        (REFERENCE_FILE, reference, Reference()),
+    ):
+        if record is None or record == empty:
+            (folder / name).unlink(missing_ok=True)  # of an ensemble that was here before
+        else:
+            write_json(folder / name, record)
+            files.append(name)
     manifest = {
         "format": FORMAT,
         "code_version": __version__,
@@ -340,13 +348,11 @@ def write_manifest(
         "files": {name: digest(folder / name) for name in files},
     }
     write_json(folder / MANIFEST, manifest)
-    if CALIBRATION_FILE not in files:
-        (folder / CALIBRATION_FILE).unlink(missing_ok=True)  # of an ensemble that was here before
 
 
-def _read_calibration(folder: Path) -> Calibration:
+def _read(path: Path, record: type[Record]) -> Record:
     try:
-        return read_json(folder / CALIBRATION_FILE, Calibration)
+        return read_json(path, record)
     except ValueError as error:
         raise WeightsError(str(error)) from error
 

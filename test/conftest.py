@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmpl import datafiles
-from mmpl.calibration import Calibration, HpvCalibration, SurvivalCalibration
+from mmpl.calibration import Calibration, HpvCalibration, HpvSets, SurvivalCalibration
 from mmpl.case import Case, Grid, Image
 from mmpl.clinical import ClinicalEncoder
 from mmpl.evidence import HPV_PROBABILITY, FeatureTable, Scale, hpv_evidence
@@ -29,6 +29,7 @@ from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
 from mmpl.profile import Profile, load_profile
 from mmpl.radiomics import feature_names
+from mmpl.reference import PERCENTS, PatchDistance, Reference, describe_patch
 from mmpl.schema import default_schema
 from mmpl.segmentation import Thresholds, predict_probability
 from mmpl.survival import Covariate, CoxModel, TimeIntervals
@@ -276,17 +277,24 @@ def partial_ensemble(tmp_path_factory: pytest.TempPathFactory, tiny_ensemble: Pa
 
 
 @pytest.fixture(scope="session")
-def calibrated_ensemble(tmp_path_factory: pytest.TempPathFactory, tiny_ensemble: Path) -> Path:
-    """Make the tiny ensemble as it were after its scores had been calibrated, on follow-up of 1,200 days."""
+def calibrated_ensemble(tmp_path_factory: pytest.TempPathFactory, tiny_ensemble: Path, head: Case) -> Path:
+    """Make the tiny ensemble as it were after its scores had been calibrated, on follow-up of 1,200 days.
+
+    Its training patients have images like those of the standard head, and are 40 to 80 years old.
+    """
     folder = Path(shutil.copytree(tiny_ensemble, tmp_path_factory.mktemp("calibrated") / "weights"))
     days, hazard = (0.0, 400.0, 800.0, 1200.0), (0.0, 0.1, 0.2, 0.3)
     resampled = tuple(tuple(value * factor for value in hazard) for factor in (0.8, 1.0, 1.3))
     quantiles = tuple(np.linspace(-2, 2, 101).tolist())
     survival = SurvivalCalibration(days, 0.5, hazard, (0.4, 0.5, 0.6), resampled, quantiles)
     whole = load_ensemble(tiny_ensemble)
-    calibration = Calibration(HpvCalibration(0.3, 1.5, 0.9), survival)
+    calibration = Calibration(HpvCalibration(0.3, 1.5, 0.9, HpvSets(0.45, 0.55)), survival)
+    mean = describe_patch(prepare(head, whole.profile.preprocess).images)
+    apart = tuple(map(tuple, np.eye(len(mean)).tolist()))
+    ages = tuple(np.linspace(40, 80, len(PERCENTS)).tolist())
+    reference = Reference({"Age": ages}, PatchDistance(tuple(mean.tolist()), apart, 0.5))
     settings = whole.stages, whole.thresholds, whole.hpv_threshold, whole.training
-    write_manifest(folder, whole.profile, MEMBERS, *settings, calibration)
+    write_manifest(folder, whole.profile, MEMBERS, *settings, calibration, reference)
     return folder
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 COLUMNS = ["PatientID", "risk_score", "hpv_probability", "hpv_status", "gtvp_ml", "gtvn_ml", "flags"]
 NO_RECURRENCE = [f"no_recurrence_{years}y" for years in (1, 2, 3, 5)]
-CALIBRATED = ["hpv_calibrated", "hpv_prevalence", *NO_RECURRENCE, "risk_percentile"]
+CALIBRATED = ["hpv_calibrated", "hpv_prevalence", *NO_RECURRENCE, "risk_percentile", "hpv_set", "unlike_training"]
 COLUMNS += CALIBRATED
 OFFICIAL = {"gtvp_dice_mean", "gtvn_dice_aggregated", "gtvn_f1_aggregated", "c_index", "hpv_balanced_accuracy"}
 OFFICIAL |= {"hpv_auc", "counts"}
@@ -186,8 +186,10 @@ def test_calibrated_answers_stand_in_the_table_and_are_scored(
     assert 1 > left[0] > left[1] > left[2] > 0
     assert row["no_recurrence_5y"] == ""
     assert 0 <= float(row["risk_percentile"]) <= 100
+    assert row["hpv_set"] == report["hpv"]["conformal_set"] in ("positive", "negative", "undecided")
+    assert float(row["unlike_training"]) == pytest.approx(report["unlike_training"], abs=1e-3)
     scores = evaluate(out, one, resamples=5).scores.by_name
-    assert {"hpv_brier", "hpv_calibration_slope", "relapse_2_years_brier", "integrated_brier"} <= set(scores)
+    assert {"hpv_brier", "hpv_set_undecided", "relapse_2_years_brier", "integrated_brier"} <= set(scores)
 
     before = state(out)
     for options in ((), ("--hpv-prevalence", "0.3")):

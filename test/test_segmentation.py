@@ -35,6 +35,7 @@ from mmpl.segmentation import (
     predict_logits,
     predict_probability,
     restore,
+    restore_map,
     segment,
 )
 
@@ -347,6 +348,21 @@ class TestSegment:
         assert result.agreement == pytest.approx(expected, abs=2e-3)
         assert 0.5 < result.agreement < 0.9
         assert result.flags == ()
+
+    def test_disagreement_is_the_sd_of_the_models_probability_of_a_lesion(self, prepared: PreparedCase) -> None:
+        levels = [0.2, 0.5, 0.8]
+        plain = segment(prepared, map(Steep, levels), HALVES, self.SETTINGS, Processor(CPU))
+        result = segment(prepared, map(Steep, levels), HALVES, self.SETTINGS, Processor(CPU), disagreement=True)
+        assert plain.disagreement is None
+        np.testing.assert_array_equal(result.mask.voxels, plain.mask.voxels)
+        assert result.disagreement.grid == CT_GRID
+        assert result.disagreement.voxels.dtype == np.float32
+        on_patch = np.std([expit(40 * (prepared.images.max(axis=0) - level)) for level in levels], axis=0)
+        expected = restore_map(on_patch.astype(np.float32), PATCH, CT_GRID).voxels
+        np.testing.assert_allclose(result.disagreement.voxels, expected, atol=1e-5)
+        assert result.disagreement.voxels.max() > 0.4
+        alike = segment(prepared, [Steep(0.5)] * 3, HALVES, self.SETTINGS, Processor(CPU), disagreement=True)
+        assert alike.disagreement.voxels.max() < 1e-6
 
     def test_low_agreement_is_flagged(self, prepared: PreparedCase) -> None:
         low = Thresholds(0.2, 0.2)

@@ -14,12 +14,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from mmpl import __version__, weights
-from mmpl.calibration import Calibration, HpvCalibration
+from mmpl.calibration import Calibration, HpvCalibration, HpvSets
 from mmpl.files import read_json, write_json
 from mmpl.names import Stage, Task
 from mmpl.network import build_network, count_parameters
 from mmpl.profile import PROFILES, load_profile
 from mmpl.radiomics import feature_names
+from mmpl.reference import Reference
 from mmpl.weights import (
     ENCODER_FILE,
     FOREST_FILE,
@@ -413,8 +414,10 @@ def test_the_shipped_models_differ(shipped):
 
 def test_calibration_comes_with_the_weights_or_is_absent(tiny_ensemble, calibrated_ensemble):
     assert load_ensemble(tiny_ensemble).calibration == Calibration()
+    assert load_ensemble(tiny_ensemble).reference == Reference()
+    assert load_ensemble(calibrated_ensemble).reference.percentile("Age", 60.0) == 50
     calibration = load_ensemble(calibrated_ensemble).calibration
-    assert calibration.hpv == HpvCalibration(0.3, 1.5, 0.9)
+    assert calibration.hpv == HpvCalibration(0.3, 1.5, 0.9, HpvSets(0.45, 0.55))
     assert calibration.survival.days[-1] == 1200
 
 
@@ -424,16 +427,26 @@ def test_a_folder_that_is_sealed_again_without_calibration_keeps_none(calibrated
     names = [member.name for member in whole.members]
     write_manifest(folder, whole.profile, names, whole.stages, whole.thresholds, 0.5, {})
     assert load_ensemble(folder).calibration == Calibration()
-    assert not (folder / "calibration.json").exists()
+    assert load_ensemble(folder).reference == Reference()
+    assert not any((folder / name).exists() for name in ("calibration.json", "reference.json"))
 
 
-@pytest.mark.parametrize("changed", [{"version": 2}, {"hpv": {"slope": 1}}, {"survival": []}])
-def test_a_calibration_of_another_version_is_refused_by_name(calibrated_ensemble, tmp_path, changed):
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("calibration.json", {"version": 2}),
+        ("calibration.json", {"hpv": {"slope": 1}}),
+        ("calibration.json", {"survival": []}),
+        ("reference.json", {"version": 2}),
+        ("reference.json", {"patch": {"limit": 1}}),
+    ],
+)
+def test_a_record_of_another_version_is_refused_by_name(calibrated_ensemble, tmp_path, name, changed):
     folder = Path(shutil.copytree(calibrated_ensemble, tmp_path / "weights"))
-    path = folder / "calibration.json"
+    path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     assert message(folder).startswith(f"{path}: its SHA-256 is not the manifest's")
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["files"]["calibration.json"] = weights.digest(path)
+    manifest["files"][name] = weights.digest(path)
     (folder / MANIFEST).write_text(json.dumps(manifest))
     assert message(folder).startswith(f"{path}: ")

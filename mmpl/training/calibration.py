@@ -1,12 +1,13 @@
 """Calibration of an ensemble's scores, on the mean out-of-fold scores of patients whose outcome is known."""
 
 import logging
+import math
 import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmpl.calibration import Calibration, HpvCalibration, SurvivalCalibration, log_odds
+from mmpl.calibration import Calibration, HpvCalibration, HpvSet, HpvSets, SurvivalCalibration, log_odds
 from mmpl.evidence import Floats
 from mmpl.names import AT_RISK_AT_END, Stage
 from mmpl.survival import checked_outcome
@@ -18,6 +19,11 @@ from mmpl.training.workspace import Workspace
 
 LEAST_CASES = 10
 """Fewer patients of either HPV status, or fewer relapses, say nothing of how well a score is calibrated."""
+
+MISSED = 0.1
+"""Share of the patients of either HPV status whose set of statuses may lack it."""
+MOST_UNDECIDED = 0.5
+"""Sets that leave more than this share of the patients undecided say too little to be given."""
 
 RESAMPLES = 200
 """Bootstrap samples of the training patients, for the interval of a curve."""
@@ -55,7 +61,7 @@ def calibrate(workspace: Workspace) -> Calibration:
 
 
 def calibrate_hpv(score: ArrayLike, positive: ArrayLike) -> HpvCalibration:
-    """Fit a logistic calibration.
+    """Fit a logistic calibration, and sets of statuses where there are patients enough.
 
     Args:
         score: (n,) mean out-of-fold probabilities.
@@ -68,7 +74,32 @@ def calibrate_hpv(score: ArrayLike, positive: ArrayLike) -> HpvCalibration:
 
     status = np.asarray(positive, dtype=bool)
     fitted = LogisticRegression(C=_LOGISTIC_C).fit(log_odds(score)[:, None], status)
-    return HpvCalibration(float(fitted.intercept_[0]), float(fitted.coef_[0, 0]), float(status.mean()))
+    sets = conformal_sets(score, status)
+    return HpvCalibration(float(fitted.intercept_[0]), float(fitted.coef_[0, 0]), float(status.mean()), sets)
+
+
+def conformal_sets(score: ArrayLike, positive: ArrayLike) -> HpvSets | None:
+    """Find the scores that are not among the tenth of each status which speaks most for the other one.
+
+    Args:
+        score: (n,) mean out-of-fold probabilities.
+        positive: (n,) HPV status.
+
+    Returns:
+        The sets; None where a status has fewer than nine patients, or most of the patients would be undecided.
+    """
+    values, status = np.asarray(score, dtype=float), np.asarray(positive, dtype=bool)
+    speaking_for_the_other = np.sort(values[status]), -np.sort(-values[~status])
+    ranks = [math.floor(MISSED * (len(scores) + 1)) for scores in speaking_for_the_other]
+    if min(ranks) < 1:
+        return None
+    bounds = [float(scores[rank - 1]) for scores, rank in zip(speaking_for_the_other, ranks, strict=True)]
+    sets = HpvSets(positive_from=bounds[0], negative_to=bounds[1])
+    undecided = np.mean([sets.of(value) is HpvSet.UNDECIDED for value in values])
+    if undecided > MOST_UNDECIDED:
+        log.warning("no sets of HPV statuses: %.0f%% of the patients would be undecided", 100 * undecided)
+        return None
+    return sets
 
 
 def calibrate_survival(

@@ -12,6 +12,7 @@ from mmpl.names import Stage
 from mmpl.training.calibration import calibrate
 from mmpl.training.command import Force, RunFolder
 from mmpl.training.records import HpvRecord, StartRecord
+from mmpl.training.reference import make_reference
 from mmpl.training.workspace import STAGE_RECORD, Workspace
 from mmpl.weights import MANIFEST, NETWORK_FILE, digest, member_files, write_manifest
 
@@ -57,7 +58,7 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
         workspace.require(stage)
     if not force:
         refuse_other_training(workspace, weights)
-    calibration = calibrate(workspace)
+    calibration, reference = calibrate(workspace), make_reference(workspace)
     (weights / MANIFEST).unlink(missing_ok=True)
     for member in members:
         folder = weights / member.name
@@ -83,6 +84,7 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
         workspace.read(HpvRecord).threshold if Stage.HPV in stages else None,
         summary,
         calibration,
+        reference,
     )
     typer.echo(f"wrote {len(members)} models for {', '.join(stages)} to {weights}")
 

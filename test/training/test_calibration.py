@@ -8,21 +8,21 @@ import pytest
 from lifelines import CoxPHFitter
 from scipy.special import expit
 
-from mmpl.calibration import HpvCalibration, SurvivalCalibration, SurvivalCurve
+from mmpl.calibration import HpvCalibration, HpvSet, SurvivalCalibration, SurvivalCurve
 from mmpl.files import read_json, write_json
 from mmpl.training import calibration
-from mmpl.training.calibration import calibrate_hpv, calibrate_survival
+from mmpl.training.calibration import calibrate_hpv, calibrate_survival, conformal_sets
 
 pytestmark = pytest.mark.slow
 
 YEAR = 365.25
 
 
-def draw_hpv(seed: int, count: int, prevalence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draw statuses and scores, squeezed as a balanced forest's are."""
+def draw_hpv(seed: int, count: int, prevalence: float, apart: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+    """Draw statuses and scores, squeezed as a balanced forest's are, whose log odds lie so many SD apart."""
     rng = np.random.default_rng(seed)
     positive = rng.random(count) < prevalence
-    return expit(0.5 * (rng.normal(size=count) + 1.5 * positive)), positive
+    return expit(0.5 * (rng.normal(size=count) + apart * positive)), positive
 
 
 def draw_survival(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -57,6 +57,34 @@ class TestHpv:
 
     def test_scores_of_0_and_1_have_finite_evidence(self) -> None:
         assert np.isfinite(HpvCalibration(0.0, 3.0, 0.5).log_likelihood_ratio([0.0, 1.0])).all()
+
+
+class TestSets:
+    def test_nine_in_ten_of_either_status_are_not_said_to_have_the_other(self) -> None:
+        """Over many cohorts with few negatives, whatever the prevalence of those who are asked."""
+        covered, undecided = [], []
+        for seed in range(60):
+            sets = conformal_sets(*draw_hpv(seed, 300, 0.85, apart=2.0))
+            score, positive = draw_hpv(1000 + seed, 2000, 0.3, apart=2.0)
+            said = np.array([sets.of(value) for value in score])
+            covered.append([np.mean(said[positive] != HpvSet.NEGATIVE), np.mean(said[~positive] != HpvSet.POSITIVE)])
+            undecided.append(np.mean(said == HpvSet.UNDECIDED))
+        assert np.mean(covered, axis=0) == pytest.approx([0.9, 0.9], abs=0.015)
+        assert 0.1 < np.mean(undecided) < 0.6
+
+    def test_where_scores_divide_the_statuses_between_them_is_undecided(self) -> None:
+        score = np.r_[np.linspace(0, 0.2, 30), np.linspace(0.8, 1, 30)]
+        sets = conformal_sets(score, score > 0.5)
+        assert [sets.of(value) for value in (0.1, 0.5, 0.95)] == [HpvSet.NEGATIVE, HpvSet.UNDECIDED, HpvSet.POSITIVE]
+
+    def test_of_scores_that_say_nothing_there_are_none(self) -> None:
+        rng = np.random.default_rng(0)
+        assert conformal_sets(rng.random(200), rng.random(200) < 0.5) is None
+
+    def test_of_eight_patients_of_a_status_there_are_none(self) -> None:
+        score = np.linspace(0, 1, 40)
+        assert conformal_sets(score, score > score[-9]) is None
+        assert conformal_sets(score, score > score[-10]) is not None
 
 
 @pytest.fixture(scope="module")
