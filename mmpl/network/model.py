@@ -1,6 +1,6 @@
 """A backbone under the head of one stage, and what is said of it: parameters, operations, what was transferred."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -43,6 +43,12 @@ class OutcomeHead(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return logits (batch, outputs)."""
         return self.mlp(cat([feature.mean(dim=(2, 3, 4)) for feature in features], dim=1))
+
+    def start_at(self, logits: Sequence[float]) -> None:
+        """Let an untrained head say about these logits of everybody, rather than about 0."""
+        last = cast(nn.Linear, self.mlp[-1])
+        with torch.no_grad():
+            last.bias.copy_(torch.as_tensor(logits))
 
 
 class StageNetwork(nn.Module):

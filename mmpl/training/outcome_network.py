@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from mmpl.case import Patient
 from mmpl.evidence import Scale
 from mmpl.names import Stage
 from mmpl.network import build_network, transfer_backbone
+from mmpl.network.model import OutcomeHead
 from mmpl.processor import Processor
 from mmpl.profile import OutcomeTraining
 from mmpl.segmentation import crop_around, predict_logits
@@ -43,6 +44,7 @@ class OutcomeTask:
         targets: Values that the loss compares the logits with, by patient.
         loss: Loss function of logits and targets.
         score: Function from logits by patient to how well a network ranks; NaN where that is undefined.
+        start_logits: Logits that the head begins with; None for about 0.
     """
 
     stage: Stage
@@ -50,6 +52,7 @@ class OutcomeTask:
     targets: Mapping[str, Sequence[NDArray]]
     loss: Callable[..., Tensor]
     score: Callable[[Mapping[str, Sequence[float]]], float]
+    start_logits: Sequence[float] | None = None
 
 
 def train_outcome_network(
@@ -78,6 +81,8 @@ def train_outcome_network(
     torch.manual_seed(seed)
     network = build_network(profile, stage)
     transferred = transfer_backbone(read_state(start), network) if start else 0
+    if task.start_logits is not None:
+        cast(OutcomeHead, network.head).start_at(task.start_logits)
     held_out = hold_out(workspace, member)
     draw = LesionCrops(
         workspace.store,

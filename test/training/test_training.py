@@ -114,10 +114,21 @@ def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dic
     suffixes = {path.suffix for path in weights.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors", ".skops"}
     manifest = json.loads((weights / "manifest.json").read_text())
-    assert len(manifest["files"]) == 71
+    assert len(manifest["files"]) == 72
     calibration = load_ensemble(weights).calibration
     assert calibration.hpv is None  # fewer than ten patients of one status tell nothing of it
     assert calibration.survival is not None
+
+
+def test_the_weights_know_where_a_patient_stands(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
+    """Every column that a model reads has percentiles, in the order of the values, but of twenty patients no distance."""
+    ensemble = load_ensemble(trained[2])
+    read = frozenset().union(*(member.read_names for member in ensemble.members))
+    fields = {name for member in ensemble.members for name in member.encoder.field_of}
+    percentiles = ensemble.reference.percentiles
+    assert (read - fields - set(ABSENT)) | {"Age"} <= set(percentiles)
+    assert all(list(values) == sorted(values) for values in percentiles.values())
+    assert ensemble.reference.patch is None
 
 
 def test_the_weights_know_whose_images_they_saw(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
