@@ -43,7 +43,8 @@ VOLUMES_ML = (10, 30)
 FEW = 10
 """With fewer relapses, or patients of one HPV status, a group's figures say little."""
 _UNDECIDED = 0.5
-"""A conformal set that is neither positive, 1, nor negative, 0."""
+SET_NUMBERS = {"positive": 1.0, "negative": 0.0, "undecided": _UNDECIDED}
+"""Numbers that conformal sets have among `Results`."""
 NOT_RESAMPLED = frozenset({"d_calibration_p"})
 """Metrics without an interval: a test's p is no estimate of anything."""
 MASK_COLUMNS = (

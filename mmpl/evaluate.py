@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmpl.calibration import HpvSet
-from mmpl.case import InvalidInputError, Outcome
+from mmpl.case import InvalidInputError, Outcome, Patient
 from mmpl.cohort_scores import (
     MASK_COLUMNS,
     RESAMPLES,
+    SET_NUMBERS,
     YEARS_SCORED,
     Counts,
     DecisionPoint,
@@ -207,11 +207,18 @@ def collect(predictions: Path, cohort: Path) -> Results:
         hpv_positive=_column(p.outcome.hpv_positive for p in patients),
         **_line_up_truth(cohort / TRUTH_FILE, [p.patient_id for p in patients]),
         **_line_up_calibrated(predictions, [p.patient_id for p in patients], answered),
-        male=_column(_as_number(p.clinical.values.get("Gender")) for p in patients),  # the schema's codes are 0 and 1
-        age=_column(_as_number(p.clinical.values.get("Age")) for p in patients),
-        fields_missing=np.array([sum(value is None for value in p.clinical.values.values()) for p in patients], float),
+        **describe_patients(patients),
         volume_ml=np.array([answer.volume_ml for answer in answered]),
     )
+
+
+def describe_patients(patients: Sequence[Patient]) -> dict[str, Any]:
+    """Give the columns of `Results` that the clinical record tells."""
+    return {
+        "male": _column(_as_number(p.clinical.values.get("Gender")) for p in patients),  # the schema's codes: 0 and 1
+        "age": _column(_as_number(p.clinical.values.get("Age")) for p in patients),
+        "fields_missing": _column(sum(value is None for value in p.clinical.values.values()) for p in patients),
+    }
 
 
 def _column(values: Iterable[float | None]) -> NDArray[np.float64]:
@@ -380,7 +387,7 @@ def _read_answers(path: Path) -> dict[str, Prediction]:
             hpv_probability=_number(path, name, row, "hpv_probability"),
             hpv_decision=_word(path, name, row, "hpv_status", _DECISIONS),
             hpv_calibrated=_share(path, name, row, "hpv_calibrated"),
-            hpv_set=_word(path, name, row, "hpv_set", _SETS),
+            hpv_set=_word(path, name, row, "hpv_set", SET_NUMBERS),
             no_recurrence=tuple(_share(path, name, row, column) for column in years),
             volume_ml=_number(path, name, row, "gtvp_ml") + _number(path, name, row, "gtvn_ml"),
         )
@@ -422,7 +429,6 @@ def _share(path: Path, patient_id: str, row: Mapping[str, str], column: str) -> 
 
 
 _DECISIONS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
-_SETS = {HpvSet.POSITIVE.value: 1.0, HpvSet.NEGATIVE.value: 0.0, HpvSet.UNDECIDED.value: 0.5}
 
 
 def _word(path: Path, patient_id: str, row: Mapping[str, str], column: str, words: Mapping[str, float]) -> float:

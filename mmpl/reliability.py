@@ -122,7 +122,7 @@ def _known_by(grid: ArrayLike, days: Floats, relapse: NDArray[np.bool_]) -> tupl
     weights = np.zeros(happened.shape)
     if len(days):
         # of a relapse and a censoring on one day the relapse comes first
-        followed = _kaplan_meier(np.where(relapse, np.nextafter(days, 0), days), ~relapse)
+        followed = kaplan_meier(np.where(relapse, np.nextafter(days, 0), days), ~relapse)
         until_relapse = followed(np.nextafter(days, 0))[:, None]
         weights = np.divide(1, until_relapse, out=weights, where=happened)
         weights = np.divide(1, followed(asked), out=weights, where=beyond)
@@ -151,7 +151,7 @@ def integrated_brier(
     used = weights.any(axis=0)
     if used.sum() < 2 or not seen.any():
         return math.nan, math.nan
-    everybody = _kaplan_meier(times, seen)(grid)
+    everybody = kaplan_meier(times, seen)(grid)
     happened, weights, asked = happened[:, used], weights[:, used], grid[used]
 
     def over_days(left: Floats) -> float:
@@ -193,8 +193,8 @@ def d_calibration(
     return float(stats.chisquare(expected).pvalue)
 
 
-def _kaplan_meier(days: Floats, event: NDArray[np.bool_]) -> Callable[[ArrayLike], Floats]:
-    """Make a function of the share without an event after each of some days."""
+def kaplan_meier(days: Floats, event: NDArray[np.bool_]) -> Callable[[ArrayLike], Floats]:
+    """Make Kaplan and Meier's estimate: a function of the share without an event after each of some days."""
     curve = stats.ecdf(stats.CensoredData.right_censored(days, ~event)).sf
     return lambda when: np.asarray(curve.evaluate(when))
 

@@ -224,6 +224,40 @@ def test_calibrated_probabilities_are_scored(folders):
     assert "NaN" not in evaluation.to_json()
 
 
+def test_sets_are_scored_by_class(folders):
+    """Of two positives one is said to be negative; the negative is undecided."""
+    out, cohort = folders
+    header, *rows = (out / "predictions.csv").read_text().splitlines()
+    sets = {"A-001": "positive", "A-002": "undecided", "A-003": "negative", "A-004": "positive"}
+    lines = [f"{header},hpv_set", *(f"{row},{sets[row.split(',')[0]]}" for row in rows)]
+    (out / "predictions.csv").write_text("\n".join(lines) + "\n")
+    found = evaluate(out, cohort, resamples=10).scores
+    assert (found.hpv_set_covers_positive, found.hpv_set_covers_negative) == (0.5, 1.0)
+    assert found.hpv_set_undecided == pytest.approx(1 / 3)
+    assert found.hpv_set_decided_wrong == 0.5
+    (out / "predictions.csv").write_text("\n".join(lines).replace("undecided", "perhaps") + "\n")
+    with pytest.raises(InvalidInputError, match=r"hpv_set of A-002 is 'perhaps', not one of positive, negative, undec"):
+        evaluate(out, cohort)
+
+
+def test_decision_curves_compare_with_acting_on_all_and_on_nobody(folders):
+    """Positives 0.8 and 0.4, negative 0.3: from 0.5 on one of three is acted on, rightly."""
+    out, cohort = folders
+    add_calibrated(out)
+    evaluation = evaluate(out, cohort, resamples=50)
+    points = {point.threshold: point for point in evaluation.decisions["hpv"]}
+    assert points[0.5].net_benefit == pytest.approx(1 / 3)
+    assert points[0.5].acting_on_all == pytest.approx(2 / 3 - 1 / 3)
+    assert points[0.5].gain == pytest.approx(0)
+    assert points[0.8].acting_on_all == pytest.approx(2 / 3 - 4 / 3)
+    assert points[0.8].gain == pytest.approx(1 / 3)
+    assert points[0.8].gain_interval.low <= points[0.8].gain <= points[0.8].gain_interval.high
+    assert np.isnan(evaluation.decisions["relapse_2_years"][0].net_benefit)  # nobody is followed so long
+    written = json.loads(evaluation.to_json())["decision_curves"]
+    assert written["hpv"][0]["threshold"] == 0.5
+    assert "net benefit of acting from a probability on" in show(evaluation)
+
+
 def test_groups_are_scored_and_say_where_they_are_few(folders):
     out, cohort = folders
     table = cohort / "table.csv"

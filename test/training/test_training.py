@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmpl.evidence import Scale
+from mmpl.evidence import ABSENT, Scale
 from mmpl.io.cohort import read_cohort
 from mmpl.names import Stage
 from mmpl.phantom.cohort import write_cohort
@@ -121,7 +121,7 @@ def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dic
 
 
 def test_the_weights_know_where_a_patient_stands(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
-    """Every column that a model reads has percentiles, in the order of the values, but of twenty patients no distance."""
+    """Every column that a model reads has rising percentiles; of twenty patients there is no distance."""
     ensemble = load_ensemble(trained[2])
     read = frozenset().union(*(member.read_names for member in ensemble.members))
     fields = {name for member in ensemble.members for name in member.encoder.field_of}

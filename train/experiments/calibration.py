@@ -1,4 +1,4 @@
-"""How well a finished run's ensemble is calibrated, each patient by what was fitted on others.
+"""How well a finished run's ensemble is calibrated, and what its sets leave open, each patient by others' fit.
 
 Forests, Cox models and networks are out of fold already; calibration is fitted on their mean scores, so the patients
 are dealt once more: each part is calibrated by the rest.
@@ -10,7 +10,18 @@ from dataclasses import replace
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from mmpl.cohort_scores import RESAMPLES, YEARS_SCORED, Results, differences, intervals, score
+from mmpl import reliability
+from mmpl.cohort_scores import (
+    RESAMPLES,
+    SET_NUMBERS,
+    YEARS_SCORED,
+    Results,
+    decision_curves,
+    differences,
+    intervals,
+    score,
+    score_groups,
+)
 from mmpl.names import DAYS_PER_YEAR
 from mmpl.training.calibration import LEAST_CASES, calibrate_hpv, calibrate_survival
 from mmpl.training.forest import choose_threshold
@@ -34,17 +45,19 @@ def calibrated_hpv(workspace: Workspace) -> dict[str, Results]:
     patients = with_status(workspace.patients)
     values = mean_over_schemes(workspace.read(HpvRecord).probability, patients)
     status = np.array([bool(p.outcome.hpv_positive) for p in patients])
-    calibrated = np.full(len(patients), np.nan)
+    calibrated, sets = np.full(len(patients), np.nan), np.full(len(patients), np.nan)
     decisions = {rule: np.full(len(patients), np.nan) for rule in (BY_THRESHOLD, BY_RATIO)}
     parts = StratifiedKFold(PARTS, shuffle=True, random_state=workspace.profile.training.seed)
     for others, part in parts.split(values[:, None], status):
         fitted = calibrate_hpv(values[others], status[others])
         calibrated[part] = fitted.probability(values[part])
+        if fitted.sets:
+            sets[part] = [SET_NUMBERS[fitted.sets.of(value)] for value in values[part]]
         decisions[BY_THRESHOLD][part] = values[part] >= choose_threshold(values[others], status[others])
         decisions[BY_RATIO][part] = fitted.log_likelihood_ratio(values[part]) > 0
     plain = make_results(patients)
     return {
-        rule: replace(plain, hpv_probability=values, hpv_calibrated=calibrated, hpv_decision=decision)
+        rule: replace(plain, hpv_probability=values, hpv_calibrated=calibrated, hpv_set=sets, hpv_decision=decision)
         for rule, decision in decisions.items()
     }
 
@@ -85,14 +98,53 @@ def calibration_tables(workspace: Workspace) -> list[str]:
         lines += [f"| {rule} | {_measured(results, [accuracy])[accuracy]} |" for rule, results in by_rule.items()]
         less = differences(by_rule[BY_RATIO], by_rule[BY_THRESHOLD])[accuracy]
         lines += [f"| {BY_RATIO} less {BY_THRESHOLD} | {with_interval(less.value, less.interval, '+')} |", ""]
+        lines += _decisions(by_rule[BY_THRESHOLD])
+        lines += _groups(by_rule[BY_THRESHOLD], "hpv_calibration_intercept", "few_of_one_status")
     if workspace.has(SurvivalRecord) and times_and_events(with_rfs(workspace.patients))[1].sum() >= LEAST_CASES:
         results = calibrated_survival(workspace)
         names = ["c_index", *(name for name in score(results).by_name if name.startswith(_OF_SURVIVAL))]
         lines += ["### Survival", "", *_table(results, names), ""]
+        lines += ["| years | mean probability of no recurrence | Kaplan-Meier |", "|---|---|---|"]
+        lines += [f"| {year} | {mean:.3f} | {followed:.3f} |" for year, mean, followed in against_kaplan_meier(results)]
+        lines += ["", *_decisions(results), *_groups(results, _INTERCEPT, "few_relapses")]
     return lines
 
 
-_OF_HPV = ("hpv_brier", "hpv_calibration")
+def against_kaplan_meier(results: Results) -> list[tuple[int, float, float]]:
+    """Compare, year by year, the mean of the patients' curves with Kaplan-Meier's estimate of the same patients."""
+    assert results.curve is not None
+    assert results.curve_days is not None
+    followed = reliability.kaplan_meier(results.days, results.relapse == 1)
+    days, mean = results.curve_days[0], results.curve.mean(axis=0)
+    years = range(1, int(days[-1] / DAYS_PER_YEAR) + 1)
+    return [(y, float(np.interp(y * DAYS_PER_YEAR, days, mean)), float(followed(y * DAYS_PER_YEAR))) for y in years]
+
+
+def _decisions(results: Results) -> list[str]:
+    """Write the decision curves as lines of Markdown."""
+    lines = ["| acting on | from | net benefit | acting on all | gain over all or nobody |", "|---|---|---|---|---|"]
+    for name, points in decision_curves(results, RESAMPLES // 5).items():
+        for point in points:
+            gain = with_interval(point.gain, point.gain_interval, "+")
+            values = f"{point.threshold:.2f} | {point.net_benefit:.3f} | {point.acting_on_all:.3f}"
+            lines.append(f"| {name} | {values} | {gain} |")
+    return [*lines, ""]
+
+
+def _groups(results: Results, metric: str, few: str) -> list[str]:
+    """Write one metric of each group that has it as lines of Markdown; of those that are too few, said so."""
+    lines = [f"| group | patients | {metric} |", "|---|---|---|"]
+    for name, group in score_groups(results, RESAMPLES // 5).items():
+        value = group.scores.by_name.get(metric, np.nan)
+        if np.isnan(value):
+            continue
+        text = with_interval(value, group.intervals[metric])
+        lines.append(f"| {name} | {group.counts.patients} | {text}{' (few)' * getattr(group, few)} |")
+    return [*lines, ""]
+
+
+_INTERCEPT = "relapse_2_years_calibration_intercept"
+_OF_HPV = ("hpv_brier", "hpv_calibration", "hpv_set")
 _OF_SURVIVAL = ("relapse_", "integrated_", "d_calibration")
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mmpl.case import Patient
 from mmpl.cohort_scores import MASK_COLUMNS, Interval, Results, score_mask
+from mmpl.evaluate import describe_patients
 from mmpl.evidence import Evidence, FeatureTable, Scale
 from mmpl.names import Stage
 from mmpl.segmentation import UNTUNED, restore
@@ -75,6 +76,7 @@ def make_results(
         hpv_probability=column(probability),
         hpv_decision=column(decision),
         hpv_positive=known([p.outcome.hpv_positive for p in patients]),
+        **describe_patients(patients),
     )
 
 
