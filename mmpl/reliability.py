@@ -74,12 +74,21 @@ def calibration_slope(probability: ArrayLike, happened: ArrayLike, weight: Array
     if _one_outcome(truth, weights) or np.ptp(odds[weights > 0]) == 0:
         return math.nan
     columns = np.column_stack([np.ones_like(odds), odds])
+
+    def likelihood(parameters: Floats) -> float:
+        line = columns @ parameters
+        return float(weights @ (truth * line - np.logaddexp(0, line)))
+
     fitted = np.array([0.0, 1.0])
     for _ in range(_NEWTON_STEPS):  # where probabilities divide the outcomes, the slope has no end
         fit = expit(columns @ fitted)
         curvature = (columns.T * (weights * fit * (1 - fit))) @ columns
         step = np.linalg.lstsq(curvature, columns.T @ (weights * (truth - fit)), rcond=None)[0]
-        fitted += np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+        step /= max(1.0, np.abs(step).max() / _LARGEST_STEP)
+        reached = likelihood(fitted)
+        while likelihood(fitted + step) < reached and np.abs(step).max() > _NEWTON_DONE:
+            step /= 2  # a whole step from where the fit is nearly 0 or 1 goes too far
+        fitted += step
         if np.abs(step).max() < _NEWTON_DONE:
             break
     return float(fitted[1])

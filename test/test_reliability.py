@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import chisquare
 from sklearn.linear_model import LogisticRegression
@@ -160,3 +162,34 @@ def test_d_calibration_by_hand() -> None:
     """One relapse in the upper half; one patient censored at 0.75 lies a third above a half, two thirds below."""
     found = reliability.d_calibration([0, 10], [[1, 0], [1, 0.5]], [2.5, 5.0], [1, 0], bins=2)
     assert found == pytest.approx(chisquare([2 / 3, 1 + 1 / 3]).pvalue)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_slope_is_that_of_scikit_learn_however_far_off_the_level(seed: int) -> None:
+    """Where prevalences differ, log odds lie units away from the outcomes', and a whole Newton step goes too far."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(60, 400))
+    odds = rng.normal(rng.uniform(-6, 6), rng.uniform(0.2, 3), count)
+    happened = rng.random(count) < expit(rng.uniform(-2, 2) + rng.uniform(-0.5, 2) * (odds - odds.mean()))
+    weights = rng.exponential(size=count)
+    fitted = LogisticRegression(C=1e8, tol=1e-9, max_iter=10000)
+    expected = fitted.fit(odds[:, None], happened, sample_weight=weights).coef_[0, 0]
+    assert reliability.calibration_slope(expit(odds), happened, weights) == pytest.approx(expected, abs=2e-3, rel=2e-3)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.floats(0.1, 10)), min_size=1, max_size=60),
+    st.floats(0.05, 0.95),
+)
+def test_net_benefit_is_of_right_and_wrong_acts(patients: list[tuple[float, bool, float]], threshold: float) -> None:
+    probability, happened, weight = (np.array(column) for column in zip(*patients, strict=True))
+    acted = probability >= threshold
+    right, wrong = weight[acted & happened].sum(), weight[acted & ~happened].sum()
+    expected = (right - wrong * threshold / (1 - threshold)) / weight.sum()
+    found = reliability.net_benefit(probability, happened, threshold, weight)
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert reliability.net_benefit(np.zeros_like(probability), happened, threshold, weight) == 0
+
+
+def test_net_benefit_of_nobody_is_not_defined() -> None:
+    assert math.isnan(reliability.net_benefit([], [], 0.2))
