@@ -219,6 +219,21 @@ def test_all_radiomics_are_written_where_asked_and_change_no_answer(
     assert {value for name, value in values.items() if not name.endswith("_absent")} == {""}  # no lesion was found
 
 
+def test_the_disagreement_is_written_where_asked_and_for_patients_that_lack_it(
+    cohort, names, finished, tmp_path, use, monkeypatch
+):
+    one, out = of_one_patient(cohort, tmp_path / "one", names[0]), tmp_path / "out"
+    assert run(monkeypatch, "predict", one, out, "--no-pictures") == 0
+    assert run(monkeypatch, "predict", one, out, "--disagreement", "--no-pictures") == 0
+    answers = {f"{names[0]}.nii.gz", f"{names[0]}.json"}
+    assert set(state(out)) == {*answers, "predictions.csv", f"{names[0]}_disagreement.nii.gz"}
+    for name in answers:
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+    image = read_image(out / f"{names[0]}_disagreement.nii.gz")
+    assert image.grid == read_image(out / f"{names[0]}.nii.gz").grid
+    assert 0 <= image.voxels.min() < image.voxels.max() <= 0.5
+
+
 def test_a_table_of_radiomics_gives_back_every_value(tmp_path):
     values = np.array([[1.0, 1 / 3, np.nan, -2.5e-17]])
     write_radiomics(tmp_path / "table.csv", FeatureTable(("a", "b", "c", "d"), values))

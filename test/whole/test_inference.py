@@ -23,6 +23,7 @@ from expected import compare
 from small_gpu import FakeGpu
 
 from mmpl import algorithm, processor
+from mmpl.__main__ import main
 from mmpl.case import Image
 from mmpl.files import OverwriteError
 from mmpl.io import challenge
@@ -159,6 +160,32 @@ def test_calibrated_weights_answer_alike_and_say_what_it_means(
     assert {name: (output / name).read_bytes() for name in ANSWERS} == before
     assert "at a prevalence of 0.20" in text
     assert "no recurrence in 2 years 0." in text
+
+
+def test_the_command_gives_what_was_asked_for_and_takes_away_what_was_not(
+    write_input, output, calibrated_ensemble, monkeypatch
+):
+    """An image of the disagreement of one case must not stand beside the answers to the next."""
+    folder, differing = write_input(), output / "disagreement.mha"
+    monkeypatch.setenv("MMPL_HPV_PREVALENCE", "")  # the option sets it
+
+    def command(*options: object) -> dict:
+        monkeypatch.setattr("sys.argv", ["mmpl", "answer", *map(str, (folder, output, *options))])
+        with plain_logging(), pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code
+        return json.loads((output / "report.json").read_text())
+
+    known = command("--weights", calibrated_ensemble, "--known-hpv", "negative", "--disagreement")
+    assert "the risk rests on a known HPV status (negative)" in known["flags"]
+    mask = sitk.ReadImage(str(output / MASK))
+    image = sitk.ReadImage(str(differing))
+    assert (image.GetSize(), image.GetOrigin()) == (mask.GetSize(), mask.GetOrigin())
+    assert sitk.GetArrayFromImage(image).max() > 0
+    predicted = command("--weights", calibrated_ensemble, "--hpv-prevalence", "0.2")
+    assert predicted["hpv"]["prevalence"] == 0.2
+    assert not differing.exists()
+    assert known["hpv"]["probability"] == predicted["hpv"]["probability"]
 
 
 def test_a_prevalence_is_said_to_be_of_no_use_to_weights_without_calibration(answer, write_input, monkeypatch):
