@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 import mmpl
+from mmpl.findings import in_words
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SAMPLE = CHECKOUT / "test" / "input"
@@ -33,6 +34,9 @@ print(
 )
 days, curves = result.survival.curve_days, result.survival.member_curves  # (T,) and (models, T), of the networks alone
 print(f"{len(curves)} curves over {days[-1]:.0f} days")
+assert result.survival.explanation is not None
+for finding in result.survival.explanation.contributions[:3]:
+    print(f"  {finding.added:+.2f} for {in_words(finding.name)}: {finding.value}")
 for remark in (*result.flags, *result.notes):
     print(remark)
 
