@@ -422,7 +422,7 @@ def by_center(results: Results) -> dict[str, Results]:
 
 
 def by_group(results: Results) -> dict[str, Results]:
-    """Split results by sex, age, HPV status, predicted volume and blank fields; empty groups are left out."""
+    """Split results by sex, age, HPV status, predicted volume, blank fields and center; empty groups are left out."""
     groups = dict[str, NDArray[np.bool_]]()
     if results.male is not None:
         groups |= {"women": results.male == 0, "men": results.male == 1}
@@ -445,7 +445,8 @@ def by_group(results: Results) -> dict[str, Results]:
             "1 or 2 blank fields": (blank > 0) & (blank < 3),
             "3 or more blank fields": blank > 2,
         }
-    return {name: results.take(chosen) for name, chosen in groups.items() if chosen.any()}
+    parts = {name: results.take(chosen) for name, chosen in groups.items() if chosen.any()}
+    return parts | {f"center {name}": part for name, part in by_center(results).items()}
 
 
 def score_groups(results: Results, count: int = RESAMPLES) -> dict[str, Group]:

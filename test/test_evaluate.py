@@ -277,6 +277,7 @@ def test_groups_are_scored_and_say_where_they_are_few(folders):
         "HPV not known": 1,
         "below 10 ml": 4,
         "3 or more blank fields": 4,
+        "center 1": 4,
     }
     assert groups["men"].scores.gtvp_dice_mean == pytest.approx((0.5 + 1) / 2)
     assert all(group.few_relapses and group.few_of_one_status for group in groups.values())
