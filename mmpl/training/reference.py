@@ -28,13 +28,14 @@ log = logging.getLogger(__name__)
 
 
 def make_reference(workspace: Workspace) -> Reference:
-    """Measure a finished run's patients."""
+    """Measure a finished run's patients; of images, those whose patches are still there."""
     percentiles = {}
     for name, values in _columns(workspace).items():
         known = values[np.isfinite(values)]
         if len(known) and name not in ABSENT:
             percentiles[name] = tuple(np.percentile(known, PERCENTS).tolist())
-    patches = [describe_patch(workspace.store.images(patient.patient_id)) for patient in workspace.patients]
+    prepared = [p.patient_id for p in workspace.patients if workspace.store.has(p.patient_id)]
+    patches = [describe_patch(workspace.store.images(name)) for name in prepared]
     if len(patches) < LEAST_PATIENTS:
         log.warning("unlike training: not told by %d patients, %d are needed", len(patches), LEAST_PATIENTS)
         return Reference(percentiles)

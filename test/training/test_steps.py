@@ -12,6 +12,7 @@ from conftest import MEMBERS
 
 from mmpl.names import Stage
 from mmpl.radiomics import feature_names, measure_lesions
+from mmpl.reference import Reference
 from mmpl.segmentation import Thresholds
 from mmpl.training import export as exporting
 from mmpl.training import radiomics
@@ -41,8 +42,9 @@ def run(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def finished(run: Workspace, tiny_ensemble: Path) -> Workspace:
-    """The same run, as finished with the networks, forests and tables of the tiny ensemble."""
+def finished(run: Workspace, tiny_ensemble: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The same run, as finished with the networks, forests and tables of the tiny ensemble; nobody was measured."""
+    monkeypatch.setattr(exporting, "make_reference", lambda _: Reference())
     networks = {NETWORK_FILE[stage]: stage for stage in Stage}
     for member, name in zip(run.splits.members, MEMBERS, strict=True):
         for file in member_files(Stage):
