@@ -37,6 +37,16 @@ def test_a_constant_image_has_a_distance() -> None:
     assert np.isfinite(fitted.relative(np.zeros((2, 4, 4, 4), np.float32)))
 
 
+def test_what_training_patients_share_to_the_last_bit_is_no_law_for_others() -> None:
+    """All have air at the lower end of the CT's scale; another's lies 5 HU above it."""
+    described = np.array([describe_patch(patch) for patch in patches(0, 200)])
+    described[:, 0] = -1
+    fitted = fit_distance(described, seed=0)
+    away = np.zeros(described.shape[1])
+    away[0] = 0.005
+    assert np.sqrt(away @ np.array(fitted.precision) @ away) / fitted.limit < 0.2
+
+
 def test_percentiles_end_before_the_single_patients() -> None:
     reference = Reference({"Age": tuple(np.percentile(np.arange(101.0), PERCENTS).tolist())})
     assert reference.percentile("Age", 50.0) == pytest.approx(50)

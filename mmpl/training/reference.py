@@ -21,6 +21,9 @@ PARTS = 10
 """Parts that the training patients are dealt into, each measured by the others."""
 BEYOND = 0.01
 """Share of the training patients who lie further out than the limit."""
+SMALLEST_SD = 0.01
+"""Floor of an intensity's SD, 10 HU: what all training patients share to the last bit, as the value of the air around
+them, must not make everybody else unlike them."""
 LEAST_PATIENTS = 100
 """Fewer say nothing of where the limit is."""
 
@@ -59,8 +62,10 @@ def fit_distance(patches: Floats, seed: int) -> PatchDistance:
 def _mean_and_precision(values: Floats) -> tuple[Floats, Floats]:
     from sklearn.covariance import LedoitWolf
 
-    mean, scale = values.mean(axis=0), np.maximum(values.std(axis=0), np.finfo(float).eps)
-    return mean, LedoitWolf().fit((values - mean) / scale).precision_ / np.outer(scale, scale)
+    mean, scale = values.mean(axis=0), np.maximum(values.std(axis=0), SMALLEST_SD)
+    covariance = LedoitWolf().fit((values - mean) / scale).covariance_
+    np.fill_diagonal(covariance, np.maximum(covariance.diagonal(), 1))  # 1 is the scale: more where it is the floor
+    return mean, np.linalg.inv(covariance) / np.outer(scale, scale)
 
 
 def _columns(workspace: Workspace) -> dict[str, NDArray[np.float64]]:
