@@ -167,7 +167,8 @@ def test_the_command_gives_what_was_asked_for_and_takes_away_what_was_not(
 ):
     """An image of the disagreement of one case must not stand beside the answers to the next."""
     folder, differing = write_input(), output / "disagreement.mha"
-    monkeypatch.setenv("MMPL_HPV_PREVALENCE", "")  # the option sets it
+    for variable in ("MMPL_HPV_PREVALENCE", "MMPL_TIME_BUDGET_S", "MMPL_WEIGHTS"):
+        monkeypatch.setenv(variable, "")  # the command sets them
 
     def command(*options: object) -> dict:
         monkeypatch.setattr("sys.argv", ["mmpl", "answer", *map(str, (folder, output, *options))])
