@@ -25,7 +25,9 @@ HpvPrevalence = Annotated[
     typer.Option(help="Share of HPV-positive patients where they come from, for the calibrated probability."),
 ]
 
-Disagreement = Annotated[bool, typer.Option("--disagreement", help="Write how the models differ, an SD a voxel.")]
+Disagreement = Annotated[
+    bool, typer.Option("--disagreement", help="Write how the models differ: the SD over them, voxel by voxel.")
+]
 
 
 def use_weights(weights: Path | None) -> None:

@@ -182,7 +182,8 @@ class Algorithm:
         write_report(path, result, self.pipeline.ensemble)
 
     def _write_disagreement(self, path: Path, case: Case, result: PatientResult) -> None:
-        assert result.segmentation.disagreement is not None
+        if result.segmentation.disagreement is None:
+            raise ValueError("one model alone answered")
         write_image(path, result.segmentation.disagreement)
 
     def _describe(self, task: Task, result: PatientResult) -> str:
@@ -203,4 +204,4 @@ class Algorithm:
         if result.hpv.calibrated is None:
             return said
         said += f", calibrated {result.hpv.calibrated:.2f} at a prevalence of {result.hpv.prevalence:.2f}"
-        return f"{said}, at 90% {result.hpv.conformal_set}" if result.hpv.conformal_set else said
+        return f"{said}, 90% set: {result.hpv.conformal_set}" if result.hpv.conformal_set else said

@@ -378,7 +378,8 @@ def decision_curves(results: Results, count: int = RESAMPLES) -> dict[str, list[
     drawn = [_foretold(results.take(chosen)) for chosen in resamples(len(results), count)]
     found = dict[str, list[DecisionPoint]]()
     for name, points in curves.items():
-        resampled = np.array([[gain for *_, gain in _acting(each[name], _acted_on(name))] for each in drawn])
+        gains = [[gain for *_, gain in _acting(each[name], _acted_on(name))] for each in drawn]
+        resampled = np.reshape(gains, (len(drawn), len(points)))
         found[name] = [DecisionPoint(*point, interval(resampled[:, at].tolist())) for at, point in enumerate(points)]
     return found
 
@@ -422,7 +423,7 @@ def by_center(results: Results) -> dict[str, Results]:
 
 
 def by_group(results: Results) -> dict[str, Results]:
-    """Split results by sex, age, HPV status, predicted volume, blank fields and center; empty groups are left out."""
+    """Split results by sex, age, HPV status, predicted volume and blank fields; empty groups are left out."""
     groups = dict[str, NDArray[np.bool_]]()
     if results.male is not None:
         groups |= {"women": results.male == 0, "men": results.male == 1}
@@ -445,16 +446,12 @@ def by_group(results: Results) -> dict[str, Results]:
             "1 or 2 blank fields": (blank > 0) & (blank < 3),
             "3 or more blank fields": blank > 2,
         }
-    parts = {name: results.take(chosen) for name, chosen in groups.items() if chosen.any()}
-    return parts | {f"center {name}": part for name, part in by_center(results).items()}
+    return {name: results.take(chosen) for name, chosen in groups.items() if chosen.any()}
 
 
-def score_groups(results: Results, count: int = RESAMPLES) -> dict[str, Group]:
-    """Score every group, with intervals of so many resamples."""
-    return {
-        name: Group(score(part), count_patients(part), intervals(part, count))
-        for name, part in by_group(results).items()
-    }
+def score_groups(groups: Mapping[str, Results], count: int = RESAMPLES) -> dict[str, Group]:
+    """Score every group, as `by_center` and `by_group` make them, with intervals of so many resamples."""
+    return {name: Group(score(part), count_patients(part), intervals(part, count)) for name, part in groups.items()}
 
 
 def intervals(results: Results, count: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:

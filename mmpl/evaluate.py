@@ -28,6 +28,7 @@ from mmpl.cohort_scores import (
     Results,
     Scores,
     by_center,
+    by_group,
     count_patients,
     decision_curves,
     differences,
@@ -59,8 +60,8 @@ class Evaluation:
 
     Attributes:
         intervals: 95% bootstrap intervals of the scores, by metric.
-        centers: Scores and counts of each center's patients.
-        groups: Scores, counts and intervals of the patients of one sex, age, volume and so on.
+        centers: Scores, counts and intervals of each center's patients.
+        groups: Those of the patients of one sex, age, volume and so on.
         decisions: Decision curve of each calibrated probability.
         against: Differences where two sets were compared, the first less the second, by metric.
     """
@@ -68,7 +69,7 @@ class Evaluation:
     scores: Scores
     counts: Counts
     intervals: Mapping[str, Interval]
-    centers: Mapping[str, tuple[Scores, Counts]]
+    centers: Mapping[str, Group]
     groups: Mapping[str, Group] = field(default_factory=dict)
     decisions: Mapping[str, Sequence[DecisionPoint]] = field(default_factory=dict)
     against: Mapping[str, Difference] = field(default_factory=dict)
@@ -79,16 +80,9 @@ class Evaluation:
             **self.scores.by_name,
             "counts": asdict(self.counts),
             "intervals": self.intervals,
-            "centers": {
-                name: scores.by_name | {"counts": asdict(counts)} for name, (scores, counts) in self.centers.items()
-            },
-        }
-        content["groups"] = {
-            name: group.scores.by_name | {"counts": asdict(group.counts), "intervals": group.intervals}
-            for name, group in self.groups.items()
-        }
-        content["decision_curves"] = {
-            name: [point._asdict() for point in points] for name, points in self.decisions.items()
+            "centers": {name: _describe_group(group) for name, group in self.centers.items()},
+            "groups": {name: _describe_group(group) for name, group in self.groups.items()},
+            "decision_curves": {name: [point._asdict() for point in points] for name, points in self.decisions.items()},
         }
         if self.against:
             content["against"] = {
@@ -172,8 +166,8 @@ def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resam
         score(results),
         count_patients(results),
         intervals(results, resamples),
-        {name: (score(part), count_patients(part)) for name, part in by_center(results).items()},
-        score_groups(results, resamples // 5),
+        score_groups(by_center(results), resamples // 5),
+        score_groups(by_group(results), resamples // 5),
         decision_curves(results, resamples // 5),
         differences(results, collect(against, cohort), resamples) if against else {},
     )
@@ -249,7 +243,8 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
     centers = Table(title="Centers", title_justify="left")
     for heading in ("center", "patients", "GTVp Dice", "GTVn Dice", "GTVn F1", "C-index", "HPV bal. acc.", "HPV AUC"):
         centers.add_column(heading, justify="left" if heading == "center" else "right", overflow="fold")
-    for name, (scores, number_of) in evaluation.centers.items():
+    for name, center in evaluation.centers.items():
+        scores = center.scores
         shown = (
             scores.gtvp_dice_mean,
             scores.gtvn_dice_aggregated,
@@ -259,15 +254,20 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
             scores.hpv_auc,
         )
         values = ["undefined" if math.isnan(value) else f"{value:.3f}" for value in shown]
-        centers.add_row(name, str(number_of.patients), *values)
+        centers.add_row(name, str(center.counts.patients), *values)
+    groups = {**evaluation.groups, **{f"center {name}": group for name, group in evaluation.centers.items()}}
     if console is None:
         console = Console()
         if not console.is_terminal:
             console.width = _PIPED_WIDTH
-    for each in (table, counts, centers, _tabulate_groups(evaluation.groups)):
+    for each in (table, counts, centers, _tabulate_groups(groups)):
         console.print(each)
     if evaluation.decisions:
         console.print(_tabulate_decisions(evaluation.decisions))
+
+
+def _describe_group(group: Group) -> dict[str, Any]:
+    return group.scores.by_name | {"counts": asdict(group.counts), "intervals": group.intervals}
 
 
 def _tabulate_groups(groups: Mapping[str, Group]) -> Table:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmpl.case import ClinicalRecord
 from mmpl.evidence import Evidence
 from mmpl.reference import Reference
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one model makes of a patient's columns: their parts of its score, and what it says of an average patient."""
+    """What one model makes of a patient's columns: their parts of its score, and the score without them."""
 
     baseline: float
     columns: Mapping[str, float]
@@ -30,8 +29,8 @@ class Contribution:
     Attributes:
         name: A column of radiomics or of scores, or a clinical field.
         value: The patient's value, a score's mean over the models; None where it is missing.
-        percentile: Share of the training patients, 1 to 99, whose value is lower; None of a level, of a missing value,
-            and where the weights hold no percentiles.
+        percentile: Share of the training patients, 1 to 99, whose value is lower; None for what is no number, for a
+            missing value, and where the weights hold no percentiles.
         added: What it adds, on the scale of the answer.
     """
 
@@ -46,7 +45,8 @@ class Explanation:
     """The parts of an answer.
 
     Attributes:
-        baseline: The answer for an average patient.
+        baseline: The answer where nothing is known of a patient: of the risk, at the means of the training patients; of
+            the HPV score, the mean over patients of whom half are positive, as the forests learnt from them.
         contributions: What the patient's findings add to it, the largest first; those that no model reads are left out.
     """
 
@@ -62,7 +62,7 @@ class Explanation:
 def explain(
     shares: Sequence[Share],
     evidence: Sequence[Evidence],
-    record: ClinicalRecord,
+    stated: Mapping[str, float | str | None],
     field_of: Mapping[str, str],
     reference: Reference,
 ) -> Explanation:
@@ -71,7 +71,8 @@ def explain(
     Args:
         shares: Share of each model.
         evidence: Evidence that each model saw, one row.
-        record: The clinical record.
+        stated: What is known of the patient rather than measured, by name: fields of the clinical record, a known HPV
+            status. None where it is missing.
         field_of: Clinical field of each column of an encoder.
         reference: Training patients to compare values with.
     """
@@ -81,8 +82,8 @@ def explain(
             added[field_of.get(column, column)] += part / len(shares)
 
     def value_of(name: str) -> float | str | None:
-        if name in record.values or name in field_of.values():
-            return record.values.get(name)
+        if name in stated or name in field_of.values():
+            return stated.get(name)
         value = float(np.mean([each.table.read([name])[0, 0] for each in evidence]))
         return value if np.isfinite(value) else None
 

@@ -11,7 +11,7 @@ _LESIONS = {label.name.lower(): _WORDS[label] for label in LESIONS}
 _SCORES = {
     DEEP_SCORE: "the HPV networks' score",
     EXPECTED_DAYS_SCORE: "the survival networks' expected time without recurrence",
-    HPV_PROBABILITY: "the forests' HPV probability, or the known status as 0 or 1",
+    HPV_PROBABILITY: "the forests' HPV probability, or the known status",
 }
 _CLASSES = {
     "shape": "shape",
@@ -63,11 +63,11 @@ def unit_of(name: str, schema: ClinicalSchema) -> str:
     parts = _parts(name)
     if parts is None:
         return ""
-    modality, _, image, kind, feature = parts
+    modality, _, _, kind, feature = parts
     if kind == "shape":
         return _length_unit(feature)
-    if kind != "firstorder" or image.startswith("wavelet"):
-        return ""
+    if kind != "firstorder":
+        return ""  # filters are linear, and keep the image's unit
     if feature == "TotalEnergy":
         return f"{_INTENSITY[modality]}² mm³"
     if feature in _SQUARED:

@@ -38,7 +38,7 @@ class HpvResult:
         member_probabilities: Probability that each model gives.
         calibrated: The probability as shares of patients bear it out; None where the weights were not calibrated.
         prevalence: Share of HPV-positive patients that it is given for; None likewise.
-        conformal_set: Status that the score leaves at 90%, or that it is undecided; None likewise.
+        conformal_set: Status that the score leaves at 90%, or that it is undecided; None of weights without sets.
         explanation: What each finding adds to `probability`.
     """
 
@@ -77,7 +77,7 @@ class HpvModel:
         return self.forest.predict_proba(self._prepare(evidence))[:, self._positive]
 
     def explain(self, evidence: Evidence) -> Share:
-        """Part the probability of the one patient of the evidence by columns; raises as `probability` does."""
+        """Split the one patient's probability into what each column adds; raises as `probability` does."""
         paths = self._paths
         added = paths.shapley(self._prepare(evidence)[0]).tolist()
         return Share(paths.expected, dict(zip(self.names, added, strict=True)))

@@ -236,7 +236,7 @@ def _write_summary(axes: "Axes", result: "PatientResult", threshold: float | Non
         if hpv.calibrated is not None:
             lines.append(("", f"calibrated {hpv.calibrated:.2f} at a prevalence of {hpv.prevalence:.2f}", _GREY))
         if hpv.conformal_set:
-            lines.append(("", f"at 90%: {hpv.conformal_set}", _GREY))
+            lines.append(("", f"90% set: {hpv.conformal_set}", _GREY))
     if survival:
         lines.append(("Risk score", f"{survival.risk_score:+.2f}, higher = earlier recurrence", _INK))
         lines.append(("", f"models {min(survival.member_risks):+.2f} to {max(survival.member_risks):+.2f}", _GREY))

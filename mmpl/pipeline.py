@@ -10,7 +10,15 @@ import torch
 
 from mmpl.calibration import check_prevalence
 from mmpl.case import Case
-from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, survival_evidence
+from mmpl.evidence import (
+    ABSENT,
+    HPV_PROBABILITY,
+    Evidence,
+    FeatureTable,
+    Floats,
+    hpv_evidence,
+    survival_evidence,
+)
 from mmpl.explanation import Explanation, Share, explain
 from mmpl.hpv import HpvResult
 from mmpl.hpv import ensemble as ensemble_hpv
@@ -108,6 +116,8 @@ class Pipeline:
             check_prevalence(self.hpv_prevalence)
             if not self.ensemble.calibration.hpv:
                 log.warning("note: the HPV prevalence is not used, as these weights were not calibrated")
+        if self.disagreement and len(self.ensemble.members) < 2:
+            raise ValueError("one model alone disagrees with nobody: leave the disagreement out")
         if uncalibrated := self._uncalibrated():
             log.info("note: these weights were not calibrated for %s: scores alone", " and ".join(uncalibrated))
 
@@ -147,7 +157,7 @@ class Pipeline:
         if tasks and (fields := [name for member in members for name in member.assumed_fields(case.clinical)]):
             flags.append(f"{CLINICAL_ASSUMED}: {', '.join(dict.fromkeys(fields))}")
         if hpv and survival and case.known_hpv is not None:
-            flags.append(f"{HPV_KNOWN} ({'positive' if case.known_hpv else 'negative'})")
+            flags.append(f"{HPV_KNOWN} ({_status(case.known_hpv)})")
         radiomics = lesions.radiomics if lesions else None
         answers = segmentation, hpv, survival, radiomics
         return PatientResult(case.patient_id, *answers, tuple(flags), notes, unlike_training)
@@ -221,7 +231,10 @@ class Pipeline:
         self, case: Case, members: Sequence[EnsembleMember], shares: Sequence[Share], seen: Sequence[Evidence]
     ) -> Explanation:
         field_of = {column: name for member in members for column, name in member.encoder.field_of.items()}
-        return explain(shares, seen, case.clinical, field_of, self.ensemble.reference)
+        stated = dict(case.clinical.values)
+        if case.known_hpv is not None:
+            stated[HPV_PROBABILITY] = _status(case.known_hpv)
+        return explain(shares, seen, stated, field_of, self.ensemble.reference)
 
     def _uncalibrated(self) -> list[Task]:
         """Name the tasks that are answered by scores whose meaning the weights do not say."""
@@ -231,3 +244,7 @@ class Pipeline:
     def _clinical_notes(self, case: Case, members: Sequence[EnsembleMember]) -> tuple[str, ...]:
         encoded = [note for member in members for note in member.encoder.notes(case.clinical)]
         return tuple(dict.fromkeys((*case.clinical.assumed, *encoded)))
+
+
+def _status(positive: bool) -> str:
+    return "positive" if positive else "negative"

@@ -37,7 +37,7 @@ COLUMNS = (
     "hpv_set",
     "unlike_training",
 )
-"""Those after the flags are blank where the weights were not calibrated."""
+"""Those after the flags are blank where the weights do not know them: see docs/answers.md."""
 
 TABLE_SHARE = 0.05
 """The most of the time that writing the table may take while patients are answered; at the end it is always whole."""
@@ -105,6 +105,8 @@ def predict(
                 if known.source != source:
                     failures[name] = f"{report}: answered from other images or another record; name another folder"
                 continue
+            for extra in (features, differing):
+                extra.unlink(missing_ok=True)  # of an earlier answer
             try:
                 case = patients.read_case(name)
                 result = pipeline(case)

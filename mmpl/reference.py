@@ -1,6 +1,6 @@
 """The training patients, whom a patient is compared with: percentiles of what the models read, and distance of images.
 
-A patient is measured by the same functions as they were. Neither changes an answer.
+The training patients' values are out of fold, a score's the mean of two models. Neither changes an answer.
 """
 
 from collections.abc import Mapping
@@ -41,6 +41,14 @@ class PatchDistance:
     precision: tuple[tuple[float, ...], ...]
     limit: float
 
+    def __post_init__(self) -> None:
+        if np.shape(self.precision) != (len(self.mean),) * 2 or len(self.mean) != 2 * len(INTENSITY_QUANTILES) + 1:
+            raise ValueError(
+                f"a patch distance of {len(self.mean)} means and a precision of {np.shape(self.precision)}"
+            )
+        if not 0 < self.limit < np.inf:
+            raise ValueError(f"a patch distance with a limit of {self.limit}")
+
     def relative(self, images: NDArray[np.floating]) -> float:
         """Give the distance of a patch (2, z, y, x) as a multiple of the limit: above 1 is unlike training."""
         away = describe_patch(images) - self.mean
@@ -65,8 +73,18 @@ class Reference:
     def __post_init__(self) -> None:
         if self.version != 1:
             raise ValueError(f"a reference of version {self.version}, and this program reads 1")
+        for name, values in self.percentiles.items():
+            if len(values) != len(PERCENTS) or (np.diff(values) < 0).any():
+                raise ValueError(f"the percentiles of {name} are not {len(PERCENTS)} rising values")
 
     def percentile(self, name: str, value: float) -> float | None:
-        """Give the share of the training patients, 1 to 99, whose value is lower; None of a column that is not kept."""
-        known = self.percentiles.get(name)
-        return None if known is None else float(np.interp(value, known, PERCENTS))
+        """Give the share of the training patients, 1 to 99, whose value is lower; of those with the same value, half.
+
+        Returns:
+            None for a column that is not kept.
+        """
+        if name not in self.percentiles:
+            return None
+        known, percents = np.array(self.percentiles[name]), np.array(PERCENTS)
+        below, up_to = -np.interp(-value, -known[::-1], -percents[::-1]), np.interp(value, known, percents)
+        return float(below + up_to) / 2

@@ -128,7 +128,7 @@ class ReportedAnswer:
         hpv_probability, hpv_positive: Mean of the models' probabilities, and the decision; None likewise.
         hpv_calibrated, hpv_prevalence: Calibrated probability, and the prevalence that it is given for; None likewise,
             or of weights that were not calibrated.
-        hpv_set: Status that the score leaves at 90%, or that it is undecided; None likewise.
+        hpv_set: Status that the score leaves at 90%, or that it is undecided; None where the weights hold no sets.
         no_recurrence: Calibrated probability of no recurrence after each of YEARS; None beyond follow-up, too.
         risk_percentile: Share of the training patients, 0 to 100, whose risk is lower; None likewise.
         gtvp_ml, gtvn_ml: Volumes, ml.

@@ -59,8 +59,8 @@ class Segmentation:
         mask: Label map, uint8, on the CT's own grid.
         agreement: Mean Dice, all lesions together, of each model's mask with the ensemble's; 1 where all are empty.
         models: Number of models that answered, the first of the list; fewer than all only where time ran out.
-        disagreement: SD, over the models, of the probability that a voxel belongs to a lesion of either class, float32
-            on the CT's own grid; None where it was not asked for.
+        disagreement: SD, over the models, of a voxel's probability of GTVp or of GTVn, whichever is larger, float32 on
+            the CT's own grid; None where it was not asked for, or one model alone answered.
     """
 
     mask: Image
@@ -98,7 +98,7 @@ def segment(
         total += probability
         foregrounds.append(compose(probability, thresholds) > 0)
         if spread:
-            spread.add(probability.max(axis=0))
+            spread.add(probability)
     mean: NDArray[np.float32] = total / np.float32(len(foregrounds))
     agreement = _mean_dice(foregrounds, compose(mean, thresholds) > 0)
     mask = restore(mean, prepared.roi, prepared.ct_grid, thresholds, settings.minimum_component_voxels)
@@ -109,7 +109,9 @@ def segment(
         flags = (*flags, NO_OVERLAP)
     if budget and len(foregrounds) < budget.models:
         flags = (*flags, f"time budget: {len(foregrounds)} of {budget.models} models")
-    differing = restore_map(spread.sd(), prepared.roi, prepared.ct_grid) if spread else None
+    differing = None
+    if spread and len(foregrounds) > 1:
+        differing = restore_map(spread.sd().max(axis=0), prepared.roi, prepared.ct_grid)
     return Segmentation(mask, agreement, len(foregrounds), flags, differing)
 
 

@@ -47,14 +47,10 @@ class ForestPaths:
             position: Position, among the forest's classes, of the one whose probability is meant.
         """
         trees = [estimator.tree_ for estimator in forest.estimators_]
-        starts = np.cumsum([0, *(tree.node_count for tree in trees)])
-
-        def children(side: str) -> NDArray[np.intp]:
-            shifted = [getattr(t, side) + start for t, start in zip(trees, starts, strict=False)]
-            return np.where(is_leaf, _NO_CHILD, np.concatenate(shifted))
-
+        roots = np.cumsum([0, *(tree.node_count for tree in trees)])[:-1]
         is_leaf = np.concatenate([tree.children_left for tree in trees]) == _NO_CHILD
-        left, right = children("children_left"), children("children_right")
+        left = np.concatenate([tree.children_left + root for tree, root in zip(trees, roots, strict=True)])
+        right = np.concatenate([tree.children_right + root for tree, root in zip(trees, roots, strict=True)])
         column = np.concatenate([tree.feature for tree in trees])
         threshold = np.concatenate([tree.threshold for tree in trees])
         cover = np.concatenate([tree.weighted_n_node_samples for tree in trees])
@@ -62,7 +58,7 @@ class ForestPaths:
         probability = counts[:, position] / counts.sum(axis=1)
 
         slots = max(1, *(tree.max_depth for tree in trees))
-        nodes = starts[:-1]
+        nodes = roots
         ways = cls(
             np.full((len(nodes), slots), _NO_COLUMN),
             np.full((len(nodes), slots), -np.inf),

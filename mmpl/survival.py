@@ -204,7 +204,7 @@ class CoxModel:
         return {covariate.name: covariate.coefficient * covariate.read(evidence) for covariate in self.covariates}
 
     def explain(self, evidence: Evidence, risk_scale: Scale) -> Share:
-        """Part the standardized risk of the one patient of the evidence by covariates; raises as the hazard does."""
+        """Split the one patient's standardized risk into what each covariate adds; raises as the hazard does."""
         terms = {name: float(term[0]) / risk_scale.sd for name, term in self.terms(evidence).items()}
         return Share(risk_scale.standardize(0.0), terms)
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpl.case import Case, ClinicalRecord
+from mmpl.case import Case
 from mmpl.evidence import EXPECTED_DAYS_SCORE, HPV_PROBABILITY, Evidence, FeatureTable
 from mmpl.explanation import Share, explain
 from mmpl.findings import in_words, unit_of
@@ -35,9 +35,9 @@ def test_parts_are_means_over_the_models_and_columns_of_a_field_go_together() ->
         Share(0.5, {"volume": 0.2, "Gender=0": -0.1, "Gender=1": 0.3}),
         Share(0.3, {"volume": -0.6, "deep_score": 0.4, "Age_missing": 0.0}),
     ]
-    record = ClinicalRecord({"Gender": "1", "Age": None})
+    stated = {"Gender": "1", "Age": None}
     reference = Reference({"volume": tuple(map(float, PERCENTS)), "deep_score": (0.0,) * len(PERCENTS)})
-    found = explain(shares, [evidence_of(30.0, -1.0), evidence_of(30.0, 2.0)], record, FIELD_OF, reference)
+    found = explain(shares, [evidence_of(30.0, -1.0), evidence_of(30.0, 2.0)], stated, FIELD_OF, reference)
     assert found.baseline == pytest.approx(0.4)
     assert found.total == pytest.approx(0.4 + (0.2 - 0.1 + 0.3 - 0.6 + 0.4) / 2)
     by_name = {each.name: each for each in found.contributions}
@@ -54,7 +54,7 @@ def test_parts_are_means_over_the_models_and_columns_of_a_field_go_together() ->
 
 def test_a_missing_feature_has_no_value_and_no_percentile() -> None:
     reference = Reference({"volume": tuple(map(float, PERCENTS))})
-    found = explain([Share(0.0, {"volume": 0.1})], [evidence_of(np.nan)], ClinicalRecord(), {}, reference)
+    found = explain([Share(0.0, {"volume": 0.1})], [evidence_of(np.nan)], {}, {}, reference)
     assert (found.contributions[0].value, found.contributions[0].percentile) == (None, None)
 
 
@@ -76,7 +76,8 @@ def test_a_known_status_is_the_value_that_the_risk_rests_on(
 ) -> None:
     found = Pipeline(load_ensemble(calibrated_ensemble), CPU)(replace(head, known_hpv=status))
     by_name = {each.name: each for each in found.survival.explanation.contributions}
-    assert by_name[HPV_PROBABILITY].value == float(status)
+    assert by_name[HPV_PROBABILITY].value == ("positive" if status else "negative")
+    assert by_name[HPV_PROBABILITY].percentile is None
     assert found.survival.explanation.total == pytest.approx(found.survival.risk_score, abs=1e-9)
 
 
@@ -119,7 +120,7 @@ class TestWords:
             ("pet_gtvp_original_firstorder_Maximum", "primary tumor on PET, intensity: Maximum", "SUV"),
             ("ct_gtvp_original_firstorder_Variance", "primary tumor on CT, intensity: Variance", "HU²"),
             ("ct_gtvp_original_firstorder_Skewness", "primary tumor on CT, intensity: Skewness", ""),
-            ("pet_gtvn_wavelet-LLH_firstorder_Mean", "nodes on PET, wavelet LLH, intensity: Mean", ""),
+            ("pet_gtvn_wavelet-LLH_firstorder_Mean", "nodes on PET, wavelet LLH, intensity: Mean", "SUV"),
             (
                 "pet_gtvp_log-sigma-3-0-mm-3D_glrlm_RunEntropy",
                 "primary tumor on PET, Laplacian of Gaussian of 3 mm, gray-level runs: Run Entropy",

@@ -229,9 +229,15 @@ def test_the_disagreement_is_written_where_asked_and_for_patients_that_lack_it(
     assert set(state(out)) == {*answers, "predictions.csv", f"{names[0]}_disagreement.nii.gz"}
     for name in answers:
         assert (out / name).read_bytes() == (finished / name).read_bytes()
+    (out / f"{names[0]}.json").unlink()
+    assert run(monkeypatch, "predict", one, out, "--no-pictures") == 0
+    assert f"{names[0]}_disagreement.nii.gz" not in state(out)  # of an answer that is gone
+    assert run(monkeypatch, "predict", one, out, "--disagreement", "--no-pictures") == 0
     image = read_image(out / f"{names[0]}_disagreement.nii.gz")
     assert image.grid == read_image(out / f"{names[0]}.nii.gz").grid
     assert 0 <= image.voxels.min() < image.voxels.max() <= 0.5
+    assert run(monkeypatch, "predict", one, tmp_path / "other", "--model", "patient_0", "--disagreement") == 1
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_table_of_radiomics_gives_back_every_value(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from mmpl.case import Case
 from mmpl.files import read_json, write_json
 from mmpl.pipeline import UNLIKE_TRAINING, Pipeline
-from mmpl.reference import PERCENTS, Reference, describe_patch
+from mmpl.reference import PERCENTS, PatchDistance, Reference, describe_patch
 from mmpl.training.reference import fit_distance
 from mmpl.weights import load_ensemble
 
@@ -56,14 +56,37 @@ def test_percentiles_end_before_the_single_patients() -> None:
 
 def test_it_is_read_back(tmp_path: Path) -> None:
     fitted = fit_distance(np.array([describe_patch(patch) for patch in patches(0, 120)]), seed=0)
-    write_json(tmp_path / "reference.json", Reference({"Age": (1.0, 2.0)}, fitted))
-    assert read_json(tmp_path / "reference.json", Reference) == Reference({"Age": (1.0, 2.0)}, fitted)
+    reference = Reference({"Age": tuple(map(float, PERCENTS))}, fitted)
+    write_json(tmp_path / "reference.json", reference)
+    assert read_json(tmp_path / "reference.json", Reference) == reference
+
+
+def test_of_patients_with_the_same_value_half_are_lower() -> None:
+    """Of a hundred patients seventy have 0, the others 1 to 30."""
+    values = np.r_[np.zeros(70), np.arange(1, 31)]
+    reference = Reference({"nodes": tuple(np.percentile(values, PERCENTS).tolist())})
+    assert reference.percentile("nodes", 0.0) == pytest.approx(35, abs=3)
+    assert reference.percentile("nodes", 15.0) == pytest.approx(84.5, abs=2)
+
+
+@pytest.mark.parametrize("values", [(1.0, 2.0), tuple(map(float, reversed(PERCENTS)))])
+def test_percentiles_that_are_none_are_refused(values: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="the percentiles of Age are not 21 rising values"):
+        Reference({"Age": values})
+
+
+def test_a_distance_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="a patch distance of 2 means"):
+        PatchDistance((0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)), 1.0)
+    row = (0.0,) * 19
+    with pytest.raises(ValueError, match="a limit of 0"):
+        PatchDistance(row, (row,) * 19, 0.0)
 
 
 def test_images_unlike_training_are_flagged_and_answered_the_same(
     tiny_ensemble: Path, calibrated_ensemble: Path, head: Case
 ) -> None:
-    """A CT of three times the contrast, which the units' check does not know."""
+    """A CT of half the contrast and another level."""
     strange = replace(head, ct=replace(head.ct, voxels=head.ct.voxels // 2 - 200))
     plain, knowing = (Pipeline(load_ensemble(weights), CPU) for weights in (tiny_ensemble, calibrated_ensemble))
     usual, odd, unknowing = knowing(head), knowing(strange), plain(strange)

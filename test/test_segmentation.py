@@ -349,7 +349,7 @@ class TestSegment:
         assert 0.5 < result.agreement < 0.9
         assert result.flags == ()
 
-    def test_disagreement_is_the_sd_of_the_models_probability_of_a_lesion(self, prepared: PreparedCase) -> None:
+    def test_disagreement_is_the_larger_sd_of_the_models_two_probabilities(self, prepared: PreparedCase) -> None:
         levels = [0.2, 0.5, 0.8]
         plain = segment(prepared, map(Steep, levels), HALVES, self.SETTINGS, Processor(CPU))
         result = segment(prepared, map(Steep, levels), HALVES, self.SETTINGS, Processor(CPU), disagreement=True)
@@ -357,12 +357,14 @@ class TestSegment:
         np.testing.assert_array_equal(result.mask.voxels, plain.mask.voxels)
         assert result.disagreement.grid == CT_GRID
         assert result.disagreement.voxels.dtype == np.float32
-        on_patch = np.std([expit(40 * (prepared.images.max(axis=0) - level)) for level in levels], axis=0)
+        on_patch = np.std([expit(40 * (prepared.images - level)) for level in levels], axis=0).max(axis=0)
         expected = restore_map(on_patch.astype(np.float32), PATCH, CT_GRID).voxels
         np.testing.assert_allclose(result.disagreement.voxels, expected, atol=1e-5)
         assert result.disagreement.voxels.max() > 0.4
         alike = segment(prepared, [Steep(0.5)] * 3, HALVES, self.SETTINGS, Processor(CPU), disagreement=True)
         assert alike.disagreement.voxels.max() < 1e-6
+        alone = segment(prepared, [Steep(0.5)], HALVES, self.SETTINGS, Processor(CPU), disagreement=True)
+        assert alone.disagreement is None
 
     def test_low_agreement_is_flagged(self, prepared: PreparedCase) -> None:
         low = Thresholds(0.2, 0.2)

@@ -45,7 +45,7 @@ class OutcomeHead(nn.Module):
         return self.mlp(cat([feature.mean(dim=(2, 3, 4)) for feature in features], dim=1))
 
     def start_at(self, logits: Sequence[float]) -> None:
-        """Let an untrained head say about these logits of everybody, rather than about 0."""
+        """Set the last bias, so that an untrained head gives about these logits, rather than 0, for every patient."""
         last = cast(nn.Linear, self.mlp[-1])
         with torch.no_grad():
             last.bias.copy_(torch.as_tensor(logits))

@@ -1,4 +1,4 @@
-"""What an ensemble keeps of its training patients, whom a patient is compared with; their out-of-fold values."""
+"""What an ensemble keeps of its training patients, by their out-of-fold values, for others to be compared with."""
 
 import logging
 
@@ -22,8 +22,8 @@ PARTS = 10
 BEYOND = 0.01
 """Share of the training patients who lie further out than the limit."""
 SMALLEST_SD = 0.01
-"""Floor of an intensity's SD, 10 HU: what all training patients share to the last bit, as the value of the air around
-them, must not make everybody else unlike them."""
+"""Floor of the SD of a number of `describe_patch`, of a CT's intensities 10 HU: what all training patients share to the
+last bit, as the value of the air around them, must not make everybody else unlike them."""
 LEAST_PATIENTS = 100
 """Fewer say nothing of where the limit is."""
 
@@ -64,7 +64,7 @@ def _mean_and_precision(values: Floats) -> tuple[Floats, Floats]:
 
     mean, scale = values.mean(axis=0), np.maximum(values.std(axis=0), SMALLEST_SD)
     covariance = LedoitWolf().fit((values - mean) / scale).covariance_
-    np.fill_diagonal(covariance, np.maximum(covariance.diagonal(), 1))  # 1 is the scale: more where it is the floor
+    np.fill_diagonal(covariance, np.maximum(covariance.diagonal(), 1))  # lower where the floor is
     return mean, np.linalg.inv(covariance) / np.outer(scale, scale)
 
 

@@ -16,6 +16,8 @@ from mmpl.cohort_scores import (
     SET_NUMBERS,
     YEARS_SCORED,
     Results,
+    by_center,
+    by_group,
     decision_curves,
     differences,
     intervals,
@@ -55,6 +57,8 @@ def calibrated_hpv(workspace: Workspace) -> dict[str, Results]:
             sets[part] = [SET_NUMBERS[fitted.sets.of(value)] for value in values[part]]
         decisions[BY_THRESHOLD][part] = values[part] >= choose_threshold(values[others], status[others])
         decisions[BY_RATIO][part] = fitted.log_likelihood_ratio(values[part]) > 0
+    if np.isnan(sets).any():
+        sets[:] = np.nan  # the parts that have some are those that are easiest
     plain = make_results(patients)
     return {
         rule: replace(plain, hpv_probability=values, hpv_calibrated=calibrated, hpv_set=sets, hpv_decision=decision)
@@ -134,7 +138,7 @@ def _decisions(results: Results) -> list[str]:
 def _groups(results: Results, metric: str, few: str) -> list[str]:
     """Write one metric of each group that has it as lines of Markdown; of those that are too few, said so."""
     lines = [f"| group | patients | {metric} |", "|---|---|---|"]
-    for name, group in score_groups(results, RESAMPLES // 5).items():
+    for name, group in score_groups({**by_group(results), **by_center(results)}, RESAMPLES // 5).items():
         value = group.scores.by_name.get(metric, np.nan)
         if np.isnan(value):
             continue
