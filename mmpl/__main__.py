@@ -15,7 +15,18 @@ from mmpl.version import __version__
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
-TRAINING_STEPS = ("check", "plan", "prepare", "segmentation", "radiomics", "hpv", "survival", "export", "ensemble")
+TRAINING_STEPS = (
+    "check",
+    "plan",
+    "prepare",
+    "segmentation",
+    "radiomics",
+    "hpv",
+    "survival",
+    "export",
+    "ensemble",
+    "tabular",
+)
 
 Weights = Annotated[
     Path | None, typer.Option(help="Folder of the weights; by default what MMPL_WEIGHTS names, else a checkout's own.")
@@ -23,6 +34,10 @@ Weights = Annotated[
 HpvPrevalence = Annotated[
     float | None,
     typer.Option(help="Share of HPV-positive patients where they come from, for the calibrated probability."),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="Of a table alone, take the rows that have this cell: Site=oropharynx; may be repeated."),
 ]
 
 Disagreement = Annotated[
@@ -177,6 +192,29 @@ def train(context: typer.Context) -> None:
     run_program(importlib.import_module(f"mmpl.training.{step}").main)
 
 
+@app.command("predict-table")
+def predict_table(
+    table: Annotated[Path, typer.Argument(help="Records, a CSV file or a workbook; outcomes are not looked at.")],
+    out: Annotated[Path, typer.Argument(help="Takes predictions.csv.")],
+    weights: Weights = None,
+    radiomics: Annotated[
+        Path | None, typer.Option(help="Table of radiomics: PatientID, and a column for each feature.")
+    ] = None,
+    where: Where = None,
+    hpv_prevalence: HpvPrevalence = None,
+) -> None:
+    """Answer every patient of TABLE, without images, by weights that train.tabular fitted."""
+    from mmpl.io.patients import read_where
+    from mmpl.tabular import predict_table as answer
+    from mmpl.weights import load_ensemble
+
+    use_weights(weights)
+    read = answer(load_ensemble(), table, out, radiomics, read_where(where), hpv_prevalence)
+    for remark in read.remarks:
+        print(f"note: {table}: {remark}")
+    print(f"{len(read.patients)} patients answered in {out}")
+
+
 @app.command()
 def evaluate(
     out: Path,
@@ -185,15 +223,17 @@ def evaluate(
     against: Annotated[
         Path | None, typer.Option(help="Other predictions for COHORT, to compare with patient by patient.")
     ] = None,
+    where: Where = None,
 ) -> None:
-    """Score the predictions in OUT against COHORT by the official metrics, with 95% bootstrap intervals."""
+    """Score the predictions in OUT against COHORT, a folder or a table, with 95% bootstrap intervals."""
     from mmpl.evaluate import evaluate as evaluate_predictions
     from mmpl.evaluate import print_table
     from mmpl.files import refuse_inside, write_whole
+    from mmpl.io.patients import read_where
 
     if json:
         refuse_inside(json, cohort)
-    evaluation = evaluate_predictions(out, cohort, against)
+    evaluation = evaluate_predictions(out, cohort, against, where=read_where(where))
     print_table(evaluation)
     if json:
         with write_whole(json) as partial:
@@ -227,7 +267,8 @@ def info(
         parameters = count_parameters(build_network(chosen, stage))
         table.add_row(stage, f"{parameters:,}", " x ".join(map(str, size)), f"{count_gflop(chosen, stage):.1f}")
     console = Console()
-    console.print(table)
+    if not (ensemble and ensemble.of_tables):
+        console.print(table)
     if (PROFILES / f"{chosen.name}.yaml").is_file():
         named = load_profile(chosen.name)
         for difference in differences(chosen.to_dict(), named.to_dict()):

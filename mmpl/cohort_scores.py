@@ -455,9 +455,13 @@ def score_groups(groups: Mapping[str, Results], count: int = RESAMPLES) -> dict[
 
 
 def intervals(results: Results, count: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
-    """Bound every metric by the bootstrap over patients; resamples in which a metric is undefined are left out."""
+    """Bound every metric that is defined by the bootstrap over patients, without resamples in which it is not."""
     drawn = [score(results.take(chosen)).by_name for chosen in resamples(len(results), count, seed)]
-    return {name: _interval(name, [each[name] for each in drawn]) for name in score(results).by_name}
+    values = score(results).by_name
+    return {
+        name: interval([] if name in NOT_RESAMPLED or math.isnan(value) else [each[name] for each in drawn])
+        for name, value in values.items()
+    }
 
 
 def differences(ours: Results, theirs: Results, count: int = RESAMPLES, seed: int = 0) -> dict[str, Difference]:
@@ -475,10 +479,6 @@ def differences(ours: Results, theirs: Results, count: int = RESAMPLES, seed: in
         for chosen in resamples(len(ours), count, seed)
     ]
     return {name: Difference(value[name], interval([each[name] for each in drawn])) for name in value}
-
-
-def _interval(name: str, values: Sequence[float]) -> Interval:
-    return Interval(math.nan, math.nan) if name in NOT_RESAMPLED else interval(values)
 
 
 def interval(values: Sequence[float]) -> Interval:

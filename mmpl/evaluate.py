@@ -38,7 +38,7 @@ from mmpl.cohort_scores import (
     score_mask,
 )
 from mmpl.errors import some_of
-from mmpl.io.cohort import Cohort, read_cohort
+from mmpl.io.cohort import Cohort, read_cohort, read_table_alone
 from mmpl.io.images import read_grid
 from mmpl.io.masks import read_mask
 from mmpl.io.tables import read_table, require
@@ -149,19 +149,31 @@ def _why_undefined(metric: str) -> str:
     return _UNDEFINED.get(metric, "no such probability, too few followed so long or no relapse by then")
 
 
-def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resamples: int = RESAMPLES) -> Evaluation:
+def evaluate(
+    predictions: Path,
+    cohort: Path,
+    against: Path | None = None,
+    resamples: int = RESAMPLES,
+    where: Mapping[str, str] | None = None,
+) -> Evaluation:
     """Score predictions against a cohort's released outcomes and, where it has them, against its hidden truth.
 
     Args:
         predictions: Folder with `predictions.csv` and one `<PatientID>.nii.gz` a patient.
-        cohort: Folder in the released layout.
+        cohort: Folder in the released layout, or a table that stands for itself.
         against: Another folder of predictions, to be compared patient by patient.
         resamples: Number of bootstrap resamples.
+        where: Cell that the rows to be scored have, by column, of a table that stands for itself.
 
     Raises:
         InvalidInputError: A file cannot be read, or a mask is not on its reference's grid.
     """
-    results = collect(predictions, cohort)
+    ours = collect(predictions, cohort, where)
+    return assess(ours, collect(against, cohort, where) if against else None, resamples)
+
+
+def assess(results: Results, against: Results | None = None, resamples: int = RESAMPLES) -> Evaluation:
+    """Score answers that stand beside their outcomes, and compare them with others of the same patients."""
     return Evaluation(
         score(results),
         count_patients(results),
@@ -169,17 +181,19 @@ def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resam
         score_groups(by_center(results), resamples // 5),
         score_groups(by_group(results), resamples // 5),
         decision_curves(results, resamples // 5),
-        differences(results, collect(against, cohort), resamples) if against else {},
+        differences(results, against, resamples) if against else {},
     )
 
 
-def collect(predictions: Path, cohort: Path) -> Results:
+def collect(predictions: Path, cohort: Path, where: Mapping[str, str] | None = None) -> Results:
     """Line predictions up with a cohort's patients, in the order of its table.
 
     Raises:
         InvalidInputError: A file cannot be read, or a mask is not on its reference's grid.
     """
-    released = read_cohort(cohort)
+    if where and cohort.is_dir():
+        raise InvalidInputError(f"{cohort}: rows are chosen of a table alone, and this is a folder")
+    released = read_table_alone(cohort, where) if cohort.is_file() else read_cohort(cohort)
     patients, answers = released.patients, _read_answers(predictions / PREDICTIONS_FILE)
     strangers = sorted(answers.keys() - {p.patient_id for p in patients})
     if strangers and len(strangers) == len(answers):
@@ -199,7 +213,7 @@ def collect(predictions: Path, cohort: Path) -> Results:
         hpv_probability=np.array([answer.hpv_probability for answer in answered]),
         hpv_decision=np.array([answer.hpv_decision for answer in answered]),
         hpv_positive=_column(p.outcome.hpv_positive for p in patients),
-        **_line_up_truth(cohort / TRUTH_FILE, [p.patient_id for p in patients]),
+        **_line_up_truth(released.folder / TRUTH_FILE, [p.patient_id for p in patients]),
         **_line_up_calibrated(predictions, [p.patient_id for p in patients], answered),
         **describe_patients(patients),
         volume_ml=np.array([answer.volume_ml for answer in answered]),

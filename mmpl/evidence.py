@@ -4,7 +4,7 @@ A column is always read by its name, so that a model answers from the feature it
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
@@ -80,6 +80,11 @@ class FeatureTable:
         return cls(tuple(columns), np.column_stack([np.asarray(column, dtype=float) for column in columns.values()]))
 
     @classmethod
+    def empty(cls, patients: int) -> Self:
+        """Make a table of so many patients without a column."""
+        return cls((), np.empty((patients, 0)))
+
+    @classmethod
     def join(cls, *tables: "FeatureTable") -> Self:
         """Put tables of the same patients side by side."""
         return cls(
@@ -130,34 +135,47 @@ class Evidence:
         return FeatureTable.join(self.scores, self.radiomics, self.clinical)
 
 
-def hpv_evidence(deep_score: ArrayLike, radiomics: FeatureTable, clinical: FeatureTable) -> Evidence:
+def hpv_evidence(deep_score: ArrayLike | None, radiomics: FeatureTable, clinical: FeatureTable) -> Evidence:
     """Make what stage 2's forest sees of n patients.
 
     Args:
-        deep_score: (n,) logits of the HPV head, standardized by their network's `Scale`; bounded here.
+        deep_score: (n,) logits of the HPV head, standardized by their network's `Scale`; bounded here. None for an
+            ensemble without networks.
         radiomics: Features of the one mask a patient: out of fold in training, the ensemble's at inference.
         clinical: Clinical record, encoded by the same model's encoder.
     """
-    return Evidence(FeatureTable.of(**{DEEP_SCORE: _bounded(deep_score, radiomics)}), radiomics, clinical)
+    scores = dict[str, ArrayLike]()
+    if deep_score is not None:
+        scores[DEEP_SCORE] = _bounded(deep_score, radiomics)
+    return Evidence(_table(scores, len(clinical)), radiomics, clinical)
 
 
 def survival_evidence(
-    expected_days_score: ArrayLike, hpv_probability: ArrayLike | None, radiomics: FeatureTable, clinical: FeatureTable
+    expected_days_score: ArrayLike | None,
+    hpv_probability: ArrayLike | None,
+    radiomics: FeatureTable,
+    clinical: FeatureTable,
 ) -> Evidence:
     """Make what stage 3's Cox model sees of n patients.
 
     Args:
         expected_days_score: (n,) expected days without recurrence, standardized by their network's `Scale`; bounded
-            here.
+            here. None for an ensemble without networks.
         hpv_probability: (n,) the same model's forest probability, or a known status as 0 or 1; None for an ensemble
             without stage 2.
         radiomics: Features, as in `hpv_evidence`.
         clinical: Clinical record, as in `hpv_evidence`.
     """
-    scores: dict[str, ArrayLike] = {EXPECTED_DAYS_SCORE: _bounded(expected_days_score, radiomics)}
+    scores = dict[str, ArrayLike]()
+    if expected_days_score is not None:
+        scores[EXPECTED_DAYS_SCORE] = _bounded(expected_days_score, radiomics)
     if hpv_probability is not None:
         scores[HPV_PROBABILITY] = hpv_probability
-    return Evidence(FeatureTable.of(**scores), radiomics, clinical)
+    return Evidence(_table(scores, len(clinical)), radiomics, clinical)
+
+
+def _table(columns: Mapping[str, ArrayLike], patients: int) -> FeatureTable:
+    return FeatureTable.of(**columns) if columns else FeatureTable.empty(patients)
 
 
 def _bounded(scores: ArrayLike, radiomics: FeatureTable) -> Floats:

@@ -3,37 +3,26 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from mmpl.calibration import check_prevalence
 from mmpl.case import Case
-from mmpl.evidence import (
-    ABSENT,
-    HPV_PROBABILITY,
-    Evidence,
-    FeatureTable,
-    Floats,
-    hpv_evidence,
-    survival_evidence,
-)
-from mmpl.explanation import Explanation, Share, explain
+from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, survival_evidence
 from mmpl.hpv import HpvResult
-from mmpl.hpv import ensemble as ensemble_hpv
+from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
 from mmpl.names import Label, Stage, Task
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
 from mmpl.radiomics import measure_lesions
 from mmpl.segmentation import NO_LESION, Budget, Segmentation, crop_around, lesion_center, predict_logits, segment
-from mmpl.survival import SurvivalResult, combine, expected_days, member_curves, survival_curve
-from mmpl.weights import Ensemble, EnsembleMember
+from mmpl.survival import SurvivalResult, TimeIntervals, expected_days, member_curves, survival_curve
+from mmpl.weights import Ensemble, EnsembleMember, WeightsError
 
 SEGMENTATION_SHARE = 0.6
 """Share of a time budget after which stage 1 is over; the rest is for radiomics and the later stages' networks."""
-CLINICAL_ASSUMED = "clinical fields assumed"
-HPV_KNOWN = "the risk rests on a known HPV status"
 UNLIKE_TRAINING = "images unlike those of the training patients"
 NO_DEEP_EVIDENCE = "the networks of HPV and survival left out: the training mean stands in"
 
@@ -112,6 +101,8 @@ class Pipeline:
     disagreement: bool = False
 
     def __post_init__(self) -> None:
+        if self.ensemble.of_tables:
+            raise WeightsError(f"{self.ensemble.folder}: fitted to tables, without networks: they answer tables alone")
         if self.hpv_prevalence is not None:
             check_prevalence(self.hpv_prevalence)
             if not self.ensemble.calibration.hpv:
@@ -154,10 +145,8 @@ class Pipeline:
             flags.append(UNLIKE_TRAINING)
         if tasks and NO_LESION in segmentation.flags:
             flags.append(NO_DEEP_EVIDENCE)
-        if tasks and (fields := [name for member in members for name in member.assumed_fields(case.clinical)]):
-            flags.append(f"{CLINICAL_ASSUMED}: {', '.join(dict.fromkeys(fields))}")
-        if hpv and survival and case.known_hpv is not None:
-            flags.append(f"{HPV_KNOWN} ({_status(case.known_hpv)})")
+        if tasks:
+            flags += stated_flags(members, case, hpv, survival)
         radiomics = lesions.radiomics if lesions else None
         answers = segmentation, hpv, survival, radiomics
         return PatientResult(case.patient_id, *answers, tuple(flags), notes, unlike_training)
@@ -167,6 +156,7 @@ class Pipeline:
         ensemble, settings = self.ensemble, self.ensemble.profile.inference
         self.progress("segmenting")
         networks = (member.network(Stage.SEGMENTATION) for member in ensemble.members)
+        assert ensemble.thresholds is not None
         return segment(prepared, networks, ensemble.thresholds, settings, processor, budget, self.disagreement)
 
     def examine(
@@ -185,18 +175,12 @@ class Pipeline:
     ) -> HpvResult:
         """Stage 2: each model's logit, then its forest on logit, radiomics and clinical record; the mean of all."""
         self.progress("predicting HPV status")
-        assert self.ensemble.hpv_threshold is not None
-        probabilities, shares, seen = list[float](), list[Share](), list[Evidence]()
+        seen = list[Evidence]()
         for member in members:
             logits = predict_logits(lesions.crop, member.network(Stage.HPV), processor)
             score = member.hpv.scale.standardize(float(logits[0]))
-            evidence = hpv_evidence([score], lesions.radiomics, member.encoder.encode([case.clinical]))
-            probabilities.append(float(member.forest.probability(evidence)[0]))
-            shares.append(member.forest.explain(evidence))
-            seen.append(evidence)
-        calibration = self.ensemble.calibration.hpv
-        result = ensemble_hpv(probabilities, self.ensemble.hpv_threshold, calibration, self.hpv_prevalence)
-        return replace(result, explanation=self._explain(case, members, shares, seen))
+            seen.append(hpv_evidence([score], lesions.radiomics, member.encoder.encode([case.clinical])))
+        return integrate_hpv(self.ensemble, members, seen, case, self.hpv_prevalence)
 
     def prognose(
         self,
@@ -208,33 +192,18 @@ class Pipeline:
     ) -> SurvivalResult:
         """Stage 3: each model's survival curve, then its Cox model on the expected time and all that came before."""
         self.progress("predicting recurrence")
-        curves, hazards, shares, seen = list[Floats](), list[float](), list[Share](), list[Evidence]()
+        curves, intervals, seen = list[Floats](), list[TimeIntervals](), list[Evidence]()
+        statuses = hpv_seen_by_cox(hpv, case)
         for position, member in enumerate(members):
-            tables, probability = member.survival, None
-            if hpv:
-                probability = [hpv.member_probabilities[position] if case.known_hpv is None else float(case.known_hpv)]
+            time, scale = member.survival.of_network
             curve = survival_curve(predict_logits(lesions.crop, member.network(Stage.SURVIVAL), processor))
-            score = tables.scale.standardize(float(expected_days(curve, tables.intervals)))
+            score = scale.standardize(float(expected_days(curve, time)))
+            status = [statuses[position]] if statuses else None
             clinical = member.encoder.encode([case.clinical])
-            evidence = survival_evidence([score], probability, lesions.radiomics, clinical)
+            seen.append(survival_evidence([score], status, lesions.radiomics, clinical))
             curves.append(curve)
-            hazards.append(float(tables.cox.log_partial_hazard(evidence)[0]))
-            shares.append(tables.cox.explain(evidence, tables.risk_scale))
-            seen.append(evidence)
-        fitted = [member.survival for member in members]
-        curve_days, on_common_days = member_curves(curves, [tables.intervals for tables in fitted])
-        calibration = self.ensemble.calibration.survival
-        result = combine(hazards, [tables.risk_scale for tables in fitted], curve_days, on_common_days, calibration)
-        return replace(result, explanation=self._explain(case, members, shares, seen))
-
-    def _explain(
-        self, case: Case, members: Sequence[EnsembleMember], shares: Sequence[Share], seen: Sequence[Evidence]
-    ) -> Explanation:
-        field_of = {column: name for member in members for column, name in member.encoder.field_of.items()}
-        stated = dict(case.clinical.values)
-        if case.known_hpv is not None:
-            stated[HPV_PROBABILITY] = _status(case.known_hpv)
-        return explain(shares, seen, stated, field_of, self.ensemble.reference)
+            intervals.append(time)
+        return integrate_survival(self.ensemble, members, seen, case, *member_curves(curves, intervals))
 
     def _uncalibrated(self) -> list[Task]:
         """Name the tasks that are answered by scores whose meaning the weights do not say."""
@@ -244,7 +213,3 @@ class Pipeline:
     def _clinical_notes(self, case: Case, members: Sequence[EnsembleMember]) -> tuple[str, ...]:
         encoded = [note for member in members for note in member.encoder.notes(case.clinical)]
         return tuple(dict.fromkeys((*case.clinical.assumed, *encoded)))
-
-
-def _status(positive: bool) -> str:
-    return "positive" if positive else "negative"

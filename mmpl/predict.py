@@ -196,20 +196,21 @@ def _row(answer: ReportedAnswer) -> tuple[str, ...]:
     """Write a patient's answers as a row of COLUMNS."""
     return (
         answer.patient_id,
-        _decimals(answer.risk_score, 6),
-        _decimals(answer.hpv_probability, 6),
+        decimals(answer.risk_score, 6),
+        decimals(answer.hpv_probability, 6),
         "" if answer.hpv_positive is None else str(int(answer.hpv_positive)),
-        _decimals(answer.gtvp_ml, 3),
-        _decimals(answer.gtvn_ml, 3),
+        decimals(answer.gtvp_ml, 3),
+        decimals(answer.gtvn_ml, 3),
         "; ".join(answer.flags),
-        _decimals(answer.hpv_calibrated, 6),
-        _decimals(answer.hpv_prevalence, 6),
-        *(_decimals(probability, 6) for probability in answer.no_recurrence),
-        _decimals(answer.risk_percentile, 1),
+        decimals(answer.hpv_calibrated, 6),
+        decimals(answer.hpv_prevalence, 6),
+        *(decimals(probability, 6) for probability in answer.no_recurrence),
+        decimals(answer.risk_percentile, 1),
         answer.hpv_set or "",
-        _decimals(answer.unlike_training, 3),
+        decimals(answer.unlike_training, 3),
     )
 
 
-def _decimals(value: float | None, places: int) -> str:
+def decimals(value: float | None, places: int) -> str:
+    """Write a number to so many decimals; blank where there is none."""
     return "" if value is None else f"{value:.{places}f}"

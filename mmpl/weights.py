@@ -7,7 +7,7 @@ are JSON. Every file's SHA-256 stands in `manifest.json`, and loading checks the
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -68,19 +68,26 @@ class HpvTables:
 
 @dataclass(frozen=True)
 class SurvivalTables:
-    """The tables fitted on one model's training patients for stage 3, beside the network.
+    """The tables fitted on one model's training patients for stage 3, beside the network if there is one.
 
     Attributes:
-        intervals: Intervals of the network's discrete time.
-        scale: Scale of its expected days.
+        intervals: Intervals of the network's discrete time; None without one.
+        scale: Scale of its expected days; None likewise.
         cox: The final survival model.
         risk_scale: Scale of the Cox model's log partial hazard.
     """
 
-    intervals: TimeIntervals
-    scale: Scale
+    intervals: TimeIntervals | None
+    scale: Scale | None
     cox: CoxModel
     risk_scale: Scale
+
+    @property
+    def of_network(self) -> tuple[TimeIntervals, Scale]:
+        """Intervals and scale of the network, for an ensemble that has some."""
+        assert self.intervals is not None
+        assert self.scale is not None
+        return self.intervals, self.scale
 
 
 @dataclass(frozen=True)
@@ -103,10 +110,11 @@ class EnsembleMember:
 
     def keep(self) -> None:
         """Read all that this model consists of, now."""
-        self.kept.update({stage: self.network(stage) for stage in self.stages})
-        if len(self.stages) > 1:
+        networks = have_networks(self.stages)
+        self.kept.update({stage: self.network(stage) for stage in self.stages if networks})
+        if ENCODER_FILE in member_files(self.stages):
             _ = self.encoder, self.read_names  # which reads forest and Cox model
-        if Stage.HPV in self.stages:
+        if networks and Stage.HPV in self.stages:
             _ = self.hpv
 
     @cached_property
@@ -165,8 +173,8 @@ class Ensemble:
     Attributes:
         profile: Profile that the models were made with, and answer with, as the manifest holds it.
         members: The models, in the order of the manifest.
-        stages: Stages that the models were trained for; segmentation at least.
-        thresholds: Thresholds of the mask probabilities.
+        stages: Stages that the models were trained for; without segmentation there is no network in any.
+        thresholds: Thresholds of the mask probabilities; None without stage 1.
         hpv_threshold: Threshold of the mean HPV probability; at or above is positive. None without stage 2.
         training: Record that the training program wrote about itself.
         identity: SHA-256 of the manifest, which names every other file by its own.
@@ -178,13 +186,18 @@ class Ensemble:
     profile: Profile
     members: tuple[EnsembleMember, ...]
     stages: tuple[Stage, ...]
-    thresholds: Thresholds
+    thresholds: Thresholds | None
     hpv_threshold: float | None
     code_version: str
     training: Mapping[str, Any]
     identity: str
     calibration: Calibration
     reference: Reference
+
+    @property
+    def of_tables(self) -> bool:
+        """Whether the models were fitted to tables, and answer tables alone."""
+        return not have_networks(self.stages)
 
     @property
     def tasks(self) -> frozenset[Task]:
@@ -204,17 +217,23 @@ class Ensemble:
         return replace(self, members=tuple(m for m in self.members if not names or m.name in names))
 
 
-def stage_files(stage: Stage) -> tuple[str, ...]:
-    """Name the files that a stage leaves in a model's folder."""
-    forest = (FOREST_FILE,) if stage is Stage.HPV else ()
-    tables = (TABLES_FILE[stage],) if stage in TABLES_FILE else ()
-    return (NETWORK_FILE[stage], *forest, *tables)
+def have_networks(stages: Collection[Stage]) -> bool:
+    """Tell whether a model of these stages has networks; every network starts from that of stage 1."""
+    return Stage.SEGMENTATION in stages
 
 
 def member_files(stages: Sequence[Stage]) -> tuple[str, ...]:
-    """Name the files of a model that was trained for some stages: the encoder, where there are more than one."""
-    encoder = (ENCODER_FILE,) if len(stages) > 1 else ()
-    return (*(file for stage in stages for file in stage_files(stage)), *encoder)
+    """Name the files of a model that was trained for some stages."""
+    files = list[str]()
+    if have_networks(stages):
+        files += [NETWORK_FILE[stage] for stage in stages]
+    if Stage.HPV in stages:
+        files += [FOREST_FILE, *[TABLES_FILE[Stage.HPV]] * have_networks(stages)]
+    if Stage.SURVIVAL in stages:
+        files.append(TABLES_FILE[Stage.SURVIVAL])
+    if set(stages) - {Stage.SEGMENTATION}:
+        files.append(ENCODER_FILE)
+    return tuple(files)
 
 
 def read_network(path: Path, profile: Profile, stage: Stage) -> StageNetwork:
@@ -274,8 +293,8 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
         for name, expected in files.items():
             _verify(folder / name, expected)
         stages = tuple(map(Stage, manifest["stages"]))
-        if Stage.SEGMENTATION not in stages:
-            raise WeightsError(f"{path}: the stages {', '.join(stages)} lack {Stage.SEGMENTATION}")
+        if not stages:
+            raise WeightsError(f"{path}: names no stage")
         members = tuple(EnsembleMember(name, folder / name, profile, stages) for name in manifest["members"])
         for member in members:
             for file in member_files(stages):
@@ -288,7 +307,7 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
             profile=profile,
             members=members,
             stages=stages,
-            thresholds=Thresholds(**manifest["mask_thresholds"]),
+            thresholds=Thresholds(**manifest["mask_thresholds"]) if have_networks(stages) else None,
             hpv_threshold=float(manifest["hpv_threshold"]) if Stage.HPV in stages else None,
             code_version=manifest["code_version"],
             training=manifest["training"],
@@ -307,7 +326,7 @@ def write_manifest(
     profile: Profile,
     members: Sequence[str],
     stages: Sequence[Stage],
-    thresholds: Thresholds,
+    thresholds: Thresholds | None,
     hpv_threshold: float | None,
     training: Mapping[str, Any],
     calibration: Calibration | None = None,
@@ -320,7 +339,7 @@ def write_manifest(
         profile: Profile that the members were made with.
         members: Names of the members.
         stages: Stages that the members were trained for.
-        thresholds: Thresholds of the mask probabilities.
+        thresholds: Thresholds of the mask probabilities; None without stage 1.
         hpv_threshold: Threshold of the mean HPV probability; None without stage 2.
         training: Record that the training program gives of itself.
         calibration: What the ensemble's scores mean, which is written, too; None where it was not calibrated.
@@ -342,7 +361,7 @@ def write_manifest(
         "profile": profile.to_dict(),
         "stages": [stage.value for stage in stages],
         "members": list(members),
-        "mask_thresholds": asdict(thresholds),
+        "mask_thresholds": asdict(thresholds) if thresholds else None,
         "hpv_threshold": hpv_threshold,
         "training": dict(training),
         "files": {name: digest(folder / name) for name in files},

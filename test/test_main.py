@@ -157,7 +157,7 @@ def test_a_cohort_is_checked_before_it_is_answered(run, tmp_path, tiny_ensemble)
 
 
 def test_whatever_goes_wrong_is_one_line(run, monkeypatch, tmp_path):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise KeyError("unforeseen")
 
     monkeypatch.delenv("MMPL_DEBUG", raising=False)

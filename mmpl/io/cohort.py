@@ -12,22 +12,18 @@ one cohort.
 
 import hashlib
 import re
-import statistics
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
 from mmpl.case import Case, InvalidInputError, Patient, describe_problems
-from mmpl.errors import some_of
 from mmpl.geometry import check_overlap
 from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
-from mmpl.io.outcomes import OUTCOMES, is_missing, is_plus, read_known_status, read_outcome
+from mmpl.io.patients import can_name_a_file, inspect_patients, read_patients, says_nothing, spelling
 from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factors, to_suv
 from mmpl.io.tables import merge_tables, read_table
-from mmpl.names import KNOWN_HPV, Column
 from mmpl.schema import ClinicalSchema, default_schema
 from mmpl.units import check_units
 
@@ -35,12 +31,7 @@ TABLE_SUFFIXES = (".csv", ".xlsx")
 NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME, SUV_TAGS_NAME)
 """Tables that may lie in the same folder: the synthetic cohort's latent variables, this program's own answers, and SUV
 factors."""
-FEWEST_DAYS = 120
-"""A median follow-up below this is more likely one of months, written as days."""
-
-_LONGEST_ID = 200  # bytes; with what follows it, a file's name may have 255
 _TASK = re.compile(r"task[ _-]?\d", re.IGNORECASE)
-_Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,7 @@ class Cohort:
     def patients_with_images(self) -> list[str]:
         """List the patients both of whose images are there, once."""
         names = dict.fromkeys(patient.patient_id for patient in self.patients)
-        return [name for name in names if _can_name_a_file(name) and not _check_images(self._places, name)]
+        return [name for name in names if can_name_a_file(name) and not _check_images(self._places, name)]
 
 
 def read_cohort(
@@ -158,6 +149,12 @@ def read_cohort(
     return cohort
 
 
+def read_table_alone(table: Path, where: Mapping[str, str] | None = None) -> Cohort:
+    """Read a table that stands for itself as a cohort without images; `mmpl.io.patients.read_patients` says how."""
+    read = read_patients(table, where=where)
+    return Cohort(table.parent, table, read.patients, remarks=read.remarks)
+
+
 def inspect_cohort(
     folder: Path, schema: ClinicalSchema | None = None, training: bool = False, outcomes: bool = True
 ) -> tuple[Cohort, list[str]]:
@@ -173,66 +170,14 @@ def inspect_cohort(
         InvalidInputError: There is not exactly one table, or it cannot be read at all.
     """
     schema, paths = schema or default_schema(), find_tables(folder)
-    columns = [name for name in (*Column, *schema.names) if outcomes or name not in OUTCOMES]
-    optional = [] if outcomes else [KNOWN_HPV]
-
-    def says_nothing(column: str, text: str) -> bool:
-        return is_missing(text) if column in (*OUTCOMES, KNOWN_HPV) else schema.is_missing(text)
-
-    spell = partial(_column, schema=schema, columns=frozenset((*columns, *optional)))
-    table, problems = merge_tables([read_table(path, spell) for path in paths], folder, says_nothing)
-    problems += [
-        f"column {str(name)!r} is there twice" for name in (*columns, *optional) if table.header.count(name) > 1
-    ]
-    missing = [name for name in columns if name not in table.header]
-    needed = columns if training else [Column.PATIENT_ID]
-    problems += [f"column {str(name)!r} is missing (its cells may be blank)" for name in missing if name in needed]
-    remarks = [f"no column {str(name)!r}: not known of any patient" for name in missing if name not in needed]
-    if remarks and (
-        others := [name for name in table.unread if _column(name, schema, (*Column, *schema.names)) is None]
-    ):
-        remarks.append(f"columns that are not read: {some_of(list(map(repr, others)))}")
-    if Column.PATIENT_ID not in table.header:
-        return Cohort(folder, table.path, (), {}, tuple(remarks)), problems
-    blank, places = dict.fromkeys((*Column, *schema.names, KNOWN_HPV), ""), _places(folder)
-    read = (*columns, *optional)
-    rows = [(line, blank | {name: row[name] for name in read if name in row}) for line, row in table.rows]
-    has_plus = any(is_plus(row[Column.HPV_STATUS]) for _, row in rows)
-    patients = []
-    for line, row in rows:
-        patient, wrong = _read_row(row, schema, has_plus)
-        problems += [f"line {line}, patient {patient.patient_id or '(none)'}: {what}" for what in wrong]
-        if _can_name_a_file(patient.patient_id):
-            problems += _check_images(places, patient.patient_id)
-        patients.append(patient)
-    counts = Counter(patient.patient_id for patient in patients)
-    problems += [f"patient {name}: {count} rows" for name, count in counts.items() if name and count > 1]
-    if not rows:
-        problems.append("no patient")
-    factors, wrong, more = read_suv_factors(places, list(counts))
-    remarks += [*_doubt_days(patients), *more]
-    for name, cells in _not_understood(patients, rows).items():
-        given = sum(not schema.is_missing(row[name]) for _, row in rows)
-        said = f"{name}: {len(cells)} of {given} values are not understood and taken as missing ({cells[0]!r}, ...)"
-        (problems if training and len(cells) == given else remarks).append(said)
-    return Cohort(folder, table.path, tuple(patients), factors, tuple(remarks)), problems + wrong
-
-
-def _not_understood(patients: Sequence[Patient], rows: Sequence[tuple[int, _Row]]) -> dict[str, list[str]]:
-    """Give the cells that are no values of their clinical field, by field."""
-    cells: dict[str, list[str]] = {}
-    for patient, (_, row) in zip(patients, rows, strict=True):
-        for name in patient.clinical.odd:
-            cells.setdefault(name, []).append(row[name])
-    return cells
-
-
-def _doubt_days(patients: Sequence[Patient]) -> list[str]:
-    """Say so where times cannot well be days."""
-    days = [p.outcome.rfs_days for p in patients if p.outcome.rfs_days is not None and p.outcome.has_rfs]
-    if not days or (median := statistics.median(days)) >= FEWEST_DAYS:
-        return []
-    return [f"{Column.RFS_DAYS}: the median is {median:g} days; if these are months, multiply them by 30.4"]
+    tables = [read_table(path, spelling(schema, outcomes)) for path in paths]
+    table, problems = merge_tables(tables, folder, partial(says_nothing, schema))
+    read, problems = inspect_patients(table, problems, schema, training, outcomes)
+    names, places = list(dict.fromkeys(patient.patient_id for patient in read.patients)), _places(folder)
+    for name in filter(can_name_a_file, names):
+        problems += _check_images(places, name)
+    factors, wrong, remarks = read_suv_factors(places, names)
+    return Cohort(folder, read.path, read.patients, factors, (*read.remarks, *remarks)), problems + wrong
 
 
 def find_tables(folder: Path) -> list[Path]:
@@ -280,35 +225,6 @@ def _places(folder: Path) -> tuple[Path, ...]:
 
 def _task_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and _TASK.fullmatch(path.name))
-
-
-def _column(name: str, schema: ClinicalSchema, columns: Collection[str]) -> str | None:
-    """Bring a column's name to its released spelling; None where it is none of those that are looked at."""
-    released = {column.casefold(): str(column) for column in (*Column, KNOWN_HPV)}
-    found = released.get(name.casefold()) or schema.field_of_key(name)
-    return found if found in columns else None
-
-
-def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patient, list[str]]:
-    """Read one row and what is wrong with it; `has_plus` tells whether another has "+" for its HPV status."""
-    outcome, wrong = read_outcome(row, has_plus)
-    patient_id = row[Column.PATIENT_ID]
-    if not patient_id:
-        wrong.append("PatientID is blank")
-    elif not _can_name_a_file(patient_id):
-        wrong.append("PatientID cannot be a file's name")
-    known_hpv = None
-    try:
-        known_hpv = read_known_status(row[KNOWN_HPV])
-    except ValueError as error:
-        wrong.append(f"{KNOWN_HPV} is {row[KNOWN_HPV]!r}, {error}")
-    record = schema.read({name: row[name] for name in schema.names})
-    return Patient(patient_id, row[Column.CENTER_ID], record, outcome, known_hpv), wrong
-
-
-def _can_name_a_file(patient_id: str) -> bool:
-    named = Path(patient_id).name == patient_id != "" and not patient_id.startswith(".")
-    return named and patient_id.isprintable() and len(patient_id.encode(errors="replace")) <= _LONGEST_ID
 
 
 def _find(places: Sequence[Path], patient_id: str, name: str) -> Path:

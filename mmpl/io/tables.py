@@ -127,7 +127,7 @@ def merge_tables(
                 if says_nothing(column, text):
                     continue
                 before = merged.get(column, "")
-                if before and text and not _same(before, text) and patient not in twice:
+                if before and text and not same(before, text) and patient not in twice:
                     there = said_in[patient, column]
                     problems.append(f"patient {patient}: {column} is {before!r} in {there} and {text!r} in {name}")
                 elif text and not before:
@@ -138,7 +138,7 @@ def merge_tables(
     return Table(tables[0].path, tuple(header), merged_rows, unread=tuple(unread)), problems
 
 
-def _same(one: str, other: str) -> bool:
+def same(one: str, other: str) -> bool:
     """Tell whether two cells say the same: 1 and 1.0 do."""
     try:
         return one.casefold() == other.casefold() or float(one) == float(other)

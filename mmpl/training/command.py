@@ -40,6 +40,10 @@ Start = Annotated[
     Path | None, typer.Option(help="Weights to go on from in stage 1; they were trained on other patients.")
 ]
 StartStep = Annotated[int, typer.Option(min=0, help="Step of stage 1's schedule at which --start is taken to stand.")]
+Radiomics = Annotated[Path | None, typer.Option(help="Table of radiomics: PatientID, and a column for each feature.")]
+Where = Annotated[
+    list[str] | None, typer.Option(help="Take the rows alone that have this cell: Site=oropharynx; may be repeated.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Write over an ensemble of other training.")]
 
 

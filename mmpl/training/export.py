@@ -13,8 +13,9 @@ from mmpl.training.calibration import calibrate
 from mmpl.training.command import Force, RunFolder
 from mmpl.training.records import HpvRecord, StartRecord
 from mmpl.training.reference import make_reference
+from mmpl.training.splits import Member
 from mmpl.training.workspace import STAGE_RECORD, Workspace
-from mmpl.weights import MANIFEST, NETWORK_FILE, digest, member_files, write_manifest
+from mmpl.weights import MANIFEST, NETWORK_FILE, digest, have_networks, member_files, write_manifest
 
 _NETWORK_SUFFIX = ".safetensors"
 
@@ -29,9 +30,9 @@ def refuse_other_training(workspace: Workspace, weights: Path) -> None:
     if not path.is_file():
         return
     ours = {
-        f"{member.name}/{NETWORK_FILE[stage]}": workspace.network_file(member, stage)
+        f"{member.name}/{name}": file
         for member in workspace.splits.members
-        for stage in workspace.settings.stages
+        for name, file in _networks(workspace, member).items()
     }
     try:
         files = json.loads(path.read_text())["files"]
@@ -40,6 +41,12 @@ def refuse_other_training(workspace: Workspace, weights: Path) -> None:
         theirs = None
     if theirs != {name: digest(file) for name, file in ours.items() if file.is_file()}:
         raise ValueError(f"{path}: of other training than {workspace.folder}; --force writes over that ensemble")
+
+
+def _networks(workspace: Workspace, member: Member) -> dict[str, Path]:
+    """Give a model's networks by the names they have in the weights; none of a run on tables."""
+    stages = workspace.settings.stages if have_networks(workspace.settings.stages) else ()
+    return {NETWORK_FILE[stage]: workspace.network_file(member, stage) for stage in stages}
 
 
 def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
@@ -63,7 +70,7 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
     for member in members:
         folder = weights / member.name
         folder.mkdir(parents=True, exist_ok=True)
-        networks = {NETWORK_FILE[stage]: workspace.network_file(member, stage) for stage in stages}
+        networks = _networks(workspace, member)
         for name in member_files(stages):
             with write_whole(folder / name) as partial:
                 shutil.copyfile(networks.get(name) or workspace.member_file(member, name), partial)
@@ -73,14 +80,14 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
         "image_hashes": sorted(workspace.image_hashes),
     }
     summary |= {stage.value: workspace.read(STAGE_RECORD[stage]).summary() for stage in stages}
-    if (start := workspace.read(StartRecord)).cohorts:
+    if have_networks(stages) and (start := workspace.read(StartRecord)).cohorts:
         summary["started_from"] = start.model_dump(mode="json")
     write_manifest(
         weights,
         workspace.profile,
         [member.name for member in members],
         stages,
-        workspace.segmentation.thresholds,
+        workspace.segmentation.thresholds if have_networks(stages) else None,
         workspace.read(HpvRecord).threshold if Stage.HPV in stages else None,
         summary,
         calibration,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmpl.evidence import Evidence, Floats
+from mmpl.evidence import ABSENT, Evidence, Floats
 from mmpl.hpv import HpvModel
 from mmpl.profile import ForestSettings
 from mmpl.radiomics import image_kind
@@ -32,10 +32,11 @@ COLUMNS_TRIED = 0.15
 def fit_forest(evidence: Evidence, positive: ArrayLike, settings: ForestSettings, seed: int) -> HpvModel:
     """Fit one model's forest to n patients, as one pipeline.
 
-    Radiomics of the settings' images are candidates. How many are kept, and the size of the forest, are those of the
-    highest balanced accuracy in a repeated inner cross-validation of these patients. Scores, clinical columns
-    (`known_levels`) and the indicators of absent lesions always pass the selection. With a single patient in the
-    minority class there is nothing to interpolate, and SMOTE is left out.
+    Radiomics of the settings' images are candidates, and those whose names do not say of which image they are. How many
+    are kept, and the size of the forest, are those of the highest balanced accuracy in a repeated inner
+    cross-validation of these patients. Scores, clinical columns (`known_levels`) and the indicators of absent lesions
+    always pass the selection. With a single patient in the minority class there is nothing to interpolate, and SMOTE is
+    left out.
 
     Args:
         evidence: Evidence of the training patients.
@@ -60,9 +61,11 @@ def fit_forest(evidence: Evidence, positive: ArrayLike, settings: ForestSettings
     minority = int(min(status.sum(), (~status).sum()))
     if minority == 0:
         raise ValueError(f"all {len(status)} patients have the same HPV status; a forest needs both")
-    kinds = [image_kind(name) for name in names]
-    passing = np.array([kind is None for kind in kinds])
-    candidate = np.array([kind in settings.radiomics_images for kind in kinds])
+    measured = set(evidence.radiomics.names) - set(ABSENT)
+    passing = np.array([name not in measured for name in names])
+    candidate = np.array(
+        [name in measured and image_kind(name) in (None, *settings.radiomics_images) for name in names]
+    )
     always, most = int(passing.sum()), int(candidate.sum())
     candidates = {
         "select__k": sorted({always + min(kept, most) for kept in settings.radiomics_kept}),

@@ -79,7 +79,7 @@ class _FitForest:
     """Fit one forest outside its fold, keep it, and give how it was chosen and the probabilities of those inside.
 
     Attributes:
-        scores: Standardized logits, out of fold.
+        scores: Standardized logits, out of fold; none without networks.
     """
 
     workspace: Workspace
@@ -91,7 +91,8 @@ class _FitForest:
         held_out = workspace.splits.held_out(member, workspace.patients)
 
         def evidence(patients: list[Patient]) -> Evidence:
-            deep_score = [self.scores[member.scheme][p.patient_id] for p in patients]
+            scores = self.scores.get(member.scheme)
+            deep_score = None if scores is None else [scores[p.patient_id] for p in patients]
             return hpv_evidence(deep_score, workspace.radiomics(patients), workspace.encode(member, patients))
 
         status = [bool(p.outcome.hpv_positive) for p in known]
@@ -118,7 +119,7 @@ def fit_forests(workspace: Workspace, engine: Engine, logits: OutOfFold) -> HpvR
     Args:
         workspace: The run, which takes each model's scale and forest.
         engine: What spreads the work.
-        logits: Logits of every network, out of fold.
+        logits: Logits of every network, out of fold; none without networks.
     """
     splits, members = workspace.splits, workspace.splits.members
     for member, scale in own_scales(splits, logits).items():
@@ -135,7 +136,7 @@ def fit_forests(workspace: Workspace, engine: Engine, logits: OutOfFold) -> HpvR
         probability=probability,
         threshold=threshold,
         auc=roc_auc(mean, status),
-        auc_deep_only=roc_auc(mean_over_schemes(scores, known), status),
+        auc_deep_only=roc_auc(mean_over_schemes(scores, known), status) if scores else None,
         balanced_accuracy=balanced_accuracy(mean >= threshold, status),
         forests={member.name: choice for member, choice in zip(members, choices, strict=True)},
     )

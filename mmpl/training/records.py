@@ -76,10 +76,11 @@ class HpvRecord(Record):
     """The record of stage 2: what it found out of fold.
 
     Attributes:
-        logits: Logits of the networks, as they are.
+        logits: Logits of the networks, as they are; none where the run has no network, as for the next stage's days.
         probability: HPV probabilities of the forests.
         threshold: Threshold of the mean probability; at or above is positive.
-        auc, auc_deep_only: Area under the ROC curve of the mean probability, and of the mean standardized logit.
+        auc, auc_deep_only: Area under the ROC curve of the mean probability, and of the mean standardized logit;
+            None without networks, as for the next stage.
         balanced_accuracy: Balanced accuracy at the threshold, which was chosen on the same patients.
         forests: Hyper-parameters of each model's forest, and the balanced accuracy they were chosen for.
     """
@@ -89,7 +90,7 @@ class HpvRecord(Record):
     probability: OutOfFold
     threshold: float
     auc: float
-    auc_deep_only: float
+    auc_deep_only: float | None
     balanced_accuracy: float
     forests: dict[str, dict[str, float | None]]
 
@@ -111,7 +112,7 @@ class SurvivalRecord(Record):
     expected_days: OutOfFold
     risk: OutOfFold
     c_index: float
-    c_index_deep_only: float
+    c_index_deep_only: float | None
 
     def summary(self) -> dict[str, Any]:
         """Give what the weights' manifest keeps of it."""

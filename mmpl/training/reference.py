@@ -9,13 +9,12 @@ from mmpl.evidence import ABSENT, DEEP_SCORE, EXPECTED_DAYS_SCORE, HPV_PROBABILI
 from mmpl.files import read_json
 from mmpl.hpv import HpvModel
 from mmpl.names import Stage
-from mmpl.radiomics import is_radiomics
 from mmpl.reference import PERCENTS, PatchDistance, Reference, describe_patch
 from mmpl.schema import ContinuousField
 from mmpl.training.outcome_network import mean_over_schemes, standardize
 from mmpl.training.records import HpvRecord, SurvivalRecord
 from mmpl.training.workspace import Workspace
-from mmpl.weights import FOREST_FILE, TABLES_FILE, SurvivalTables
+from mmpl.weights import FOREST_FILE, TABLES_FILE, SurvivalTables, have_networks
 
 PARTS = 10
 """Parts that the training patients are dealt into, each measured by the others."""
@@ -37,6 +36,8 @@ def make_reference(workspace: Workspace) -> Reference:
         known = values[np.isfinite(values)]
         if len(known) and name not in ABSENT:
             percentiles[name] = tuple(np.percentile(known, PERCENTS).tolist())
+    if not have_networks(workspace.settings.stages):
+        return Reference(percentiles)
     prepared = [p.patient_id for p in workspace.patients if workspace.store.has(p.patient_id)]
     patches = [describe_patch(workspace.store.images(name)) for name in prepared]
     if len(patches) < LEAST_PATIENTS:
@@ -74,19 +75,21 @@ def _columns(workspace: Workspace) -> dict[str, NDArray[np.float64]]:
     columns, read = dict[str, NDArray[np.float64]](), set[str]()
     if Stage.HPV in stages:
         hpv = workspace.read(HpvRecord)
-        columns[DEEP_SCORE] = mean_over_schemes(standardize(splits, hpv.logits), patients)
+        if hpv.logits:
+            columns[DEEP_SCORE] = mean_over_schemes(standardize(splits, hpv.logits), patients)
         columns[HPV_PROBABILITY] = mean_over_schemes(hpv.probability, patients)
         for member in splits.members:
             read.update(HpvModel.load(workspace.member_file(member, FOREST_FILE)).names)
     if Stage.SURVIVAL in stages:
-        days = workspace.read(SurvivalRecord).expected_days
-        columns[EXPECTED_DAYS_SCORE] = mean_over_schemes(standardize(splits, days), patients)
+        if days := workspace.read(SurvivalRecord).expected_days:
+            columns[EXPECTED_DAYS_SCORE] = mean_over_schemes(standardize(splits, days), patients)
         for member in splits.members:
             tables = read_json(workspace.member_file(member, TABLES_FILE[Stage.SURVIVAL]), SurvivalTables)
             read.update(covariate.name for covariate in tables.cox.covariates)
-    if names := sorted(filter(is_radiomics, read)):
-        values = workspace.radiomics(patients).read(names)
-        columns |= dict(zip(names, values.T, strict=True))
+    if read:
+        radiomics = workspace.radiomics(patients)
+        names = sorted(read & set(radiomics.names))
+        columns |= dict(zip(names, radiomics.read(names).T, strict=True))
     if columns:
         for each in workspace.profile.clinical.fields:
             if isinstance(each, ContinuousField):

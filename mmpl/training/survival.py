@@ -105,8 +105,8 @@ class _FitCox:
     """Fit one Cox model outside its fold, keep the model's tables, and give the risks of those inside.
 
     Attributes:
-        scales: Scale of each network's expected days.
-        scores: Standardized expected days, out of fold.
+        scales: Scale of each network's expected days; none without networks.
+        scores: Standardized expected days, out of fold; likewise.
         hpv_probability: HPV probabilities of the forests, out of fold; None where the run has no stage 2.
     """
 
@@ -125,7 +125,8 @@ class _FitCox:
             if self.hpv_probability is not None:
                 predicted = self.hpv_probability[scheme]
                 hpv = known_or_predicted(patients, predicted) if known else [predicted[p.patient_id] for p in patients]
-            days_score = [self.scores[scheme][p.patient_id] for p in patients]
+            scores = self.scores.get(scheme)
+            days_score = None if scores is None else [scores[p.patient_id] for p in patients]
             clinical = workspace.encode(member, patients)
             return survival_evidence(days_score, hpv, workspace.radiomics(patients), clinical)
 
@@ -134,7 +135,8 @@ class _FitCox:
         cox = fit_cox(evidence(followed, known=True), days, relapse, workspace.profile.survival.screening_p, seed)
         hazard = cox.log_partial_hazard(evidence(held_out))
         risk_scale = Scale.of(hazard, SMALLEST_RISK_SD)
-        tables = SurvivalTables(cut_intervals(workspace, member), self.scales[member], cox, risk_scale)
+        scale = self.scales.get(member)
+        tables = SurvivalTables(cut_intervals(workspace, member) if scale else None, scale, cox, risk_scale)
         write_json(workspace.member_file(member, TABLES_FILE[Stage.SURVIVAL]), tables)
         return {p.patient_id: float(risk_scale.standardize(h)) for p, h in zip(held_out, hazard, strict=True)}
 
@@ -164,7 +166,7 @@ def fit_cox_models(workspace: Workspace, engine: Engine, days: OutOfFold) -> Sur
     Args:
         workspace: The run, which takes each model's tables.
         engine: What spreads the work.
-        days: Expected days of every network, out of fold.
+        days: Expected days of every network, out of fold; none without networks.
     """
     splits, members = workspace.splits, workspace.splits.members
     scores = standardize(splits, days)
@@ -177,7 +179,7 @@ def fit_cox_models(workspace: Workspace, engine: Engine, days: OutOfFold) -> Sur
         expected_days=days,
         risk=risk,
         c_index=c_index(mean_over_schemes(risk, known), *outcomes),
-        c_index_deep_only=c_index(-mean_over_schemes(scores, known), *outcomes),
+        c_index_deep_only=c_index(-mean_over_schemes(scores, known), *outcomes) if scores else None,
     )
 
 

@@ -224,13 +224,17 @@ class Workspace:
 
     def begin(self, splits: Splits) -> None:
         """Write down the folds, each model's clinical encoder and, last, what the run is."""
+        self.keep_folds(splits)
+        self.keep(CohortRecord(fingerprints=fingerprints(self.source)))
+        write_json(self.folder / RUN_FILE, self.settings.to_dict())
+
+    def keep_folds(self, splits: Splits) -> None:
+        """Write down the folds and each model's clinical encoder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_splits(splits, self.splits_file)
-        self.keep(CohortRecord(fingerprints=fingerprints(self.source)))
         for member in splits.members:
             records = [patient.clinical for patient in splits.training(member, self.patients)]
             write_json(self.encoder_file(member), ClinicalEncoder.fit(records, self.profile.clinical))
-        write_json(self.folder / RUN_FILE, self.settings.to_dict())
 
     @property
     def begun(self) -> bool:

@@ -147,12 +147,12 @@ def test_lists_every_problem_at_once(tmp_path: Path) -> None:
         "line 2, patient A: HPV Status is '2', not 0, 1, negative, positive, - or +",
         "line 2, patient A: Relapse is 'maybe', not 0 or 1",
         "line 3, patient B: RFS is '-3', not a number of days, 0 or more",
-        f"patient B: no CT image, neither {folder / 'B' / 'B__CT.nii.gz'} nor {folder / 'B__CT.nii.gz'}",
         "line 4, patient C: RFS is 'soon', not a number of days, 0 or more",
-        f"patient D: no PT image, neither {folder / 'D' / 'D__PT.nii.gz'} nor {folder / 'D__PT.nii.gz'}",
         "line 8, patient ../F: PatientID cannot be a file's name",
         "line 9, patient (none): PatientID is blank",
         "patient E: 2 rows",
+        f"patient B: no CT image, neither {folder / 'B' / 'B__CT.nii.gz'} nor {folder / 'B__CT.nii.gz'}",
+        f"patient D: no PT image, neither {folder / 'D' / 'D__PT.nii.gz'} nor {folder / 'D__PT.nii.gz'}",
     ]
 
 
@@ -272,8 +272,8 @@ def test_training_is_refused_with_every_problem_in_one_go(tmp_path: Path) -> Non
     assert problems == [
         "column 'Age' is missing (its cells may be blank)",
         "line 4, patient B: RFS is '-1', not a number of days, 0 or more",
-        f"patient F: no PT image, neither {folder / 'F' / 'F__PT.nii.gz'} nor {folder / 'F__PT.nii.gz'}",
         "patient A: 2 rows",
+        f"patient F: no PT image, neither {folder / 'F' / 'F__PT.nii.gz'} nor {folder / 'F__PT.nii.gz'}",
         "patient C: the center is not known (CenterID is 'unknown')",
         f"patient D: {folder / 'D' / 'D.nii.gz'}: the mask does not lie where the image lies (269 mm apart)",
         f"patient E: {folder / 'E' / 'E.nii.gz'}: the mask has labels [3, 6]; only 0, 1 and 2 are known",

@@ -17,9 +17,9 @@ from mmpl.reliability import brier_skill
 from mmpl.training.calibration import calibrate_hpv
 from mmpl.training.cox import SMALLEST_RISK_SD
 from mmpl.training.records import HpvRecord, SurvivalRecord
+from mmpl.training.results import BY_RATIO, calibrated_hpv, calibrated_survival, decide, make_results
 from mmpl.training.splits import Scheme, Splits
-from train.experiments.calibration import BY_RATIO, calibrated_hpv, calibrated_survival, calibration_tables
-from train.experiments.results import decide, make_results
+from train.experiments.calibration import calibration_tables
 from train.experiments.tables import Comparison, Method, mean_and_sd, measure_hpv, measure_survival, write_table
 from train.experiments.unseen_centers import at_prevalence, estimate_prevalence, rank
 

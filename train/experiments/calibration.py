@@ -1,20 +1,15 @@
-"""How well a finished run's ensemble is calibrated, and what its sets leave open, each patient by others' fit.
+"""How well a finished run's ensemble is calibrated, and what its sets leave open, as lines of Markdown.
 
-Forests, Cox models and networks are out of fold already; calibration is fitted on their mean scores, so the patients
-are dealt once more: each part is calibrated by the rest.
+Each part of the patients is calibrated by the rest (`mmpl.training.results`).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
-from sklearn.model_selection import KFold, StratifiedKFold
 
 from mmpl import reliability
 from mmpl.cohort_scores import (
     RESAMPLES,
-    SET_NUMBERS,
-    YEARS_SCORED,
     Results,
     by_center,
     by_group,
@@ -25,68 +20,13 @@ from mmpl.cohort_scores import (
     score_groups,
 )
 from mmpl.names import DAYS_PER_YEAR
-from mmpl.training.calibration import LEAST_CASES, calibrate_hpv, calibrate_survival
-from mmpl.training.forest import choose_threshold
+from mmpl.training.calibration import LEAST_CASES
 from mmpl.training.hpv import with_status
-from mmpl.training.outcome_network import mean_over_schemes
 from mmpl.training.records import HpvRecord, SurvivalRecord
+from mmpl.training.results import BY_RATIO, BY_THRESHOLD, calibrated_hpv, calibrated_survival
 from mmpl.training.survival import times_and_events, with_rfs
 from mmpl.training.workspace import Workspace
-from train.experiments.results import make_results, with_interval
-
-PARTS = 10
-BY_THRESHOLD, BY_RATIO = "threshold chosen for balanced accuracy", "likelihood ratio of 1"
-
-
-def calibrated_hpv(workspace: Workspace) -> dict[str, Results]:
-    """Calibrate the ensemble's HPV score part by part, and decide by either rule.
-
-    Returns:
-        Results of the patients whose status is known, by rule of decision.
-    """
-    patients = with_status(workspace.patients)
-    values = mean_over_schemes(workspace.read(HpvRecord).probability, patients)
-    status = np.array([bool(p.outcome.hpv_positive) for p in patients])
-    calibrated, sets = np.full(len(patients), np.nan), np.full(len(patients), np.nan)
-    decisions = {rule: np.full(len(patients), np.nan) for rule in (BY_THRESHOLD, BY_RATIO)}
-    parts = StratifiedKFold(PARTS, shuffle=True, random_state=workspace.profile.training.seed)
-    for others, part in parts.split(values[:, None], status):
-        fitted = calibrate_hpv(values[others], status[others])
-        calibrated[part] = fitted.probability(values[part])
-        if fitted.sets:
-            sets[part] = [SET_NUMBERS[fitted.sets.of(value)] for value in values[part]]
-        decisions[BY_THRESHOLD][part] = values[part] >= choose_threshold(values[others], status[others])
-        decisions[BY_RATIO][part] = fitted.log_likelihood_ratio(values[part]) > 0
-    if np.isnan(sets).any():
-        sets[:] = np.nan  # the parts that have some are those that are easiest
-    plain = make_results(patients)
-    return {
-        rule: replace(plain, hpv_probability=values, hpv_calibrated=calibrated, hpv_set=sets, hpv_decision=decision)
-        for rule, decision in decisions.items()
-    }
-
-
-def calibrated_survival(workspace: Workspace) -> Results:
-    """Calibrate the ensemble's risk part by part, on the patients whose time and event are known."""
-    patients = with_rfs(workspace.patients)
-    risk = mean_over_schemes(workspace.read(SurvivalRecord).risk, patients)
-    days, relapse = times_and_events(patients)
-    seed = workspace.profile.training.seed
-    parts = [
-        (part, calibrate_survival(risk[others], days[others], relapse[others], seed, resamples=1))
-        for others, part in KFold(PARTS, shuffle=True, random_state=seed).split(risk)
-    ]
-    grid = np.linspace(0, min(fitted.days[-1] for _, fitted in parts), len(parts[0][1].days))
-    curve, years = np.empty((len(risk), len(grid))), np.full((len(risk), len(YEARS_SCORED)), np.nan)
-    for part, fitted in parts:
-        for patient in part:
-            answer = fitted.curve([risk[patient]])
-            curve[patient] = np.interp(grid, answer.days, answer.probability)
-    for column, year in enumerate(YEARS_SCORED):
-        if (day := year * DAYS_PER_YEAR) <= grid[-1]:
-            years[:, column] = [np.interp(day, grid, row) for row in curve]
-    curves = {"curve_days": np.tile(grid, (len(risk), 1)), "curve": curve, "no_recurrence": years}
-    return replace(make_results(patients), risk=risk, **curves)
+from train.experiments.results import with_interval
 
 
 def calibration_tables(workspace: Workspace) -> list[str]:

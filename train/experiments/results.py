@@ -1,21 +1,18 @@
 """Read a finished run back as results: what each model said of the patients it never saw, under each scheme."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmpl.case import Patient
-from mmpl.cohort_scores import MASK_COLUMNS, Interval, Results, score_mask
-from mmpl.evaluate import describe_patients
+from mmpl.cohort_scores import Interval, score_mask
 from mmpl.evidence import Evidence, FeatureTable, Scale
 from mmpl.names import Stage
 from mmpl.segmentation import UNTUNED, restore
 from mmpl.training.cox import SMALLEST_RISK_SD, fit_cox
-from mmpl.training.forest import choose_threshold, fit_forest
+from mmpl.training.forest import fit_forest
 from mmpl.training.hpv import with_status
 from mmpl.training.parallel import Engine
 from mmpl.training.splits import Member, Scheme
@@ -45,67 +42,12 @@ def score_masks(workspace: Workspace, scheme: Scheme, engine: Engine) -> dict[st
     return dict(zip(patients, engine.map(title, _ScoreMask(workspace, scheme), patients), strict=True))
 
 
-def make_results(
-    patients: Sequence[Patient],
-    masks: Mapping[str, Sequence[float]] | None = None,
-    risk: Mapping[str, float] | None = None,
-    probability: Mapping[str, float] | None = None,
-    decision: Mapping[str, float] | None = None,
-) -> Results:
-    """Line answers up with patients; what is left out is missing of all of them."""
-
-    def column(values: Mapping[str, float] | None) -> NDArray[np.float64]:
-        return np.array([(values or {}).get(p.patient_id, np.nan) for p in patients], float)
-
-    def known(values: Sequence[float | None]) -> NDArray[np.float64]:
-        return np.array([np.nan if value is None else value for value in values], float)
-
-    blank = [np.nan] * len(MASK_COLUMNS)
-    table = np.array([(masks or {}).get(p.patient_id, blank) for p in patients], float).reshape(-1, len(blank))
-    has_rfs = [p.outcome.has_rfs for p in patients]
-    every = np.ones(len(patients), bool)
-    by_column: dict[str, Any] = dict(zip(MASK_COLUMNS, table.T, strict=True))
-    return Results(
-        center=np.array([p.center_id for p in patients], str),
-        **by_column,
-        mask_predicted=every,
-        answered=every,
-        risk=column(risk),
-        days=known([p.outcome.rfs_days if has else None for p, has in zip(patients, has_rfs, strict=True)]),
-        relapse=known([p.outcome.relapse if has else None for p, has in zip(patients, has_rfs, strict=True)]),
-        hpv_probability=column(probability),
-        hpv_decision=column(decision),
-        hpv_positive=known([p.outcome.hpv_positive for p in patients]),
-        **describe_patients(patients),
-    )
-
-
 def with_interval(value: float, bounds: Interval, sign: str = "") -> str:
     """Write a measure as `0.700 [0.600, 0.800]`, with a plus before what is above 0 where the sign says so."""
     if math.isnan(value):
         return "undefined"
     text = f"{value:{sign}.3f}"
     return text if math.isnan(bounds.low) else f"{text} [{bounds.low:{sign}.3f}, {bounds.high:{sign}.3f}]"
-
-
-def decide(workspace: Workspace, scheme: Scheme, score: Mapping[str, float]) -> dict[str, float]:
-    """Call each patient HPV-positive or not by the threshold that the other folds' patients give.
-
-    Args:
-        workspace: The run.
-        scheme: The scheme whose folds they are.
-        score: Out-of-fold score of each patient; higher means more likely positive, on any scale.
-    """
-    fold_of = workspace.splits.fold_of[scheme]
-    known = with_status(workspace.patients)
-    decisions: dict[str, float] = {}
-    for fold in sorted(set(fold_of.values())):
-        others = [p for p in known if fold_of[p.patient_id] != fold]
-        values = [score[p.patient_id] for p in others]
-        threshold = choose_threshold(values, [bool(p.outcome.hpv_positive) for p in others])
-        inside = [name for name, where in fold_of.items() if where == fold and name in score]
-        decisions |= {name: float(score[name] >= threshold) for name in inside}
-    return decisions
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from mmpl.training.hpv import with_status
 from mmpl.training.outcome_network import standardize
 from mmpl.training.parallel import Engine
 from mmpl.training.records import HpvRecord, OutOfFold, ScratchRecord, StartRecord, SurvivalRecord, Values
+from mmpl.training.results import decide, make_results
 from mmpl.training.splits import Scheme
 from mmpl.training.survival import with_rfs
 from mmpl.training.workspace import Workspace, is_phantom
@@ -29,7 +30,7 @@ from train.experiments import figures
 from train.experiments.ablation import DICE_ONLY
 from train.experiments.baseline import threshold_mask
 from train.experiments.calibration import calibration_tables
-from train.experiments.results import Baseline, decide, make_results, score_masks, with_interval
+from train.experiments.results import Baseline, score_masks, with_interval
 
 Measured = Mapping[str, float]
 Measure = Callable[[Results], Measured]

@@ -1,0 +1,58 @@
+"""Radiomics that others measured: a table with a row a patient and a column a feature."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmpl.case import InvalidInputError, describe_problems
+from mmpl.errors import some_of
+from mmpl.evidence import FeatureTable
+from mmpl.io.tables import read_table, require
+from mmpl.names import Column
+
+_MISSING = ("", "nan", "na")
+_MOST_SHOWN = 5
+
+
+def read_features(path: Path, patients: Sequence[str]) -> FeatureTable:
+    """Read the features of some patients; every column but `PatientID` is one, and a blank cell is a missing value.
+
+    Args:
+        path: A CSV file or a workbook.
+        patients: IDs of the patients, in the order of the answer's rows.
+
+    Raises:
+        InvalidInputError: It cannot be read, a cell is no number, or a patient has no row; the message names them.
+    """
+
+    def spell(name: str) -> str:
+        return Column.PATIENT_ID.value if name.casefold() == Column.PATIENT_ID.casefold() else name
+
+    table = read_table(path, spell)
+    require(table, ())
+    names = [name for name in table.header if name and name != Column.PATIENT_ID]
+    problems = [f"column {name!r} is there twice" for name, count in Counter(names).items() if count > 1]
+    rows = {row[Column.PATIENT_ID]: (line, row) for line, row in table.rows}
+    if absent := [name for name in patients if name not in rows]:
+        problems.append(f"no row for patient {some_of(absent)}")
+    values = np.full((len(patients), len(names)), np.nan)
+    for at, patient in enumerate(patients):
+        line, row = rows.get(patient, (0, {}))
+        for column, name in enumerate(names):
+            text = row.get(name, "")
+            if text.casefold() in _MISSING:
+                continue
+            try:
+                values[at, column] = float(text)
+            except ValueError:
+                problems.append(f"line {line}: {name} is {text!r}, not a number")
+            if math.isinf(values[at, column]):
+                problems.append(f"line {line}: {name} is not finite")
+    if problems:
+        left_out = len(problems) - _MOST_SHOWN
+        shown = problems[:_MOST_SHOWN] + [f"and {left_out} more"] * (left_out > 0)
+        raise InvalidInputError(describe_problems(path, shown))
+    return FeatureTable(tuple(names), values)

@@ -1,0 +1,205 @@
+"""The patients of a table: identity, center, clinical record and outcome of each, read leniently and checked."""
+
+import statistics
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmpl.case import InvalidInputError, Patient, describe_problems
+from mmpl.errors import some_of
+from mmpl.io.outcomes import OUTCOMES, is_missing, is_plus, read_known_status, read_outcome
+from mmpl.io.tables import Spell, Table, read_table, same
+from mmpl.names import KNOWN_HPV, Column
+from mmpl.schema import ClinicalSchema, default_schema
+
+FEWEST_DAYS = 120
+"""A median follow-up below this is more likely one of months, written as days."""
+
+_LONGEST_ID = 200  # bytes; with what follows it, a file's name may have 255
+_Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class PatientTable:
+    """The patients of a table.
+
+    Attributes:
+        path: The table, or the first of several that were merged.
+        patients: The patients, in the table's order.
+        remarks: What its reader should know that keeps nobody from being answered, a sentence each.
+    """
+
+    path: Path
+    patients: tuple[Patient, ...]
+    remarks: tuple[str, ...] = ()
+
+
+def read_patients(
+    path: Path, schema: ClinicalSchema | None = None, outcomes: bool = True, where: Mapping[str, str] | None = None
+) -> PatientTable:
+    """Read a table that stands for itself, without images.
+
+    A time of zero or less is that of a disease that never went away: such a patient has no recurrence-free survival,
+    and is counted in a remark.
+
+    Args:
+        path: A CSV file or a workbook.
+        schema: Schema of the clinical record; by default that of `resources/clinical.yaml`.
+        outcomes: Whether HPV status, relapse and follow-up are looked at; for answers they are not.
+        where: Cell that the rows to be read have, by column; every row is where none is named.
+
+    Raises:
+        InvalidInputError: It cannot be read, or has problems; the message lists them.
+    """
+    schema, where = schema or default_schema(), where or {}
+    table = read_table(path, spelling(schema, outcomes, tuple(where)))
+    if absent := [name for name in where if name not in table.header]:
+        raise InvalidInputError(f"{path}: no column {some_of(list(map(repr, absent)))}")
+    rows = [(line, row) for line, row in table.rows if all(same(row[name], where[name]) for name in where)]
+    remarks = list[str]()
+    if early := [line for line, row in rows if _is_zero_or_less(row.get(Column.RFS_DAYS, ""))]:
+        remarks.append(f"{Column.RFS_DAYS}: {len(early)} of zero or less, without recurrence-free survival here")
+        rows = [(line, row | {Column.RFS_DAYS: ""} if line in early else row) for line, row in rows]
+    read, problems = inspect_patients(replace(table, rows=tuple(rows)), list(table.problems), schema, False, outcomes)
+    if problems:
+        raise InvalidInputError(describe_problems(path, problems))
+    return replace(read, remarks=(*read.remarks, *remarks))
+
+
+def read_where(conditions: Sequence[str] | None) -> dict[str, str]:
+    """Read conditions such as `Site=oropharynx` as the cell that a row must have, by column.
+
+    Raises:
+        ValueError: One is not of that form, or a column is named twice.
+    """
+    where = dict[str, str]()
+    for condition in conditions or ():
+        column, equals, cell = condition.partition("=")
+        if not equals or not column.strip():
+            raise ValueError(f"{condition!r} is no condition: write COLUMN=CELL")
+        if column.strip() in where:
+            raise ValueError(f"{column.strip()}: two conditions on one column")
+        where[column.strip()] = cell.strip()
+    return where
+
+
+def spelling(schema: ClinicalSchema, outcomes: bool = True, others: Collection[str] = ()) -> Spell:
+    """Make what brings a column's name to its released spelling; None where it is none of those that are looked at.
+
+    Args:
+        schema: Schema of the clinical record.
+        outcomes: Whether outcomes are looked at.
+        others: Names of more columns that are, as they stand there.
+    """
+    released = {column.casefold(): str(column) for column in (*Column, KNOWN_HPV)} | {n.casefold(): n for n in others}
+    looked_at = {*_columns(schema, outcomes), *(() if outcomes else (KNOWN_HPV,)), *others}
+
+    def spell(name: str) -> str | None:
+        found = released.get(name.casefold()) or schema.field_of_key(name)
+        return found if found in looked_at else None
+
+    return spell
+
+
+def says_nothing(schema: ClinicalSchema, column: str, text: str) -> bool:
+    """Tell whether a column's cell says that something is not known."""
+    return is_missing(text) if column in (*OUTCOMES, KNOWN_HPV) else schema.is_missing(text)
+
+
+def inspect_patients(
+    table: Table, problems: list[str], schema: ClinicalSchema, training: bool, outcomes: bool
+) -> tuple[PatientTable, list[str]]:
+    """Read the patients of a table as far as they can be read, and list what is wrong with it.
+
+    Args:
+        table: The table, read with `spelling`.
+        problems: Problems that were found before.
+        schema: Schema of the clinical record.
+        training: Whether every released column must be there; otherwise the remarks say what is not.
+        outcomes: Whether outcomes are looked at.
+    """
+    columns = _columns(schema, outcomes)
+    optional = [] if outcomes else [KNOWN_HPV]
+    problems = problems + [
+        f"column {str(name)!r} is there twice" for name in (*columns, *optional) if table.header.count(name) > 1
+    ]
+    missing = [name for name in columns if name not in table.header]
+    needed = columns if training else [Column.PATIENT_ID]
+    problems += [f"column {str(name)!r} is missing (its cells may be blank)" for name in missing if name in needed]
+    remarks = [f"no column {str(name)!r}: not known of any patient" for name in missing if name not in needed]
+    known = spelling(schema)
+    if remarks and (others := [name for name in table.unread if known(name) is None]):
+        remarks.append(f"columns that are not read: {some_of(list(map(repr, others)))}")
+    if Column.PATIENT_ID not in table.header:
+        return PatientTable(table.path, (), tuple(remarks)), problems
+    blank = dict.fromkeys((*Column, *schema.names, KNOWN_HPV), "")
+    read = (*columns, *optional)
+    rows = [(line, blank | {name: row[name] for name in read if name in row}) for line, row in table.rows]
+    has_plus = any(is_plus(row[Column.HPV_STATUS]) for _, row in rows)
+    patients = []
+    for line, row in rows:
+        patient, wrong = _read_row(row, schema, has_plus)
+        problems += [f"line {line}, patient {patient.patient_id or '(none)'}: {what}" for what in wrong]
+        patients.append(patient)
+    counts = Counter(patient.patient_id for patient in patients)
+    problems += [f"patient {name}: {count} rows" for name, count in counts.items() if name and count > 1]
+    if not rows:
+        problems.append("no patient")
+    remarks += _doubt_days(patients)
+    for name, cells in _not_understood(patients, rows).items():
+        given = sum(not schema.is_missing(row[name]) for _, row in rows)
+        said = f"{name}: {len(cells)} of {given} values are not understood and taken as missing ({cells[0]!r}, ...)"
+        (problems if training and len(cells) == given else remarks).append(said)
+    return PatientTable(table.path, tuple(patients), tuple(remarks)), problems
+
+
+def can_name_a_file(patient_id: str) -> bool:
+    """Tell whether a patient's ID can be a file's name."""
+    named = Path(patient_id).name == patient_id != "" and not patient_id.startswith(".")
+    return named and patient_id.isprintable() and len(patient_id.encode(errors="replace")) <= _LONGEST_ID
+
+
+def _columns(schema: ClinicalSchema, outcomes: bool) -> list[str]:
+    return [name for name in (*Column, *schema.names) if outcomes or name not in OUTCOMES]
+
+
+def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patient, list[str]]:
+    """Read one row and what is wrong with it; `has_plus` tells whether another has "+" for its HPV status."""
+    outcome, wrong = read_outcome(row, has_plus)
+    patient_id = row[Column.PATIENT_ID]
+    if not patient_id:
+        wrong.append("PatientID is blank")
+    elif not can_name_a_file(patient_id):
+        wrong.append("PatientID cannot be a file's name")
+    known_hpv = None
+    try:
+        known_hpv = read_known_status(row[KNOWN_HPV])
+    except ValueError as error:
+        wrong.append(f"{KNOWN_HPV} is {row[KNOWN_HPV]!r}, {error}")
+    record = schema.read({name: row[name] for name in schema.names})
+    return Patient(patient_id, row[Column.CENTER_ID], record, outcome, known_hpv), wrong
+
+
+def _not_understood(patients: Sequence[Patient], rows: Sequence[tuple[int, _Row]]) -> dict[str, list[str]]:
+    """Give the cells that are no values of their clinical field, by field."""
+    cells: dict[str, list[str]] = {}
+    for patient, (_, row) in zip(patients, rows, strict=True):
+        for name in patient.clinical.odd:
+            cells.setdefault(name, []).append(row[name])
+    return cells
+
+
+def _doubt_days(patients: Sequence[Patient]) -> list[str]:
+    """Say so where times cannot well be days."""
+    days = [p.outcome.rfs_days for p in patients if p.outcome.rfs_days is not None and p.outcome.has_rfs]
+    if not days or (median := statistics.median(days)) >= FEWEST_DAYS:
+        return []
+    return [f"{Column.RFS_DAYS}: the median is {median:g} days; if these are months, multiply them by 30.4"]
+
+
+def _is_zero_or_less(text: str) -> bool:
+    try:
+        return float(text) <= 0
+    except ValueError:
+        return False

@@ -1,0 +1,277 @@
+"""Stages 2 and 3 on tables alone: what is planted is found, what is exported answers, and a blank is no finding."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmpl.case import InvalidInputError
+from mmpl.evaluate import collect, evaluate
+from mmpl.metrics import c_index, roc_auc
+from mmpl.names import Stage
+from mmpl.pipeline import Pipeline
+from mmpl.profile import load_profile
+from mmpl.schema import CategoricalField, ContinuousField, default_schema
+from mmpl.tabular import answer_patient, predict_table
+from mmpl.training.results import out_of_fold_results
+from mmpl.training.survival import with_rfs
+from mmpl.training.tabular import EVALUATION_FILE, TabularRun, begin, extend_schema, main
+from mmpl.weights import WeightsError, load_ensemble
+
+PATIENTS = 160
+QUICK = (
+    "forest.trees=[20]",
+    "forest.depth=[4]",
+    "forest.minimum_leaf=[5]",
+    "forest.radiomics_kept=[2]",
+    "forest.inner_folds=2",
+    "forest.inner_repeats=1",
+)
+
+
+def draw(seed: int, patients: int = PATIENTS) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Draw records and features: roundness and the stage tell of HPV, HPV and pack-years of recurrence."""
+    rng = np.random.default_rng(seed)
+    records, features = [], []
+    for at in range(patients):
+        positive = rng.random() < 0.5
+        stage, packs = f"N{int(rng.random() < (0.8 if positive else 0.3)) + 1}", rng.uniform(0, 60)
+        relapse_days = rng.exponential(2000 * np.exp(1.5 * positive - packs / 20))
+        followed = rng.uniform(300, 2500)
+        records.append(
+            {
+                "PatientID": f"P{at}",
+                "CenterID": str(at % 5),
+                "Age": str(int(rng.uniform(40, 80))),
+                "Gender": str(int(rng.random() < 0.8)),
+                "N-stage": stage,
+                "Pack Years": f"{packs:.1f}" if rng.random() < 0.9 else "",
+                "Site": "tongue" if at % 4 else "tonsil",
+                "Relapse": str(int(relapse_days <= followed)),
+                "RFS": f"{max(1, min(relapse_days, followed)):.0f}",
+                "HPV Status": str(int(positive)) if rng.random() < 0.9 else "",
+            }
+        )
+        features.append(
+            {
+                "PatientID": f"P{at}",
+                "roundness": f"{rng.normal(1.0 * positive, 1):.3f}",
+                "noise": f"{rng.normal():.3f}",
+                "same": "1",
+            }
+        )
+    return records, features
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def write(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training tables, other patients' tables, and a run."""
+    folder = tmp_path_factory.mktemp("tabular")
+    for name, seed in (("training", 1), ("others", 2)):
+        records, features = draw(seed)
+        write(folder / f"{name}.csv", records)
+        write(folder / f"{name}_radiomics.csv", features)
+    fit_run(folder, folder / "run")
+    return folder
+
+
+def fit_run(folder: Path, run: Path, **options: object) -> None:
+    radiomics = folder / "training_radiomics.csv"
+    chosen: dict = {
+        "category": ["N-stage"],
+        "number": ["Pack Years"],
+        "changes": QUICK,
+        "workers": 1,
+        "resamples": 10,
+    } | options
+    main(folder / "training.csv", run, radiomics, **chosen)
+
+
+def test_what_is_planted_is_found_out_of_fold_and_in_others(folder: Path) -> None:
+    out_of_fold = json.loads((folder / "run" / EVALUATION_FILE).read_text())
+    assert out_of_fold["hpv_auc"] > 0.7
+    assert out_of_fold["c_index"] > 0.65
+    assert {"hpv_calibration_slope", "relapse_2_years_brier"} <= out_of_fold.keys()
+    ensemble = load_ensemble(folder / "run" / "weights")
+    predict_table(ensemble, folder / "others.csv", folder / "answers", folder / "others_radiomics.csv")
+    scores = evaluate(folder / "answers", folder / "others.csv", resamples=10).scores
+    assert scores.hpv_auc > 0.7
+    assert scores.c_index > 0.65
+    assert scores.hpv_calibration_slope is not None
+
+
+@pytest.mark.slow
+def test_no_patient_is_scored_by_a_model_that_saw_it(folder: Path, tmp_path: Path) -> None:
+    """Where outcomes are dealt at random, nothing is found: a leak would find it."""
+    rng = np.random.default_rng(5)
+    records, features = draw(1)
+    for row in records:
+        row["HPV Status"] = str(int(rng.random() < 0.5))
+    shuffled = [records[at] for at in rng.permutation(len(records))]
+    for row, other in zip(records, [dict(each) for each in shuffled], strict=True):
+        row["Relapse"], row["RFS"] = other["Relapse"], other["RFS"]
+    write(tmp_path / "training.csv", records)
+    write(tmp_path / "training_radiomics.csv", features)
+    fit_run(tmp_path, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / EVALUATION_FILE).read_text())
+    assert 0.35 < found["hpv_auc"] < 0.65
+    assert 0.35 < found["c_index"] < 0.65
+
+
+def test_weights_have_no_network_and_are_refused_for_images(folder: Path) -> None:
+    ensemble = load_ensemble(folder / "run" / "weights", keep_networks=True)
+    assert ensemble.stages == (Stage.HPV, Stage.SURVIVAL)
+    assert not list(ensemble.folder.rglob("*.safetensors"))
+    with pytest.raises(WeightsError, match="fitted to tables, without networks"):
+        Pipeline(ensemble, None)  # type: ignore[arg-type]
+
+
+def test_weights_of_images_are_refused_for_tables(folder: Path, tiny_ensemble: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="made for images"):
+        predict_table(load_ensemble(tiny_ensemble), folder / "others.csv", tmp_path / "answers")
+
+
+def test_the_reasons_add_up_to_the_answers(folder: Path) -> None:
+    ensemble = load_ensemble(folder / "run" / "weights")
+    run = read_run(folder)
+    answer = answer_patient(ensemble, run.patients[0], run.radiomics(run.patients[:1]))
+    assert answer.hpv is not None
+    assert answer.survival is not None
+    assert answer.hpv.explanation is not None
+    assert answer.survival.explanation is not None
+    assert answer.hpv.explanation.total == pytest.approx(answer.hpv.probability, abs=1e-9)
+    assert answer.survival.explanation.total == pytest.approx(answer.survival.risk_score, abs=1e-9)
+    assert {"N-stage", "roundness"} <= {each.name for each in answer.hpv.explanation.contributions}
+
+
+def test_a_known_status_moves_the_risk_its_way(folder: Path) -> None:
+    ensemble = load_ensemble(folder / "run" / "weights")
+    run = read_run(folder)
+    risk = {}
+    for known in (True, False):
+        patient = replace(run.patients[0], known_hpv=known)
+        survival = answer_patient(ensemble, patient, run.radiomics(run.patients[:1])).survival
+        assert survival is not None
+        risk[known] = survival.risk_score
+    assert risk[True] < risk[False]
+
+
+def read_run(folder: Path) -> TabularRun:
+    profile = load_profile("demo", QUICK)
+    schema = extend_schema(profile.clinical, folder / "training.csv", ["N-stage"], ["Pack Years"])
+    profile = profile.model_copy(update={"clinical": schema})
+    return begin(folder / "run", folder / "training.csv", profile, folder / "training_radiomics.csv")
+
+
+def test_out_of_fold_results_are_those_of_the_records(folder: Path) -> None:
+    run = read_run(folder)
+    results = out_of_fold_results(run)
+    known = ~np.isnan(results.hpv_positive)
+    assert np.isnan(results.hpv_probability[~known]).all()
+    assert roc_auc(results.hpv_probability[known], results.hpv_positive[known] == 1) > 0.7
+    followed = [p.outcome.has_rfs for p in run.patients]
+    assert (~np.isnan(results.risk) == followed).all()
+    assert sum(followed) == len(with_rfs(run.patients))
+    assert c_index(results.risk[followed], results.days[followed], results.relapse[followed] == 1) > 0.65
+
+
+def test_rows_are_chosen_by_their_cells(folder: Path, tmp_path: Path) -> None:
+    ensemble = load_ensemble(folder / "run" / "weights")
+    where, others = {"site": "Tonsil"}, folder / "others.csv"
+    predict_table(ensemble, others, tmp_path, folder / "others_radiomics.csv", where)
+    assert len(rows_of(tmp_path / "predictions.csv")) == PATIENTS // 4
+    assert len(collect(tmp_path, others, where)) == PATIENTS // 4
+    with pytest.raises(InvalidInputError, match="no column 'Town'"):
+        predict_table(ensemble, others, tmp_path, folder / "others_radiomics.csv", {"Town": "x"})
+
+
+def test_a_feature_that_is_read_must_be_there(folder: Path, tmp_path: Path) -> None:
+    ensemble = load_ensemble(folder / "run" / "weights")
+    with pytest.raises(InvalidInputError, match="no table of radiomics, and the weights read: .*roundness"):
+        predict_table(ensemble, folder / "others.csv", tmp_path)
+    _, features = draw(2)
+    renamed = [{("round" if name == "roundness" else name): value for name, value in row.items()} for row in features]
+    with pytest.raises(InvalidInputError, match=r"renamed\.csv: no column roundness"):
+        predict_table(ensemble, folder / "others.csv", tmp_path, write(tmp_path / "renamed.csv", renamed))
+
+
+@pytest.mark.slow
+def test_one_stage_alone(folder: Path, tmp_path: Path) -> None:
+    fit_run(folder, tmp_path / "run", without=[Stage.HPV])
+    ensemble = load_ensemble(tmp_path / "run" / "weights")
+    assert ensemble.stages == (Stage.SURVIVAL,)
+    predict_table(ensemble, folder / "others.csv", tmp_path / "answers", folder / "others_radiomics.csv")
+    row = rows_of(tmp_path / "answers" / "predictions.csv")[0]
+    assert row["risk_score"]
+    assert not row["hpv_probability"]
+
+
+def test_times_of_zero_or_less_are_left_out_and_counted(tmp_path: Path, capsys) -> None:
+    records, _ = draw(1)
+    records[3]["RFS"], records[4]["RFS"] = "0", "-12"
+    write(tmp_path / "training.csv", records)
+    run = begin(tmp_path / "run", tmp_path / "training.csv", load_profile("demo"))
+    assert "RFS: 2 of zero or less, without recurrence-free survival here" in capsys.readouterr().out
+    assert len(with_rfs(run.patients)) == PATIENTS - 2
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"category": ["T-stage"]}, "no column T-stage"),
+        ({"category": ["Age"]}, "Age is a field of the record already"),
+        ({"category": ["RFS"]}, "RFS has .* levels, more than 20: a number"),
+        ({"where": ["Site"]}, "'Site' is no condition: write COLUMN=CELL"),
+        ({"where": ["Site=lip"]}, "no patient"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_written(
+    folder: Path, tmp_path: Path, options: dict, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        fit_run(folder, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(folder: Path) -> None:
+    with pytest.raises(ValueError, match="has something in it"):
+        fit_run(folder, folder / "run")
+
+
+def test_columns_become_fields(folder: Path) -> None:
+    schema = extend_schema(default_schema(), folder / "training.csv", ["N-stage"], ["Pack Years"])
+    number, category = schema.fields[-2:]
+    assert isinstance(number, ContinuousField)
+    assert isinstance(category, CategoricalField)
+    assert list(category.levels) == ["N1", "N2"]
+    record = schema.read({"N-stage": "n2", "Pack Years": "12.5"})
+    assert (record.values["N-stage"], record.values["Pack Years"]) == ("N2", 12.5)
+
+
+def test_damaged_radiomics_are_named(folder: Path, tmp_path: Path) -> None:
+    _, features = draw(1)
+    features[2]["noise"] = "high"
+    del features[5]
+    damaged = write(tmp_path / "features.csv", features)
+    with pytest.raises(InvalidInputError) as caught:
+        main(folder / "training.csv", tmp_path / "run", damaged, changes=QUICK, workers=1)
+    assert str(caught.value).splitlines()[1:] == [
+        "  no row for patient P5",
+        "  line 4: noise is 'high', not a number",
+    ]
