@@ -203,7 +203,7 @@ def test_rows_are_chosen_by_their_cells(folder: Path, tmp_path: Path) -> None:
 
 def test_a_feature_that_is_read_must_be_there(folder: Path, tmp_path: Path) -> None:
     ensemble = load_ensemble(folder / "run" / "weights")
-    with pytest.raises(InvalidInputError, match="no table of radiomics, and the weights read: .*roundness"):
+    with pytest.raises(InvalidInputError, match=r"no table of radiomics, and the weights read: .*roundness"):
         predict_table(ensemble, folder / "others.csv", tmp_path)
     _, features = draw(2)
     renamed = [{("round" if name == "roundness" else name): value for name, value in row.items()} for row in features]
