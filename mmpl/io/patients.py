@@ -52,7 +52,9 @@ def read_patients(
     Raises:
         InvalidInputError: It cannot be read, or has problems; the message lists them.
     """
-    schema, where = schema or default_schema(), where or {}
+    schema = schema or default_schema()
+    known = spelling(schema, outcomes)
+    where = {known(name) or name: cell for name, cell in (where or {}).items()}
     table = read_table(path, spelling(schema, outcomes, tuple(where)))
     if absent := [name for name in where if name not in table.header]:
         raise InvalidInputError(f"{path}: no column {some_of(list(map(repr, absent)))}")

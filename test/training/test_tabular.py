@@ -11,6 +11,7 @@ import pytest
 
 from mmpl.case import InvalidInputError
 from mmpl.evaluate import collect, evaluate
+from mmpl.io.patients import read_patients
 from mmpl.metrics import c_index, roc_auc
 from mmpl.names import Stage
 from mmpl.pipeline import Pipeline
@@ -197,6 +198,8 @@ def test_rows_are_chosen_by_their_cells(folder: Path, tmp_path: Path) -> None:
     predict_table(ensemble, others, tmp_path, folder / "others_radiomics.csv", where)
     assert len(rows_of(tmp_path / "predictions.csv")) == PATIENTS // 4
     assert len(collect(tmp_path, others, where)) == PATIENTS // 4
+    women = read_patients(others, where={"sex": "0"}).patients
+    assert {patient.clinical.values["Gender"] for patient in women} == {"0"}
     with pytest.raises(InvalidInputError, match="no column 'Town'"):
         predict_table(ensemble, others, tmp_path, folder / "others_radiomics.csv", {"Town": "x"})
 
