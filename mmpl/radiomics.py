@@ -29,7 +29,7 @@ Box = tuple[slice, slice, slice]
 
 _ORIGINAL, _SHAPE = "original", "shape"
 _FEATURE = re.compile(r"(?:gtvp|gtvn)_absent$|(?:ct|pet)_(?:gtvp|gtvn)_(?P<kind>[a-z]+)[^_]*_[^_]+_[^_]+$")
-_WAVELET_BANDS = ("LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH", "LLL")
+WAVELET_BANDS = ("LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH", "LLL")
 _HALF = 0.5 - 1e-3  # a voxel center on the very surface is inside, whatever the last bits of the origin
 
 
@@ -134,7 +134,7 @@ def measure(
     region, core = (to_sitk(_crop(Image(part.astype(np.uint8), image.grid), box, 0)) for part in (inside, kept))
     values: dict[str, float] = {}
     with _quiet():
-        for name, filtered in _filtered_images(image, box, settings, asked):
+        for name, filtered in filtered_images(image, box, settings, asked):
             textures = dict(asked[name])
             if shape := textures.pop(_SHAPE, None):
                 values |= _measure_classes({_SHAPE: shape}, name, filtered, region)
@@ -148,7 +148,7 @@ def _has_texture(inside: NDArray[np.bool_]) -> bool:
     return bool(inside.any()) and sum(side.stop - side.start > 1 for side in _bounding_box(inside)) >= 2
 
 
-def _filtered_images(
+def filtered_images(
     image: Image, box: Box, settings: RadiomicsSettings, names: Collection[str]
 ) -> Iterator[tuple[str, "sitk.Image"]]:
     """Yield those of the original and the filtered images that are asked for, by pyradiomics' names, cut to a box.
@@ -162,9 +162,9 @@ def _filtered_images(
     if _ORIGINAL in names:
         yield _ORIGINAL, to_sitk(_crop(image, box, 0))
     for sigma in settings.filters.log_sigmas_mm:
-        if _log_name(sigma) in names:
+        if log_name(sigma) in names:
             room = settings.log_margin(sigma)
-            yield _log_name(sigma), _laplacian_of_gaussian(to_sitk(_crop(image, box, room)), sigma, room)
+            yield log_name(sigma), _laplacian_of_gaussian(to_sitk(_crop(image, box, room)), sigma, room)
     if any(name.startswith("wavelet") for name in names):
         room = settings.wavelet_margin
         source = to_sitk(_crop(image, box, room))
@@ -191,7 +191,8 @@ def _laplacian_of_gaussian(image: "sitk.Image", sigma_mm: float, room: int) -> "
     return along(2, 2, smooth) + along(2, 0, curved)
 
 
-def _log_name(sigma_mm: float) -> str:
+def log_name(sigma_mm: float) -> str:
+    """Name the image of one LoG as pyradiomics does."""
     return f"log-sigma-{str(sigma_mm).replace('.', '-')}-mm-3D"
 
 
@@ -203,9 +204,9 @@ def _region_names(settings: RadiomicsSettings, shape: bool) -> list[str]:
     """List what `measure` can be asked for; a test holds the two together."""
     from radiomics import getFeatureClasses
 
-    filtered = [_log_name(sigma) for sigma in settings.filters.log_sigmas_mm]
+    filtered = [log_name(sigma) for sigma in settings.filters.log_sigmas_mm]
     if settings.filters.wavelet:
-        filtered += [f"wavelet-{band}" for band in _WAVELET_BANDS]
+        filtered += [f"wavelet-{band}" for band in WAVELET_BANDS]
     names = []
     for image_name in (_ORIGINAL, *filtered):
         for class_name in settings.feature_classes:
