@@ -18,6 +18,8 @@ LESION_CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 HIT_IOU = 0.30
 """A predicted lesion finds a reference lesion if their intersection over union exceeds this."""
 
+_BLOCK = 512  # patients of whom every pair is looked at; the others are found in their order, so that time is no square
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -128,9 +130,24 @@ def c_index(risk_score: ArrayLike, rfs_days: ArrayLike, relapse: ArrayLike) -> f
         The index, NaN if no pair is comparable.
     """
     risk, days, event = np.asarray(risk_score, float), np.asarray(rfs_days, float), np.asarray(relapse, bool)
-    first, second = days[:, None], days[None, :]
-    earlier = (first < second) | ((first == second) & ~event[None, :])
-    return _fraction_ranked_higher(risk, event[:, None] & earlier)
+    latest_first = np.lexsort((~event, days))[::-1]  # of one day, whose follow-up ends before who relapses
+    risk, days, event = risk[latest_first], days[latest_first], event[latest_first]
+    starts = np.append(True, (np.diff(days) != 0) | np.diff(event))[: len(days)]
+    later = np.flatnonzero(starts)[np.cumsum(starts) - 1]  # number of patients with whom each can be compared
+    pairs = int(later[event].sum())
+    if pairs == 0:
+        return float("nan")
+    higher_less_lower = 0
+    for start in range(0, len(risk), _BLOCK):
+        asked = event & np.isfinite(risk) & (later >= start) & (later < start + _BLOCK)
+        ours, before = risk[asked, None], np.sort(risk[:start][np.isfinite(risk[:start])])
+        higher_less_lower += np.searchsorted(before, ours, "left").sum()
+        higher_less_lower -= (len(before) - np.searchsorted(before, ours, "right")).sum()
+        block = risk[start : start + _BLOCK]
+        comparable = start + np.arange(len(block)) < later[asked, None]
+        higher_less_lower += np.count_nonzero(comparable & (ours > block))
+        higher_less_lower -= np.count_nonzero(comparable & (ours < block))
+    return 0.5 + 0.5 * float(higher_less_lower) / pairs
 
 
 def roc_auc(score: ArrayLike, positive: ArrayLike, weight: ArrayLike = 1.0) -> float:
@@ -174,16 +191,6 @@ def balanced_accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:
         return float("nan")
     right = np.asarray(predicted, float) == positive
     return float(right[positive].mean() + right[~positive].mean()) / 2.0
-
-
-def _fraction_ranked_higher(values: NDArray, comparable: NDArray[np.bool_]) -> float:
-    """Tell how often `values[i] > values[j]` over the comparable pairs (i, j); NaN and ties count half."""
-    pairs = int(np.count_nonzero(comparable))
-    if pairs == 0:
-        return float("nan")
-    higher = np.count_nonzero(comparable & (values[:, None] > values[None, :]))
-    lower = np.count_nonzero(comparable & (values[:, None] < values[None, :]))
-    return 0.5 + 0.5 * (higher - lower) / pairs
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:

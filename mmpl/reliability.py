@@ -192,7 +192,9 @@ def d_calibration(
         return math.nan
     seen = np.asarray(relapse, bool) & (times <= grid[-1])
     curves = np.asarray(no_recurrence, float)
-    left = np.array([np.interp(time, grid, curve) for time, curve in zip(times, curves, strict=True)])
+    after, row = np.clip(np.searchsorted(grid, times), 1, len(grid) - 1), np.arange(len(times))
+    share = np.clip((times - grid[after - 1]) / (grid[after] - grid[after - 1]), 0, 1)
+    left = (1 - share) * curves[row, after - 1] + share * curves[row, after]
     edges = np.linspace(0, 1, bins + 1)
     whole, _ = np.histogram(left[seen], edges)
     censored = left[~seen, None]  # anywhere below, evenly

@@ -1,5 +1,7 @@
 """The official metrics: worked by hand, and against scikit-learn, lifelines and scikit-survival on random input."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -115,6 +117,22 @@ def test_hausdorff_is_in_millimeters():
 )
 def test_c_index_by_hand(risk, days, relapse, expected):
     assert metrics.c_index(risk, days, relapse) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_c_index_is_that_of_every_pair(seed, monkeypatch):
+    """Ties of every kind and missing risks, with days and risks that lie across the blocks that it counts in."""
+    monkeypatch.setattr(metrics, "_BLOCK", 7)
+    random = np.random.default_rng(seed)
+    days, relapse = random.integers(0, 15, 60), random.random(60) < 0.5
+    risk = np.where(random.random(60) < 0.1, np.nan, random.integers(0, 8, 60))
+    score, pairs = 0.0, 0
+    for first, second in itertools.permutations(range(60), 2):
+        followed_on = days[second] > days[first] or (days[second] == days[first] and not relapse[second])
+        if relapse[first] and followed_on:
+            pairs += 1
+            score += 1.0 if risk[first] > risk[second] else 0.0 if risk[first] < risk[second] else 0.5
+    assert metrics.c_index(risk, days, relapse) == pytest.approx(score / pairs, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
