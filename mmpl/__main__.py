@@ -205,7 +205,7 @@ def predict_table(
 ) -> None:
     """Answer every patient of TABLE, without images, by weights that train.tabular fitted."""
     from mmpl.io.patients import read_where
-    from mmpl.tabular import predict_table as answer
+    from mmpl.predict_table import predict_table as answer
     from mmpl.weights import load_ensemble
 
     use_weights(weights)

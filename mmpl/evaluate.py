@@ -144,6 +144,8 @@ _UNDEFINED = {
 
 def _why_undefined(metric: str) -> str:
     """Say what it lacks where a metric is undefined."""
+    if metric.startswith("hpv_set_"):
+        return _UNDEFINED.get(metric, "no such patient has a set")
     if metric.startswith("hpv_"):
         return _UNDEFINED.get(metric, "only one HPV class is known")
     return _UNDEFINED.get(metric, "no such probability, too few followed so long or no relapse by then")

@@ -55,7 +55,7 @@ class CategoricalField(_Frozen):
 
     @cached_property
     def _codes(self) -> Mapping[str, str]:
-        return {_text(spelling): code for code, others in self.levels.items() for spelling in (code, *others)}
+        return {normalized(spelling): code for code, others in self.levels.items() for spelling in (code, *others)}
 
     @model_validator(mode="after")
     def _check_spellings(self) -> Self:
@@ -102,7 +102,7 @@ class ClinicalSchema(_Frozen):
 
     def is_missing(self, value: object) -> bool:
         """Tell whether a value says that it is not known."""
-        return value is None or _text(value) in self.missing
+        return value is None or normalized(value) in self.missing
 
     def read(self, raw: Mapping[str, object]) -> ClinicalRecord:
         """Read a record from JSON or from a row of a table; never raises for a missing or odd value."""
@@ -116,14 +116,14 @@ class ClinicalSchema(_Frozen):
                     assumed.append(f"{_shown(key)} is no field of the clinical record: not used")
             elif name not in given or self.is_missing(given[name]):
                 given[name] = value
-            elif not self.is_missing(value) and _text(value) != _text(given[name]):
+            elif not self.is_missing(value) and normalized(value) != normalized(given[name]):
                 assumed.append(f"{name} is given twice: {_shown(given[name])} taken, {_shown(value)} not used")
 
         values: dict[str, float | str | None] = {}
         odd: list[str] = []
         for field in self.fields:
             value = given.get(field.name)
-            values[field.name] = None if self.is_missing(value) else field.read(_text(value))
+            values[field.name] = None if self.is_missing(value) else field.read(normalized(value))
             if field.name not in given:
                 assumed.append(f"{field.name} is not given: taken as missing")
             elif self.is_missing(value):
@@ -146,7 +146,7 @@ def _expected(field: ContinuousField | CategoricalField) -> str:
     return "one of " + ", ".join(field.levels)
 
 
-def _text(value: object) -> str:
+def normalized(value: object) -> str:
     """Write a value the one way that schema and records are compared in: 1, 1.0, "1.0" and " 1 " are all "1"."""
     text = " ".join(_printed(value).split()).casefold()
     try:

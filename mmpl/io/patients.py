@@ -53,12 +53,8 @@ def read_patients(
         InvalidInputError: It cannot be read, or has problems; the message lists them.
     """
     schema = schema or default_schema()
-    known = spelling(schema, outcomes)
-    where = {known(name) or name: cell for name, cell in (where or {}).items()}
-    table = read_table(path, spelling(schema, outcomes, tuple(where)))
-    if absent := [name for name in where if name not in table.header]:
-        raise InvalidInputError(f"{path}: no column {some_of(list(map(repr, absent)))}")
-    rows = [(line, row) for line, row in table.rows if all(same(row[name], where[name]) for name in where)]
+    table = read_chosen(path, schema, outcomes, where or {})
+    rows = list(table.rows)
     remarks = list[str]()
     if early := [line for line, row in rows if _is_zero_or_less(row.get(Column.RFS_DAYS, ""))]:
         remarks.append(f"{Column.RFS_DAYS}: {len(early)} of zero or less, without recurrence-free survival here")
@@ -67,6 +63,40 @@ def read_patients(
     if problems:
         raise InvalidInputError(describe_problems(path, problems))
     return replace(read, remarks=(*read.remarks, *remarks))
+
+
+def read_chosen(
+    path: Path, schema: ClinicalSchema, outcomes: bool, where: Mapping[str, str], others: Sequence[str] = ()
+) -> Table:
+    """Read the rows of a table that have some cells.
+
+    Args:
+        path: A CSV file or a workbook.
+        schema: Schema of the clinical record.
+        outcomes: Whether outcomes are looked at.
+        where: Cell that the rows have, by column.
+        others: More columns to read.
+
+    Raises:
+        InvalidInputError: It cannot be read, or lacks a column of the condition or has it twice, or two name the same.
+    """
+    known = spelling(schema, outcomes)
+    cells: dict[str, str] = {}
+    for name, cell in where.items():
+        if (column := known(name) or name) in cells:
+            raise InvalidInputError(f"{path}: two conditions on {column}")
+        cells[column] = cell
+    table = read_table(path, spelling(schema, outcomes, (*cells, *others)))
+    if odd := [name for name in cells if table.header.count(name) != 1]:
+        wrong = "is there twice" if odd[0] in table.header else "is missing"
+        raise InvalidInputError(f"{path}: column {odd[0]!r} {wrong}, and rows are chosen by it")
+    rows = [(line, row) for line, row in table.rows if all(same(row[name], cells[name]) for name in cells)]
+    return replace(table, rows=tuple(rows))
+
+
+def meaning(schema: ClinicalSchema, name: str) -> str | None:
+    """Tell which released column, or field of the record, a name is a spelling of; None where it is of none."""
+    return KNOWN_HPV if name.casefold() == KNOWN_HPV.casefold() else spelling(schema)(name)
 
 
 def read_where(conditions: Sequence[str] | None) -> dict[str, str]:

@@ -47,6 +47,8 @@ def calibrate(workspace: Workspace) -> Calibration:
         status = np.array([p.outcome.hpv_positive for p in known], bool)
         if min(status.sum(), (~status).sum()) >= LEAST_CASES:
             hpv = calibrate_hpv(mean_over_schemes(workspace.read(HpvRecord).probability, known), status)
+            if hpv.sets is None:
+                log.warning("no sets of HPV statuses: too few patients, or most of them would be undecided")
         else:
             log.warning("HPV probabilities are not calibrated: fewer than %d patients of one status", LEAST_CASES)
     if Stage.SURVIVAL in stages:
@@ -96,10 +98,7 @@ def conformal_sets(score: ArrayLike, positive: ArrayLike) -> HpvSets | None:
     bounds = [float(scores[rank - 1]) for scores, rank in zip(speaking_for_the_other, ranks, strict=True)]
     sets = HpvSets(positive_from=bounds[0], negative_to=bounds[1])
     undecided = np.mean([sets.of(value) is HpvSet.UNDECIDED for value in values])
-    if undecided > MOST_UNDECIDED:
-        log.warning("no sets of HPV statuses: %.0f%% of the patients would be undecided", 100 * undecided)
-        return None
-    return sets
+    return None if undecided > MOST_UNDECIDED else sets
 
 
 def calibrate_survival(
@@ -143,12 +142,16 @@ def calibrate_survival(
 def _fit(risk: Floats, days: Floats, seen: NDArray[np.bool_], grid: Floats) -> tuple[float, Floats]:
     """Fit lifelines' Cox model on one column; its coefficient, and Breslow's cumulative hazard of risk 0 on a grid.
 
-    Between relapses that hazard stays as it is; lifelines would draw lines, and begin above 0.
+    Between relapses that hazard stays as it is; lifelines would draw lines, and begin above 0. A risk that is the same
+    for all says nothing, and its hazard is Nelson and Aalen's.
     """
     import pandas as pd
-    from lifelines import CoxPHFitter
+    from lifelines import CoxPHFitter, NelsonAalenFitter
     from lifelines.exceptions import ConvergenceWarning
 
+    if np.ptp(risk) == 0:
+        same = NelsonAalenFitter(nelson_aalen_smoothing=False).fit(days, seen).cumulative_hazard_
+        return 0.0, same.to_numpy()[np.searchsorted(same.index.to_numpy(), grid, side="right") - 1, 0]
     table = pd.DataFrame({"risk": risk, "days": days, "relapse": seen})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of a sample that one risk divides; its penalty holds it

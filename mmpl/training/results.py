@@ -137,9 +137,16 @@ def calibrated_survival(workspace: Workspace) -> Results:
 
 
 def out_of_fold_results(workspace: Workspace) -> Results:
-    """Put together what the models say of every patient they never saw, calibrated where there are patients enough."""
+    """Put together what the models say of every patient they never saw, calibrated where there are patients enough.
+
+    Outcomes of a stage that the run has not are left out: nothing was said of them.
+    """
     patients, stages = workspace.patients, workspace.settings.stages
-    results = make_results(patients)
+    results, unknown = make_results(patients), np.full(len(patients), np.nan)
+    if Stage.HPV not in stages:
+        results = replace(results, hpv_positive=unknown)
+    if Stage.SURVIVAL not in stages:
+        results = replace(results, days=unknown, relapse=unknown)
     if Stage.HPV in stages:
         known = with_status(patients)
         status = [bool(p.outcome.hpv_positive) for p in known]

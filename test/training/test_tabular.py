@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 from mmpl.case import InvalidInputError
+from mmpl.cohort_scores import score
 from mmpl.evaluate import collect, evaluate
 from mmpl.io.patients import read_patients
 from mmpl.metrics import c_index, roc_auc
 from mmpl.names import Stage
 from mmpl.pipeline import Pipeline
+from mmpl.predict_table import answer_patient, predict_table
 from mmpl.profile import load_profile
+from mmpl.reliability import kaplan_meier
 from mmpl.schema import CategoricalField, ContinuousField, default_schema
-from mmpl.tabular import answer_patient, predict_table
+from mmpl.training.calibration import calibrate_survival
 from mmpl.training.results import out_of_fold_results
 from mmpl.training.survival import with_rfs
 from mmpl.training.tabular import EVALUATION_FILE, TabularRun, begin, extend_schema, main
@@ -200,7 +203,7 @@ def test_rows_are_chosen_by_their_cells(folder: Path, tmp_path: Path) -> None:
     assert len(collect(tmp_path, others, where)) == PATIENTS // 4
     women = read_patients(others, where={"sex": "0"}).patients
     assert {patient.clinical.values["Gender"] for patient in women} == {"0"}
-    with pytest.raises(InvalidInputError, match="no column 'Town'"):
+    with pytest.raises(InvalidInputError, match="column 'Town' is missing, and rows are chosen by it"):
         predict_table(ensemble, others, tmp_path, folder / "others_radiomics.csv", {"Town": "x"})
 
 
@@ -238,8 +241,13 @@ def test_times_of_zero_or_less_are_left_out_and_counted(tmp_path: Path, capsys) 
     ("options", "problem"),
     [
         ({"category": ["T-stage"]}, "no column T-stage"),
-        ({"category": ["Age"]}, "Age is a field of the record already"),
-        ({"category": ["RFS"]}, "RFS has .* levels, more than 20: a number"),
+        ({"category": ["Age"]}, "Age is Age, and no further feature"),
+        ({"number": ["rfs"]}, "rfs is RFS, and no further feature"),
+        ({"category": ["HPV Status"]}, "HPV Status is HPV Status, and no further feature"),
+        ({"category": ["N-stage", "n-stage"]}, "N-stage is asked for twice"),
+        ({"category": ["Pack Years"]}, "Pack Years has .* levels, more than 20: a number"),
+        ({"number": ["N-stage"], "category": []}, "N-stage holds no number"),
+        ({"where": ["Gender=1", "Sex=0"]}, "two conditions on Gender"),
         ({"where": ["Site"]}, "'Site' is no condition: write COLUMN=CELL"),
         ({"where": ["Site=lip"]}, "no patient"),
     ],
@@ -252,9 +260,11 @@ def test_what_cannot_be_is_told_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_with_something_in_it_is_left_alone(folder: Path) -> None:
-    with pytest.raises(ValueError, match="has something in it"):
+def test_what_is_there_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is there already"):
         fit_run(folder, folder / "run")
+    with pytest.raises(ValueError, match="of other training; --force writes over"):
+        fit_run(folder, tmp_path / "other", weights=folder / "run" / "weights")
 
 
 def test_columns_become_fields(folder: Path) -> None:
@@ -265,6 +275,38 @@ def test_columns_become_fields(folder: Path) -> None:
     assert list(category.levels) == ["N1", "N2"]
     record = schema.read({"N-stage": "n2", "Pack Years": "12.5"})
     assert (record.values["N-stage"], record.values["Pack Years"]) == ("N2", 12.5)
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        ("RFS", "column 'RFS' is RFS: no feature"),
+        ("hpv status", "column 'hpv status' is HPV Status: no feature"),
+        ("Smoking", "column 'Smoking' is Tobacco Consumption: no feature"),
+        ("hpv_probability", "column 'hpv_probability' is a score of the models: rename it"),
+    ],
+)
+def test_an_outcome_is_no_feature(folder: Path, tmp_path: Path, column: str, problem: str) -> None:
+    _, features = draw(1)
+    table = write(tmp_path / "features.csv", [row | {column: "1"} for row in features])
+    with pytest.raises(InvalidInputError, match=problem):
+        main(folder / "training.csv", tmp_path / "run", table, changes=QUICK, workers=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_risk_that_is_the_same_for_all_has_the_curve_of_all() -> None:
+    rng = np.random.default_rng(0)
+    days, seen = rng.exponential(1000, 200), rng.random(200) < 0.5
+    curve = calibrate_survival(np.zeros(200), days, seen, seed=0, resamples=5).curve([0.0, 1.0])
+    followed = kaplan_meier(days, seen)(curve.days)
+    assert np.abs(curve.probability - followed).max() < 0.02
+
+
+def test_a_stage_that_is_left_out_has_no_score(folder: Path, tmp_path: Path) -> None:
+    run = replace(read_run(folder), settings=replace(read_run(folder).settings, stages=(Stage.SURVIVAL,)))
+    scores = score(out_of_fold_results(run))
+    assert np.isnan(scores.hpv_auc)
+    assert scores.c_index > 0.65
 
 
 def test_damaged_radiomics_are_named(folder: Path, tmp_path: Path) -> None:

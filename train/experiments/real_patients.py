@@ -7,6 +7,7 @@ is fitted stays in RUNS, where a second call finds it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +16,13 @@ import typer
 
 from mmpl.cohort_scores import Interval, Results, differences, intervals, score
 from mmpl.evaluate import collect
-from mmpl.evidence import survival_evidence
+from mmpl.evidence import Scale, survival_evidence
 from mmpl.files import read_json, write_whole
 from mmpl.names import Stage
+from mmpl.predict_table import predict_table
 from mmpl.profile import load_profile
-from mmpl.tabular import predict_table
 from mmpl.training.command import run_program
+from mmpl.training.cox import SMALLEST_RISK_SD
 from mmpl.training.export import export
 from mmpl.training.outcome_network import by_scheme, mean_over_schemes
 from mmpl.training.parallel import Engine
@@ -30,7 +32,7 @@ from mmpl.training.splits import Member
 from mmpl.training.survival import known_or_predicted, with_rfs
 from mmpl.training.tabular import TabularRun, begin, extend_schema, fit
 from mmpl.training.workspace import DEFAULT_PROFILE
-from mmpl.weights import TABLES_FILE, SurvivalTables, load_ensemble
+from mmpl.weights import MANIFEST, TABLES_FILE, SurvivalTables, digest, load_ensemble
 from train.experiments.calibration import calibration_tables
 from train.experiments.results import with_interval
 
@@ -67,7 +69,7 @@ RADCURE_RECORD = Seen("radcure-record", "radcure.csv", where=OROPHARYNX)
 RADCURE = Seen("radcure", "radcure.csv", categories=STAGES, numbers=SMOKED, where=OROPHARYNX)
 RADCURE_NO_HPV = replace(RADCURE, name="radcure-no-hpv", without=(Stage.HPV,))
 RADCURE_TRAINING = replace(RADCURE, name="radcure-training", where={**OROPHARYNX, "Challenge split": "training"})
-RADCURE_STAGED = replace(RADCURE, name="radcure-staged", numbers=())  # what HN1 has, too
+RADCURE_STAGED = replace(RADCURE, name="radcure-staged", numbers=())  # without what HN1 has no column for
 HN1_RECORD = Seen("hn1-record", "hn1.csv", categories=STAGES, where=OROPHARYNX)
 HN1_RADIOMICS = Seen("hn1-radiomics", "hn1.csv", "hn1_radiomics.csv", record=False, where=OROPHARYNX)
 HN1 = Seen("hn1", "hn1.csv", "hn1_radiomics.csv", categories=STAGES, where=OROPHARYNX)
@@ -79,11 +81,13 @@ def run_of(seen: Seen, tables: Path, runs: Path, engine: Engine) -> TabularRun:
     """Fit what is not fitted yet, and export it."""
     profile, table = load_profile(DEFAULT_PROFILE), tables / seen.table
     schema = profile.clinical if seen.record else profile.clinical.model_copy(update={"fields": ()})
-    schema = extend_schema(schema, table, seen.categories, seen.numbers)
+    schema = extend_schema(schema, table, seen.categories, seen.numbers, seen.where)
     radiomics = tables / seen.radiomics if seen.radiomics else None
     settings = profile.model_copy(update={"clinical": schema})
-    run = begin(runs / seen.name, table, settings, radiomics, seen.where, without=seen.without)
-    if not run.has(SurvivalRecord):
+    read = [digest(path) for path in (table, radiomics) if path]
+    fitted_to = sha256(repr((seen, settings.to_dict(), read)).encode()).hexdigest()[:8]
+    run = begin(runs / f"{seen.name}-{fitted_to}", table, settings, radiomics, seen.where, without=seen.without)
+    if not (run.folder / "weights" / MANIFEST).is_file():
         fit(run, engine)
         export(run, run.folder / "weights")
     return run
@@ -101,7 +105,8 @@ class _RiskWithStatus:
         hpv = known_or_predicted(held_out, run.read(HpvRecord).probability[member.scheme])
         evidence = survival_evidence(None, hpv, run.radiomics(held_out), run.encode(member, held_out))
         hazard = tables.cox.log_partial_hazard(evidence)
-        return {p.patient_id: tables.risk_scale.standardize(h) for p, h in zip(held_out, hazard.tolist(), strict=True)}
+        scale = Scale.of(hazard, SMALLEST_RISK_SD)  # as that of the predicted status is, of the same patients
+        return {p.patient_id: scale.standardize(h) for p, h in zip(held_out, hazard.tolist(), strict=True)}
 
 
 def risks(run: TabularRun, known_status: bool = False) -> Results:
@@ -155,44 +160,44 @@ def table_of(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> list[s
     return [row(*heading), "|" + "---|" * len(heading), *(row(*cells) for cells in rows), ""]
 
 
-def answered(seen: Seen, tables: Path, runs: Path, of: Seen, where: Mapping[str, str], name: str) -> Results:
+def answered(run: TabularRun, tables: Path, of: Seen, where: Mapping[str, str]) -> Results:
     """Answer other patients by a run's exported weights, without their outcomes, and line the answers up with those."""
-    folder, radiomics = runs / name, tables / of.radiomics if seen.radiomics and of.radiomics else None
-    predict_table(load_ensemble(runs / seen.name / "weights"), tables / of.table, folder, radiomics, where)
+    folder, radiomics = run.folder / f"answers-{of.name}", tables / of.radiomics if of.radiomics else None
+    predict_table(load_ensemble(run.folder / "weights"), tables / of.table, folder, radiomics, where)
     return collect(folder, tables / of.table, where)
 
 
-def of_hpv(tables: Path, runs: Path, engine: Engine) -> list[str]:
-    """Compare what the record, the stages and radiomics tell of the HPV status."""
-    results = {
-        seen.name: out_of_fold_results(run_of(seen, tables, runs, engine))
-        for seen in (RADCURE_RECORD, RADCURE, HN1_RECORD, HN1_RADIOMICS, HN1)
-    }
-    names = ("hpv_auc", "hpv_balanced_accuracy", "hpv_calibration_slope")
-    titles = {
-        RADCURE_RECORD: "RADCURE: the released fields",
-        RADCURE: "RADCURE: those, T and N stage, pack-years",
-        HN1_RECORD: "HN1: the released fields, T and N stage",
-        HN1_RADIOMICS: "HN1: radiomics alone",
-        HN1: "HN1: both",
-    }
-    lines = table_of(
-        ("seen", "AUC", "balanced accuracy", "calibration slope"),
-        [(title, *measured(results[seen.name], *names)) for seen, title in titles.items()],
+def of_evidence(tables: Path, runs: Path, engine: Engine) -> list[str]:
+    """Compare what the record, the stages and radiomics tell of HPV status and recurrence."""
+    titles = (
+        (RADCURE_RECORD, "RADCURE: the released fields"),
+        (RADCURE, "RADCURE: those, T and N stage, pack-years"),
+        (HN1_RECORD, "HN1: the released fields, T and N stage"),
+        (HN1_RADIOMICS, "HN1: radiomics alone"),
+        (HN1, "HN1: both"),
     )
-    pairs = {
-        "RADCURE: with stages and pack-years less without": (RADCURE, RADCURE_RECORD),
-        "HN1: both less the record alone": (HN1, HN1_RECORD),
-        "HN1: both less radiomics alone": (HN1, HN1_RADIOMICS),
-    }
-    less = [(name, difference(results[a.name], results[b.name], "hpv_auc")) for name, (a, b) in pairs.items()]
+    results = {seen.name: out_of_fold_results(run_of(seen, tables, runs, engine)) for seen, _ in titles}
+    names = ("hpv_auc", "hpv_balanced_accuracy", "hpv_calibration_slope", "c_index")
+    lines = table_of(
+        ("seen", "HPV AUC", "HPV balanced accuracy", "HPV calibration slope", "C-index"),
+        [(title, *measured(results[seen.name], *names)) for seen, title in titles],
+    )
+    pairs = (
+        ("RADCURE: with stages and pack-years less without", RADCURE, RADCURE_RECORD),
+        ("HN1: both less the record alone", HN1, HN1_RECORD),
+        ("HN1: both less radiomics alone", HN1, HN1_RADIOMICS),
+    )
+    less = [
+        (name, *(difference(results[a.name], results[b.name], metric) for metric in ("hpv_auc", "c_index")))
+        for name, a, b in pairs
+    ]
     status = results[HN1.name].hpv_positive
     told = smallest_auc_told(int((status == 1).sum()), int((status == 0).sum()))
     known = int(np.isfinite(status).sum())
     return [
         *lines,
-        *table_of(("in pairs", "AUC"), less),
-        f"{known} patients of HN1 tell an AUC of {told:.2f} or more from 0.5 with a power of 80%.",
+        *table_of(("in pairs", "HPV AUC", "C-index"), less),
+        f"{known} patients of HN1 tell a single AUC of {told:.2f} or more from 0.5 with a power of 80%.",
         "",
     ]
 
@@ -228,10 +233,7 @@ def of_splits(tables: Path, runs: Path, engine: Engine) -> list[str]:
         ("HN1, its test patients", HN1_TRAINING, HN1, {**OROPHARYNX, "Split": "test"}),
         ("HN1 by models of RADCURE", RADCURE_STAGED, HN1_RECORD, OROPHARYNX),
     ):
-        run_of(seen, tables, runs, engine)
-        results = answered(
-            seen, tables, runs, of, where, f"answers-{title.split(',')[0].split()[0].lower()}-{seen.name}"
-        )
+        results = answered(run_of(seen, tables, runs, engine), tables, of, where)
         events = int(np.nansum(results.relapse))
         rows.append((title, len(results), events, *measured(results, *names)))
     heading = ("answered", "patients", "relapses", "HPV AUC", "HPV balanced accuracy", "C-index")
@@ -246,7 +248,7 @@ def main(
     """Fit the product's forests and Cox models to real patients, and write what they are worth."""
     engine = Engine(1)
     sections = {
-        "HPV status": of_hpv(tables, runs, engine),
+        "What is seen, out of fold": of_evidence(tables, runs, engine),
         "Recurrence, and what an HPV status is worth to it": of_survival(tables, runs, engine),
         "Patients that no fit saw": of_splits(tables, runs, engine),
         "RADCURE, out of fold": calibration_tables(run_of(RADCURE, tables, runs, engine)),

@@ -20,6 +20,7 @@ from mmpl.io.patients import PatientTable, read_patients
 from mmpl.names import DAYS_PER_YEAR, Column, Stage
 from mmpl.predict import COLUMNS, decimals
 from mmpl.report import YEARS
+from mmpl.schema import ClinicalSchema
 from mmpl.survival import SurvivalResult
 from mmpl.weights import Ensemble, WeightsError
 
@@ -99,7 +100,7 @@ def predict_table(
     if hpv_prevalence is not None:
         check_prevalence(hpv_prevalence)
     read = read_patients(table, ensemble.profile.clinical, outcomes=False, where=where)
-    features = features_of(read.patients, radiomics)
+    features = features_of(read.patients, radiomics, ensemble.profile.clinical)
     if absent := sorted(measured_names(ensemble) - set(features.names)):
         source = radiomics or "no table of radiomics, and the weights read"
         raise InvalidInputError(f"{source}: {'no column ' if radiomics else ''}{some_of(absent)}")
@@ -111,10 +112,10 @@ def predict_table(
     return read
 
 
-def features_of(patients: Sequence[Patient], radiomics: Path | None) -> FeatureTable:
+def features_of(patients: Sequence[Patient], radiomics: Path | None, schema: ClinicalSchema) -> FeatureTable:
     """Read patients' features, a row each; no column where there is no table of them."""
     names = [patient.patient_id for patient in patients]
-    return read_features(radiomics, names) if radiomics else FeatureTable.empty(len(names))
+    return read_features(radiomics, names, schema) if radiomics else FeatureTable.empty(len(names))
 
 
 def measured_names(ensemble: Ensemble) -> set[str]:
