@@ -88,11 +88,18 @@ def phantom(
     hpv_positive: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of HPV-positive patients, instead of the centers' own.")
     ] = None,
+    version: Annotated[
+        int, typer.Option(min=1, max=2, help="2: real clinical effects, T and N stage, traps; 1: as before.")
+    ] = 2,
+    dose: Annotated[bool, typer.Option("--dose", help="Write planned dose, too, for some of the patients.")] = False,
+    dose_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of patients with dose, where it is written.")
+    ] = 0.125,
 ) -> None:
     """Make a synthetic cohort in HECKTOR's layout."""
     from mmpl.phantom.cohort import write_cohort
 
-    write_cohort(patients, seed, out, centers.value, hpv_positive)
+    write_cohort(patients, seed, out, centers.value, hpv_positive, version, dose_share if dose else 0.0)
 
 
 @app.command()

@@ -96,7 +96,9 @@ def test_phantom_makes_a_cohort(run, tmp_path):
     assert (out / name / f"{name}__CT.nii.gz").is_file()
     assert (out / name / f"{name}__PT.nii.gz").is_file()
     assert (out / "truth.csv").is_file()
-    assert set(json.loads((out / "oracle.json").read_text())) >= {"hpv_auc", "hpv_balanced_accuracy", "c_index"}
+    oracle = json.loads((out / "oracle.json").read_text())
+    assert set(oracle) >= {"hpv_auc", "hpv_balanced_accuracy", "c_index"}
+    assert oracle["version"] == 2
 
 
 def test_no_command_shows_the_help(run):
@@ -175,6 +177,7 @@ def test_whatever_goes_wrong_is_one_line(run, monkeypatch, tmp_path):
         ("phantom", "--patients", "0", "--seed", "1", "--out", "x"),
         ("phantom", "--patients", "1", "--seed", "1", "--out", "x", "--hpv-positive", "1.5"),
         ("phantom", "--patients", "1", "--seed", "1", "--out", "x", "--centers", "mars"),
+        ("phantom", "--patients", "1", "--seed", "1", "--out", "x", "--version", "3"),
         ("divine",),
     ],
 )

@@ -117,18 +117,21 @@ def read_grid(path: Path) -> Grid:
     return grid
 
 
-def write_image(path: Path, image: Image, partial_folder: Path | None = None) -> None:
+def write_image(path: Path, image: Image, partial_folder: Path | None = None, note: str = "") -> None:
     """Write one volume, compressed, under a partial name first, so that the file is whole or absent.
 
     Args:
         path: File to write; its suffix says in which format.
         image: Volume to write.
         partial_folder: Folder of the partial file, on the same filesystem; by default that of `path`.
+        note: What a NIfTI's header says of it (`descrip`, 79 bytes).
 
     Raises:
         OSError: It cannot be written, as where the disk is full.
     """
     voxels, complaints = to_sitk(Image(np.ascontiguousarray(image.voxels), image.grid)), list[str]()
+    if note:
+        voxels.SetMetaData("ITK_FileNotes", note)
     with write_whole(path, partial_folder) as partial:
         try:
             with caught_stderr(complaints):

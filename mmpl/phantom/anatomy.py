@@ -82,7 +82,7 @@ def draw_anatomy(rng: np.random.Generator, build: Build, vessel_hu: float, long_
     """List one patient's parts in painting order, without lesions and without the dental metal."""
     skin_mm, muscle_suv = float(rng.uniform(4.0, 9.0)), float(rng.uniform(0.6, 0.9))
     parts = [
-        Part(Tube(tuple((z, 0, 126, 210, 9) for z in (-900, 260))), -180.0, 0.0),  # the table
+        Part(Tube(tuple((z, 0, 126, 210, 9) for z in (-900, 260))), -180.0, 0.0, posed=False),  # table
         Part(body_outline(build), FAT, 0.25),
         Part(build.tube(*BODY_KNOTS, thinner_mm=skin_mm), MUSCLE, muscle_suv, 2.0),
     ]

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from uuid import NAMESPACE_OID, uuid5
@@ -17,6 +17,7 @@ from mmpl.files import write_whole
 from mmpl.names import Column
 from mmpl.parallel import call_each
 from mmpl.phantom.centers import CenterGroup
+from mmpl.phantom.dose import dose_map
 from mmpl.phantom.latent import CLINICAL_COLUMNS, LatentPatient, center_of, draw_patients
 from mmpl.phantom.oracle import hpv_log_likelihood_ratio, oracle_figures
 from mmpl.phantom.render import clinical_record, render
@@ -27,6 +28,11 @@ TABLE_NAMES: dict[CenterGroup, str] = {
     "unseen": "HECKTOR_2025_Unseen_EHR.csv",
 }
 TRUTH_NAME, ORACLE_NAME = "truth.csv", "oracle.json"
+VERSION_COLUMN = "Synthetic Cohort"
+"""Column of the table that no real one has; it names the version."""
+
+CT, PET, LABELS, DOSE = "__CT", "__PT", "", "__RTDOSE"
+"""Endings of a patient's files, before the suffix."""
 
 SAMPLE_SEED, SAMPLE_CENTER, SAMPLE_PIXELS = 2025, "HGJ", 200
 
@@ -50,9 +56,10 @@ class MemoryCohort:
         centers: CenterGroup = "training",
         hpv_positive: float | None = None,
         schema: ClinicalSchema | None = None,
+        version: int = 1,
     ) -> "MemoryCohort":
         """Draw the patients."""
-        return cls(draw_patients(count, seed, centers, hpv_positive), schema)
+        return cls(draw_patients(count, seed, centers, hpv_positive, version), schema)
 
     @cached_property
     def patients(self) -> tuple[Patient, ...]:
@@ -82,11 +89,18 @@ def write_cohort(
     out: Path,
     centers: CenterGroup = "training",
     hpv_positive: float | None = None,
+    version: int = 1,
+    dose_share: float = 0.0,
     workers: int = 2,
 ) -> None:
     """Write images, table, `truth.csv` and `oracle.json`; patients that are already there are not drawn again.
 
-    The table comes last, so a folder that has it is complete.
+    The table comes last, so a folder that has it is complete. Every file names the cohort's version, an image in its
+    header's description.
+
+    Args:
+        version: Which effects are planted (`planted.VERSIONS`).
+        dose_share: Share of patients with a dose map.
 
     Raises:
         InvalidInputError: The folder holds patients of another seed or other settings, or other files.
@@ -94,14 +108,14 @@ def write_cohort(
     from rich.progress import track
 
     out.mkdir(parents=True, exist_ok=True)
-    patients = draw_patients(count, seed, centers, hpv_positive)
+    patients = draw_patients(count, seed, centers, hpv_positive, version, dose_share)
     _write_truth(out / TRUTH_NAME, patients)
     waiting = [patient for patient in patients if not _is_written(out, patient)]
     done = call_each(partial(write_patient, out), waiting, workers, ordered=False)
     for _ in track(done, description="drawing patients", total=len(waiting)):
         pass
     figures = {key: value if value is None else round(value, 6) for key, value in oracle_figures(patients).items()}
-    _write_text(out / ORACLE_NAME, json.dumps(figures, indent=2) + "\n")
+    _write_text(out / ORACLE_NAME, json.dumps({"version": version, **figures}, indent=2) + "\n")
     _write_text(out / TABLE_NAMES[centers], _csv(table_row(patient) for patient in patients))
 
 
@@ -109,11 +123,14 @@ def write_patient(out: Path, patient: LatentPatient) -> None:
     """Draw one patient and write its folder."""
     from mmpl.io.images import write_image
 
-    case = render(patient)
-    for path, image in zip(_paths(out, patient), (case.ct, case.pet, case.reference), strict=False):
-        if image is not None:
-            path.parent.mkdir(exist_ok=True)
-            write_image(path, image)
+    case = render(patient, with_reference=True if patient.dose else None)
+    dose = dose_map(patient.dose, case, patient.image_seed) if patient.dose else None
+    images = {CT: case.ct, PET: case.pet, LABELS: case.reference, DOSE: dose}
+    for ending, path in _paths(out, patient).items():
+        path.parent.mkdir(exist_ok=True)
+        image = images[ending]
+        assert image is not None
+        write_image(path, image, note=_version_text(patient.version))
 
 
 def table_patient(patient: LatentPatient, schema: ClinicalSchema | None = None) -> Patient:
@@ -132,27 +149,39 @@ def table_row(patient: LatentPatient) -> dict[str, object]:
         Column.PATIENT_ID.value: patient.patient_id,
         Column.CENTER_ID.value: center_of(patient).code,
         **patient.clinical,
+        **({"T-stage": patient.staging.t_read, "N-stage": patient.staging.n_read} if patient.staging else {}),
         Column.RELAPSE.value: int(patient.relapse) if patient.rfs_known else None,
         Column.RFS_DAYS.value: int(patient.rfs_days) if patient.rfs_known else None,
         Column.HPV_STATUS.value: int(patient.hpv_positive) if patient.hpv_known else None,
+        VERSION_COLUMN: _version_text(patient.version),
     }
 
 
 def truth_row(patient: LatentPatient) -> dict[str, object]:
     """Give every latent variable, and the oracle's HPV score, by name."""
-    row: dict[str, object] = {Column.PATIENT_ID.value: patient.patient_id}
-    for name in (field.name for field in fields(patient) if field.name != "patient_id"):
-        value = getattr(patient, name)
-        if isinstance(value, bool):
-            value = int(value)
-        elif isinstance(value, frozenset):
-            value = " ".join(sorted(value))
-        elif isinstance(value, tuple):
-            value = " ".join(f"{part:.4f}" for part in value)
-        elif isinstance(value, float):
-            value = round(value, 6)
-        row[name] = value
-    return row | {"hpv_log_likelihood_ratio": round(hpv_log_likelihood_ratio(patient), 6)}
+    values = {field.name: getattr(patient, field.name) for field in fields(patient)}
+    staging, traps, dose = (values.pop(name) for name in ("staging", "traps", "dose"))
+    if staging:
+        values |= asdict(staging)
+    if patient.planted.traps:
+        values |= asdict(traps)
+    values["underdosage_gy"] = dose.underdosage_gy if dose else None
+    row = {name: _cell(value) for name, value in values.items() if name != "patient_id"}
+    score = round(hpv_log_likelihood_ratio(patient), 6)
+    return {Column.PATIENT_ID.value: patient.patient_id, **row, "hpv_log_likelihood_ratio": score}
+
+
+def _cell(value: object) -> object:
+    """Write a latent variable as a table has it."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, frozenset):
+        return " ".join(sorted(value))
+    if isinstance(value, tuple):
+        return " ".join(f"{part:.4f}" if isinstance(part, float) else str(_cell(part)) for part in value)
+    return value
 
 
 def write_sample_case(out: Path) -> Case:
@@ -189,15 +218,18 @@ def _crop(image: Image, pixels: int) -> Image:
     return Image(voxels, replace(grid, size_xyz=(pixels, pixels, grid.size_xyz[2]), origin_xyz=(x, y, z)))
 
 
-def _paths(out: Path, patient: LatentPatient) -> tuple[Path, ...]:
-    """Name the files of a patient: CT, PET and, where known, labels."""
-    name = patient.patient_id
-    stems = (f"{name}__CT", f"{name}__PT", name) if patient.mask_known else (f"{name}__CT", f"{name}__PT")
-    return tuple(out / name / f"{stem}.nii.gz" for stem in stems)
+def _paths(out: Path, patient: LatentPatient) -> dict[str, Path]:
+    """Name the files of a patient by their endings: CT, PET and, where they are there, labels and dose."""
+    endings = [CT, PET, *[LABELS] * patient.mask_known, *[DOSE] * (patient.dose is not None)]
+    return {ending: out / patient.patient_id / f"{patient.patient_id}{ending}.nii.gz" for ending in endings}
 
 
 def _is_written(out: Path, patient: LatentPatient) -> bool:
-    return all(path.is_file() for path in _paths(out, patient))
+    return all(path.is_file() for path in _paths(out, patient).values())
+
+
+def _version_text(version: int) -> str:
+    return f"mmpl synthetic cohort, version {version}"
 
 
 def _write_truth(path: Path, patients: tuple[LatentPatient, ...]) -> None:
@@ -209,7 +241,7 @@ def _write_truth(path: Path, patients: tuple[LatentPatient, ...]) -> None:
         there, wanted = path.read_text().splitlines(), text.splitlines()
         common = min(len(there), len(wanted))
         if there[:common] != wanted[:common]:
-            raise InvalidInputError(f"{path}: this folder holds patients of another seed or other settings")
+            raise InvalidInputError(f"{path}: this folder holds patients of another seed, version or other settings")
     _write_text(path, text)
 
 

@@ -5,7 +5,7 @@ that a random field perturbs, its level chosen so that the mask has the planted 
 and other lesions are spared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from mmpl.phantom import planted
 from mmpl.phantom.anatomy import Build, Vector, body_outline
 from mmpl.phantom.latent import LatentPatient, center_of
 from mmpl.phantom.scene import Axes, Box, Canvas, Field, box_around, open_axes
+from mmpl.phantom.staging import NODE_LEVELS
 
 SITE_CENTERS: dict[str, Vector] = {
     "tonsil": (19, -4, 8),
@@ -26,15 +27,15 @@ SITE_CENTERS: dict[str, Vector] = {
 }
 """Standard positions on the patient's left, mm in scene coordinates."""
 
-NODE_LEVELS: tuple[tuple[float, Vector], ...] = (
-    (0.50, (41, 12, -8)),
-    (0.24, (39, 9, -36)),
-    (0.09, (35, 9, -62)),
-    (0.08, (48, 32, -34)),
-    (0.06, (30, -30, -18)),
-    (0.03, (18, 11, 26)),
-)
-"""Chance and position of neck levels II, III, IV, V, I and retropharyngeal, on the patient's left."""
+NODE_CENTERS: dict[str, Vector] = {
+    "II": (41, 12, -8),
+    "III": (39, 9, -36),
+    "IV": (35, 9, -62),
+    "V": (48, 32, -34),
+    "I": (30, -30, -18),
+    "retropharyngeal": (18, 11, 26),
+}
+"""Position of the neck levels, on the patient's left."""
 
 SKIN_MM, BONE_HU, EDGE_MM = 3.0, 260.0, 1.6
 TEXTURE_HU = 80.0
@@ -60,23 +61,34 @@ class Lesion:
     suv: NDArray[np.float32]
 
 
-def draw_lesions(rng: np.random.Generator, patient: LatentPatient, build: Build, ct: Canvas) -> list[Lesion]:
+def draw_lesions(
+    rng: np.random.Generator, patient: LatentPatient, build: Build, ct: Canvas, vessel_hu: float
+) -> list[Lesion]:
     """Draw the primary, then the nodes, and paint each onto the CT."""
-    center = center_of(patient)
-    enhancement_hu = 20.0 + 0.12 * center.vessel_hu + rng.normal(0.0, 3.0)
+    volume_factor, staging = center_of(patient).volume_factor, patient.staging
+    enhancement_hu = 20.0 + 0.12 * vessel_hu + rng.normal(0.0, 3.0)
     taken = np.zeros(ct.values.shape, dtype=bool)
     lesions = []
     side = float(rng.choice((-1.0, 1.0)))
+    if staging:
+        side = 1.0 if staging.side == "left" else -1.0
     if patient.primary_site is not None:
         assert patient.primary_volume is not None
-        site = _jitter(rng, build, SITE_CENTERS[patient.primary_site], side, 3.0)
-        volume_ml = planted.volume_ml("primary_volume", patient.primary_volume) * center.volume_factor
-        box, mask, depth = _carve(rng, build, ct, taken, site, volume_ml, 0.22)
+        site = _jitter(rng, build, ct, SITE_CENTERS[patient.primary_site], side, 3.0)
+        volume_ml = patient.planted.volume_ml("primary_volume", patient.primary_volume) * volume_factor
+        extent_mm, invasion = (staging.primary_extent_mm, staging.invasion) if staging else (None, False)
+        box, mask, depth = _carve(rng, build, ct, taken, site, volume_ml, 0.22, extent_mm, invasion)
         lesions.append(_primary(rng, patient, ct.axes, box, mask, depth, planted_hu=52.0 + enhancement_hu))
         _lay(ct, taken, lesions[-1])
-    for volume_ml in patient.node_volumes_ml:
-        spot = _node_position(rng, build, lesions, ct.axes, side, volume_ml)
-        box, mask, depth = _carve(rng, build, ct, taken, spot, volume_ml, 0.12)
+    for index, volume_ml in enumerate(patient.node_volumes_ml):
+        if staging:
+            node_side = -side if staging.node_contralateral[index] else side
+            spots = _planned_level(rng, build, ct, node_side, staging.node_levels[index])
+        else:
+            spots = _any_level(rng, build, ct, side)
+        spot = _roomiest(spots, lesions, ct.axes, volume_ml)
+        extent_mm = staging.node_extents_mm[index] if staging else None
+        box, mask, depth = _carve(rng, build, ct, taken, spot, volume_ml, 0.12, extent_mm)
         lesions.append(_node(rng, patient, box, mask, depth, planted_hu=50.0 + enhancement_hu))
         _lay(ct, taken, lesions[-1])
     return lesions
@@ -100,21 +112,35 @@ def paint_activity(pet: Canvas, ct_axes: Axes, lesions: Sequence[Lesion]) -> Non
         values += activity
 
 
-def _jitter(rng: np.random.Generator, build: Build, standard: Vector, side: float, spread_mm: float) -> Vector:
-    x, y, z = (value + rng.normal(0.0, spread_mm) for value in standard)
-    return build.place((side * x, y, z))
-
-
-def _node_position(
-    rng: np.random.Generator, build: Build, lesions: Sequence[Lesion], axes: Axes, side: float, volume_ml: float
+def _jitter(
+    rng: np.random.Generator, build: Build, ct: Canvas, standard: Vector, side: float, spread_mm: float
 ) -> Vector:
-    """Pick a level, mostly on the primary's side, away from lesions already there; keep low ends of the scan free."""
-    radius = _radius_mm(volume_ml)
-    shares = np.array([share for share, _ in NODE_LEVELS])
-    best, best_gap = (0.0, 0.0, 0.0), -np.inf
+    """Draw a place about a standard one, where the scanner sees it."""
+    x, y, z = (value + rng.normal(0.0, spread_mm) for value in standard)
+    return ct.pose.seen(build.place((side * x, y, z)))
+
+
+def _any_level(rng: np.random.Generator, build: Build, ct: Canvas, side: float) -> Iterator[Vector]:
+    """Try levels as often as they have nodes, mostly on the primary's side."""
+    centers, shares = list(NODE_CENTERS.values()), np.array(list(NODE_LEVELS.values()))
     for _ in range(12):
-        level = NODE_LEVELS[rng.choice(len(NODE_LEVELS), p=shares)][1]
-        spot = _jitter(rng, build, level, side if rng.random() < 0.75 else -side, 4.0)
+        level = centers[rng.choice(len(centers), p=shares)]
+        yield _jitter(rng, build, ct, level, side if rng.random() < 0.75 else -side, 4.0)
+
+
+def _planned_level(
+    rng: np.random.Generator, build: Build, ct: Canvas, side: float, level: str
+) -> Iterator[Vector]:  # fmt: skip
+    """Try places ever farther from the middle of a level."""
+    for attempt in range(12):
+        yield _jitter(rng, build, ct, NODE_CENTERS[level], side, 4.0 + attempt)
+
+
+def _roomiest(spots: Iterable[Vector], lesions: Sequence[Lesion], axes: Axes, volume_ml: float) -> Vector:
+    """Pick a place for a node, away from lesions already there; keep low ends of the scan free."""
+    radius = _radius_mm(volume_ml)
+    best, best_gap = (0.0, 0.0, 0.0), -np.inf
+    for spot in spots:
         gaps = [_distance(spot, axes, lesion) - radius for lesion in lesions]
         gap = min([*gaps, spot[2] - float(axes[0][0]) - radius])
         if gap > best_gap:
@@ -131,15 +157,16 @@ def _distance(spot_xyz: Vector, axes: Axes, lesion: Lesion) -> float:
     return float(np.sqrt(((places - np.array(spot_xyz[::-1])) ** 2).sum(axis=1)).min())
 
 
-def _radius_mm(volume_ml: float) -> float:
-    return float((volume_ml * 1000.0 * 3.0 / (4.0 * np.pi)) ** (1.0 / 3.0))
-
-
 def _carve(
     rng: np.random.Generator, build: Build, ct: Canvas, taken: NDArray[np.bool_], spot_xyz: Vector, volume_ml: float,
-    roughness: float,
+    roughness: float, extent_mm: float | None = None, invasion: bool = False,
 ) -> tuple[Box, NDArray[np.bool_], NDArray[np.float32]]:  # fmt: skip
-    """Choose the voxels of a lesion: box, mask of the wanted volume, and depth below the surface, mm."""
+    """Choose the voxels of a lesion: box, mask of the wanted volume, and depth below the surface, mm.
+
+    Args:
+        extent_mm: Wanted largest extent; None where none is planned.
+        invasion: Whether bone is no border.
+    """
     radius = _radius_mm(volume_ml)
     reach = 1.7 * radius + 6.0
     bounds = [(value - reach, value + reach) for value in spot_xyz[::-1]]
@@ -148,17 +175,62 @@ def _carve(
         raise ValueError(f"a lesion at {spot_xyz} mm lies outside the scan")
     z, y, x = open_axes(ct.axes, box)
     stretch = np.exp(rng.normal(0.0, 0.13, 3))
-    stretch /= stretch.prod() ** (1.0 / 3.0)
-    away = sum(((axis - value) / s) ** 2 for axis, value, s in zip((z, y, x), spot_xyz[::-1], stretch, strict=True))
     rough = Field(rng, bounds, max(0.75 * radius, 5.0))((z.ravel(), y.ravel(), x.ravel()))
-    distance = np.sqrt(away) + np.float32(roughness * radius) * np.clip(rough, -2.0, 2.0)
-    spared = (body_outline(build).depth(z, y, x) < SKIN_MM) | (ct.values[box] > BONE_HU) | taken[box]
-    distance[spared] = np.inf
+    spared = (body_outline(build).depth(*ct.places(box)) < SKIN_MM) | taken[box]
+    if not invasion:
+        spared |= ct.values[box] > BONE_HU
     voxel_ml = float(np.prod([axis[1] - axis[0] for axis in ct.axes])) / 1000.0
-    count = int(np.clip(round(volume_ml / voxel_ml), 4, np.isfinite(distance).sum()))
-    level = np.partition(distance.ravel(), count - 1)[count - 1]
-    depth = np.where(spared, np.float32(-99.0), level - distance).astype(np.float32)
-    return box, depth >= 0.0, depth
+
+    def grow(stretch: NDArray, roughness: float) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        stretch = stretch / stretch.prod() ** (1.0 / 3.0)
+        away = sum(((axis - value) / s) ** 2 for axis, value, s in zip((z, y, x), spot_xyz[::-1], stretch, strict=True))
+        distance = np.sqrt(away) + np.float32(roughness * radius) * np.clip(rough, -2.0, 2.0)
+        distance[spared] = np.inf
+        count = int(np.clip(round(volume_ml / voxel_ml), 4, np.isfinite(distance).sum()))
+        level = np.partition(distance.ravel(), count - 1)[count - 1]
+        depth = np.where(spared, np.float32(-99.0), level - distance).astype(np.float32)
+        return depth >= 0.0, depth
+
+    if extent_mm is None:
+        mask, depth = grow(stretch, roughness)
+    else:
+        axis, longer = int(np.argmax(stretch)), 1.0
+        for _ in range(8):
+            mask, depth = grow(np.where(np.arange(3) == axis, longer, 1.0), roughness)
+            wrong = extent_mm / largest_extent_mm(mask, [part[box[i]] for i, part in enumerate(ct.axes)])
+            if abs(wrong - 1.0) < 0.03:
+                break
+            if wrong < 1.0 and longer == 1.0:
+                roughness *= 0.7  # round, and still too long: its bumps are
+            longer = max(1.0, longer * wrong**1.5)
+    return box, mask, depth
+
+
+def _radius_mm(volume_ml: float) -> float:
+    return float((volume_ml * 1000.0 * 3.0 / (4.0 * np.pi)) ** (1.0 / 3.0))
+
+
+def largest_extent_mm(mask: NDArray[np.bool_], axes: Sequence[NDArray]) -> float:
+    """Measure how long a lesion is along the direction in which it is longest, of some hundred, voxel edges included.
+
+    Args:
+        mask: Its voxels (z, y, x).
+        axes: Voxel centers along z, y and x, mm.
+    """
+    places = np.stack([axis[indices] for axis, indices in zip(axes, np.nonzero(mask), strict=True)], axis=1)
+    along = places @ _DIRECTIONS.T
+    voxel_mm = float(np.mean([axis[1] - axis[0] for axis in axes]))
+    return float(np.ptp(along, axis=0).max()) + voxel_mm
+
+
+def _spread_directions(count: int) -> NDArray[np.float32]:
+    """Spread directions evenly over half a sphere, by the golden angle (z, y, x)."""
+    z = (np.arange(count) + 0.5) / count
+    angle, flat = np.pi * (3.0 - np.sqrt(5.0)) * np.arange(count), np.sqrt(1.0 - z**2)
+    return np.stack([z, flat * np.sin(angle), flat * np.cos(angle)], axis=1).astype(np.float32)
+
+
+_DIRECTIONS = _spread_directions(100)
 
 
 def _primary(

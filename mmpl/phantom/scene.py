@@ -111,12 +111,66 @@ class Arch:
 
 @dataclass(frozen=True)
 class Part:
-    """A body, what it is made of, and how far its surface strays, mm."""
+    """A body, what it is made of, how far its surface strays, mm, and whether it moves with the head (`Pose`)."""
 
     shape: Shape
     hu: float
     suv: float
     wobble_mm: float = 0.0
+    posed: bool = True
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A head that is turned to the left, or whose chin is up, the neck following from the shoulders on.
+
+    The scanner shows at each place what the scene, in which every head is straight, has where the place came from.
+    """
+
+    turn_deg: float = 0.0
+    tilt_deg: float = 0.0
+
+    LOWEST_Z = -110.0
+    _HIGHEST_Z, _SPINE_Y, _PIVOT_Z = 10.0, 25.0, -40.0
+
+    @property
+    def straight(self) -> bool:
+        """Whether nothing moves."""
+        return self.turn_deg == 0.0 and self.tilt_deg == 0.0
+
+    def scene(self, z: NDArray, y: NDArray, x: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        """Take places of the scanner to the scene."""
+        follow = np.clip((z - self.LOWEST_Z) / (self._HIGHEST_Z - self.LOWEST_Z), 0.0, 1.0)
+        follow = follow * follow * (3.0 - 2.0 * follow)
+        y = y - self._SPINE_Y
+        if self.turn_deg:
+            turn = self.turn_deg * _RADIANS * follow
+            y, x = np.cos(turn) * y - np.sin(turn) * x, np.sin(turn) * y + np.cos(turn) * x
+        if self.tilt_deg:
+            tilt, z = self.tilt_deg * _RADIANS * follow, z - self._PIVOT_Z
+            z, y = np.cos(tilt) * z + np.sin(tilt) * y + self._PIVOT_Z, np.cos(tilt) * y - np.sin(tilt) * z
+        return z, y + self._SPINE_Y, x
+
+    def scanner(self, z: NDArray, y: NDArray, x: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        """Take places of the scene to the scanner."""
+        found = (z, y, x)
+        for _ in range(60):  # the way there is close to the identity, so that its error, taken off, soon is none
+            off = [wanted - there for wanted, there in zip((z, y, x), self.scene(*found), strict=True)]
+            found = (found[0] + 0.7 * off[0], found[1] + 0.7 * off[1], found[2] + 0.7 * off[2])
+            if max(float(np.abs(part).max()) for part in off) < 0.01:
+                break
+        return found
+
+    def seen(self, point_xyz: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Take one point of the scene to where the scanner sees it."""
+        if self.straight:
+            return point_xyz
+        z, y, x = (float(value) for value in self.scanner(*map(np.asarray, point_xyz[::-1])))
+        return x, y, z
+
+
+STRAIGHT = Pose()
+_RADIANS = np.float32(np.pi / 180.0)
 
 
 class Field:
@@ -149,9 +203,11 @@ class Field:
 class Canvas:
     """One grid being painted: values (z, y, x), the voxel size its edges are softened by, and a field for wobble."""
 
-    def __init__(self, axes: Axes, background: float, wobble: Field) -> None:
+    def __init__(self, axes: Axes, background: float, wobble: Field, pose: Pose = STRAIGHT) -> None:
         """Start from a uniform background."""
         self.axes = axes
+        self.pose = pose
+        self._scene = None if pose.straight else pose.scene(*open_axes(axes, (slice(None), slice(None), slice(None))))
         self.values = np.full([axis.size for axis in axes], background, dtype=np.float32)
         self._edge_mm = float(np.mean([abs(axis[1] - axis[0]) for axis in axes]))
         self._wobble = wobble(axes)
@@ -159,10 +215,11 @@ class Canvas:
     def paint(self, part: Part, value: float) -> None:
         """Lay a part over what is there, as far as it covers each voxel."""
         margin = self._edge_mm + 2.5 * part.wobble_mm
-        box = box_around(self.axes, part.shape.bounds, margin)
+        moves = part.posed and part.shape.bounds[0][1] > self.pose.LOWEST_Z
+        box = box_around(self.axes, _moved(part.shape.bounds, self.pose) if moves else part.shape.bounds, margin)
         if box is None:
             return
-        coverage = part.shape.depth(*open_axes(self.axes, box))
+        coverage = part.shape.depth(*(self.places(box) if moves else open_axes(self.axes, box)))
         if part.wobble_mm:
             coverage = coverage + np.float32(part.wobble_mm) * self._wobble[box]
         coverage *= np.float32(1.0 / self._edge_mm)
@@ -170,6 +227,23 @@ class Canvas:
         np.clip(coverage, 0.0, 1.0, out=coverage)
         target = self.values[box]
         target += coverage * (np.float32(value) - target)
+
+    def places(self, box: Box) -> tuple[NDArray, NDArray, NDArray]:
+        """Give where a box's voxels lie in the scene, in arrays that broadcast against each other."""
+        if self._scene is None:
+            return open_axes(self.axes, box)
+        z, y, x = (axis[tuple(part if size > 1 else slice(None) for part, size in zip(box, axis.shape, strict=True))]
+                   for axis in self._scene)  # fmt: skip
+        return z, y, x
+
+
+def _moved(bounds: tuple[tuple[float, float], ...], pose: Pose) -> tuple[tuple[float, float], ...]:
+    """Give the bounds of a body in the scanner."""
+    if pose.straight:
+        return bounds
+    steps = [np.linspace(low, high, 5) for low, high in bounds]
+    places = pose.scanner(*np.meshgrid(*steps, indexing="ij"))
+    return tuple((float(axis.min()) - 2.0, float(axis.max()) + 2.0) for axis in places)
 
 
 def box_around(axes: Axes, bounds: Sequence[tuple[float, float]], margin_mm: float = 0.0) -> Box | None:

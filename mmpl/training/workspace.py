@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,6 +54,8 @@ class Source(Protocol):
 
 
 PHANTOM = "phantom:"
+PHANTOM_NAME = re.compile(rf"{PHANTOM}(\d+):(\d+)(?::(\d+\.?\d*|\.\d+))?(?::v(\d+))?", re.ASCII)
+"""Name of a synthetic cohort: patients, seed, share of HPV-positive ones, version."""
 RUN_FILE = "run.json"
 SPLITS_FILE = "splits.json"
 STAGE_RECORD: dict[Stage, type[Record]] = {
@@ -78,21 +81,26 @@ def may_share_patients(cohort: str, other: str) -> bool:
 
 
 def open_source(cohort: str, schema: ClinicalSchema) -> Source:
-    """Open a cohort's folder, or make `phantom:PATIENTS:SEED[:HPV_POSITIVE]` in memory, without any image library.
+    """Open a cohort's folder, or make a synthetic cohort in memory, without any image library.
 
     Args:
-        cohort: Name of the cohort.
+        cohort: Folder, or `phantom:PATIENTS:SEED[:HPV_POSITIVE][:vVERSION]`, as `phantom:726:3:v2`; of version 1 where
+            it names none.
         schema: Schema of the clinical record.
+
+    Raises:
+        ValueError: There is no such synthetic cohort.
     """
     if is_phantom(cohort):
         from mmpl.phantom.cohort import MemoryCohort
+        from mmpl.phantom.planted import VERSIONS
 
-        try:
-            _, patients, seed, *share = cohort.split(":")
-            numbers = int(patients), int(seed), float(share[0]) if share else None
-        except ValueError as error:
-            raise ValueError(f"{cohort}: a synthetic cohort is {PHANTOM}PATIENTS:SEED[:HPV_POSITIVE]") from error
-        return MemoryCohort.draw(*numbers[:2], hpv_positive=numbers[2], schema=schema)
+        named = PHANTOM_NAME.fullmatch(cohort)
+        if not named or int(named[4] or 1) not in VERSIONS:
+            raise ValueError(f"{cohort}: a synthetic cohort is {PHANTOM}PATIENTS:SEED[:HPV_POSITIVE][:vVERSION]")
+        share = float(named[3]) if named[3] else None
+        version = int(named[4] or 1)
+        return MemoryCohort.draw(int(named[1]), int(named[2]), hpv_positive=share, schema=schema, version=version)
     from mmpl.io.cohort import read_cohort
 
     return read_cohort(Path(cohort), schema, training=True)
