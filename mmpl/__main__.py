@@ -90,14 +90,20 @@ def answer(
     ] = None,
     hpv_prevalence: HpvPrevalence = None,
     disagreement: Disagreement = False,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="A person's mask (image, DICOM SEG or RTSTRUCT), which replaces the ensemble's."),
+    ] = None,
 ) -> None:
     """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
     from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
-    from mmpl.files import refuse_inside
+    from mmpl.files import refuse_inside, refuse_to_replace
     from mmpl.io.challenge import clear_challenge_result
     from mmpl.logs import set_up_logging
 
     refuse_inside(target, source)
+    if mask:
+        refuse_to_replace(mask, target)
     use_weights(weights)
     set_up_logging()
     if hpv_prevalence is not None:
@@ -108,7 +114,7 @@ def answer(
     clear_challenge_result(target, picture, report, differing)
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
     Algorithm.load(disagreement=disagreement).answer(
-        source, target, picture, report, known_hpv=status, disagreement=differing if disagreement else None
+        source, target, picture, report, known_hpv=status, disagreement=differing if disagreement else None, mask=mask
     )
 
 
@@ -144,12 +150,16 @@ def predict(
     all_radiomics: Annotated[bool, typer.Option("--all-radiomics", help="Write every radiomics feature, too.")] = False,
     hpv_prevalence: HpvPrevalence = None,
     disagreement: Disagreement = False,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of persons' masks, PatientID.nii.gz, .mha or .dcm, which replace the ensemble's."),
+    ] = None,
 ) -> None:
     """Answer the patients of COHORT: predictions.csv, masks, pictures and reports in OUT; finished ones are skipped."""
     from mmpl.predict import predict as predict_cohort
 
     use_weights(weights)
-    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement)
+    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement, masks)
     for name, reason in failures.items():
         report_error(f"{name}: {reason}")
     if failures:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Grid, Image, InvalidInputError
-from mmpl.dicom.objects import silently
+from mmpl.dicom.objects import reading
 from mmpl.geometry import lay_on
 from mmpl.io.masks import as_labels
 
@@ -85,7 +85,7 @@ def order_slices(slices: Sequence["Dataset"]) -> CtSeries:
     """
     if len(slices) < 2:
         raise InvalidInputError(f"the CT series has {len(slices)} slices, and a volume is needed")
-    with silently():
+    with reading("CT series"):
         for keyword in _SAME_FOR_ALL:
             values = {str(each.get(keyword)) for each in slices}
             if len(values) > 1 or values <= {"None", ""}:

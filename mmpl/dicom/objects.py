@@ -55,6 +55,16 @@ def copy_identity(source: "Dataset", target: "Dataset") -> None:
             setattr(target, keyword, source.get(keyword))
 
 
+def without_identity(source: "Dataset", *keywords: str) -> "Dataset":
+    """Take some attributes of an object for highdicom, which refuses and repeats what is odd of a patient or study."""
+    from pydicom import Dataset
+
+    taken = Dataset()
+    for keyword in (*_REQUIRED, *keywords):
+        setattr(taken, keyword, source.get(keyword) if keyword in keywords else None)
+    return taken
+
+
 @contextmanager
 def silently() -> Iterator[None]:
     """Keep pydicom and highdicom from logging or warning of odd values, as they repeat them: names, dates of birth."""
@@ -71,6 +81,22 @@ def silently() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Look into an object, silently: pydicom raises whatever it meets, when it meets it, and repeats the value.
+
+    Raises:
+        InvalidInputError: It cannot be used; the message repeats nothing of its content.
+    """
+    try:
+        with silently():
+            yield
+    except InvalidInputError:
+        raise
+    except Exception as error:
+        raise InvalidInputError(f"not a whole {what} ({type(error).__name__})") from error
+
+
 def read_object(path: Path) -> "Dataset":
     """Read a DICOM file.
 
@@ -80,12 +106,10 @@ def read_object(path: Path) -> "Dataset":
     from pydicom import dcmread
 
     try:
-        with silently():
+        with reading("DICOM file"):
             return dcmread(path)
-    except OSError as error:
-        raise InvalidInputError(f"{path}: {error.strerror or 'cannot be read'}") from error
-    except Exception as error:  # pydicom raises what it meets, and repeats the file's values
-        raise InvalidInputError(f"{path}: not a readable DICOM file ({type(error).__name__})") from error
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from error
 
 
 def write_object(path: Path, content: "Dataset") -> None:

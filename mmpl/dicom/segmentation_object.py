@@ -16,7 +16,9 @@ from mmpl.dicom.objects import (
     SERIES_NUMBER,
     VERSION,
     copy_identity,
+    reading,
     silently,
+    without_identity,
 )
 from mmpl.geometry import lay_part_on
 from mmpl.names import LESIONS, Label
@@ -72,28 +74,23 @@ def make_segmentation(mask: Image, series: CtSeries, by_person: bool = False) ->
 
 
 def _header(slice_: "Dataset", grid: Grid) -> "Dataset":
-    """Take what places a slice, without the identity, of which highdicom refuses and repeats what is odd."""
-    from pydicom import Dataset
-
-    header = Dataset()
-    for keyword in (
+    """Take what highdicom places a slice by."""
+    header = without_identity(
+        slice_,
         "SOPClassUID",
         "SOPInstanceUID",
         "SeriesInstanceUID",
         "StudyInstanceUID",
         "FrameOfReferenceUID",
+        "PositionReferenceIndicator",
         "Modality",
         "Rows",
         "Columns",
         "PixelSpacing",
         "ImageOrientationPatient",
         "ImagePositionPatient",
-    ):
-        setattr(header, keyword, slice_.get(keyword))
-    header.PositionReferenceIndicator = slice_.get("PositionReferenceIndicator")
+    )
     header.SliceThickness = header.SpacingBetweenSlices = round(grid.spacing_xyz[2], 6)
-    header.PatientID = header.PatientName = header.PatientBirthDate = header.PatientSex = None
-    header.AccessionNumber = header.StudyID = header.StudyDate = header.StudyTime = None
     return header
 
 
@@ -140,10 +137,10 @@ def lay_segmentation_on(content: "Dataset", grid: Grid, series: SeriesIdentity |
     Raises:
         InvalidInputError: It is of another CT, has other segments, or cannot be read.
     """
-    if series:
-        referred = {str(each.get("SeriesInstanceUID")) for each in content.get("ReferencedSeriesSequence") or []}
-        series.check(referred, {str(content.FrameOfReferenceUID)} if "FrameOfReferenceUID" in content else ())
-    try:
+    with reading("DICOM segmentation"):
+        if series:
+            referred = {str(each.get("SeriesInstanceUID")) for each in content.get("ReferencedSeriesSequence") or []}
+            series.check(referred, {str(content.FrameOfReferenceUID)} if "FrameOfReferenceUID" in content else ())
         segments = [(int(each.SegmentNumber), _named(each)) for each in content.SegmentSequence]
         found = match_lesions([named for _, named in segments], "segments")
         label_of = {number: label for (number, _), label in zip(segments, found, strict=True) if label is not None}
@@ -159,8 +156,6 @@ def lay_segmentation_on(content: "Dataset", grid: Grid, series: SeriesIdentity |
                     box, laid = lay_part_on(Image(drawn[None], part), grid, MOST_UNEVEN_MM)
                     labels[box][laid & (labels[box] != Label.GTVP)] = label
         return Image(labels, grid)
-    except (AttributeError, KeyError, IndexError, TypeError) as error:  # what pydicom raises where an attribute lacks
-        raise InvalidInputError(f"not a whole DICOM segmentation ({type(error).__name__})") from error
 
 
 def _named(segment: "Dataset") -> Named:

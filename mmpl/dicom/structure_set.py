@@ -12,7 +12,16 @@ from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.dicom.contours import Polygon, fill, outline
 from mmpl.dicom.ct_series import MOST_UNEVEN_MM, CtSeries, SeriesIdentity
 from mmpl.dicom.lesions import LESION_OF, Named, Term, match_lesions
-from mmpl.dicom.objects import MANUFACTURER, MODEL, RESEARCH_ONLY, SERIES_NUMBER, VERSION, copy_identity, silently
+from mmpl.dicom.objects import (
+    MANUFACTURER,
+    MODEL,
+    RESEARCH_ONLY,
+    SERIES_NUMBER,
+    VERSION,
+    copy_identity,
+    reading,
+    silently,
+)
 from mmpl.geometry import index_to_mm, mm_to_index
 from mmpl.names import LESIONS, Label
 
@@ -155,7 +164,7 @@ def lay_structure_set_on(content: "Dataset", grid: Grid, series: SeriesIdentity 
     Raises:
         InvalidInputError: It is of another CT, has other ROIs, or cannot be read.
     """
-    try:
+    with reading("RT structure set"):
         if series:
             frames = content.get("ReferencedFrameOfReferenceSequence") or []
             series.check(set(_referred_series(content)), {str(each.FrameOfReferenceUID) for each in frames})
@@ -175,8 +184,6 @@ def lay_structure_set_on(content: "Dataset", grid: Grid, series: SeriesIdentity 
                 plane = labels[index]
                 plane[fill(polygons, plane.shape) & (plane != Label.GTVP)] = label
         return Image(labels, grid)
-    except (AttributeError, KeyError, IndexError, TypeError) as error:  # what pydicom raises where an attribute lacks
-        raise InvalidInputError(f"not a whole RT structure set ({type(error).__name__})") from error
 
 
 def _referred_series(content: "Dataset") -> Iterator[str]:
