@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from small_series import NAME, ORIENTATIONS, lesions_on, make_series, write_series
 
+from mmpl.case import Image
 from mmpl.dicom.ct_series import CtSeries, order_slices
 from mmpl.dicom.lesions import ABNORMAL, LESION_OF
 from mmpl.dicom.objects import RESEARCH_ONLY, write_object
 from mmpl.dicom.segmentation_object import lay_segmentation_on, make_segmentation
 from mmpl.dicom.structure_set import lay_structure_set_on, make_structure_set
+from mmpl.dicom.structured_report import Outlook, make_report
 from mmpl.geometry import to_sitk
 from mmpl.io.images import grid_of
 from mmpl.metrics import dice
@@ -31,7 +33,20 @@ from mmpl.names import LESIONS, Label
 AXIAL = [name for name in ORIENTATIONS if name.startswith("axial")]
 KNOWN_ERRORS: tuple[str, ...] = ()
 """What dciodvfy holds against the objects of dcmqi and plastimatch, too: nothing that ours have."""
-MAKERS = {"seg": make_segmentation, "rtstruct": make_structure_set}
+
+
+def make_whole_report(mask: Image, series: CtSeries) -> Dataset:
+    """Make a report that says all there is to say; the CT stands in for the PET."""
+    outlook = Outlook(0.81, 0.93, True, -0.4, 31.0)
+    pet = Image(np.ones(mask.voxels.shape, np.float32), mask.grid)
+    return make_report(mask, series, make_segmentation(mask, series), outlook, pet)
+
+
+MAKERS: dict[str, Callable[[Image, CtSeries], Dataset]] = {
+    "seg": make_segmentation,
+    "rtstruct": make_structure_set,
+    "sr": make_whole_report,
+}
 
 
 def run(tool: str, *arguments: object) -> str:
@@ -186,6 +201,17 @@ def test_we_read_plastimatch_s_structure_set(written: Callable[[str], Written], 
     (theirs,) = [path for path in out.iterdir() if dcmread(path, stop_before_pixels=True).Modality == "RTSTRUCT"]
     found = lay_structure_set_on(dcmread(theirs), made.series.grid, made.series.identity).voxels
     assert min(made.dice_of(found)) >= 0.97, made.dice_of(found)
+
+
+def test_dcmqi_reads_our_report(written: Callable[[str], Written]) -> None:
+    made = written("axial")
+    out = made.folder / "report.json"
+    run("tid1500reader", "--inputDICOM", made.object("sr"), "--outputMetadata", out)
+    found = json.loads(out.read_text())["Measurements"]
+    assert [group["TrackingIdentifier"] for group in found[:2]] == ["GTVp", "GTVn"]
+    volumes = [float(group["measurementItems"][0]["value"]) for group in found[:2]]
+    expected = [np.count_nonzero(made.expected == label) * 0.003 for label in LESIONS]
+    assert volumes == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_tools_tell_a_mirror(written: Callable[[str], Written]) -> None:
