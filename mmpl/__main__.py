@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mmpl.errors import explain, report_error, wanted_in_full
+from mmpl.names import DICOM_FORMATS, Format
 from mmpl.surroundings import settle
 from mmpl.version import __version__
 
@@ -27,6 +28,11 @@ HpvPrevalence = Annotated[
 
 Disagreement = Annotated[
     bool, typer.Option("--disagreement", help="Write how the models differ: the SD over them, voxel by voxel.")
+]
+
+Forms = Annotated[
+    list[Format] | None,
+    typer.Option("--format", help="Form of the answers; may be repeated. DICOM forms need the CT's DICOM files."),
 ]
 
 
@@ -154,14 +160,20 @@ def predict(
         Path | None,
         typer.Option(help="Folder of persons' masks, PatientID.nii.gz, .mha or .dcm, which replace the ensemble's."),
     ] = None,
+    form: Forms = None,
 ) -> None:
     """Answer the patients of COHORT: predictions.csv, masks, pictures and reports in OUT; finished ones are skipped."""
+    from mmpl.export import check_study
+    from mmpl.export import export as export_answers
     from mmpl.predict import predict as predict_cohort
 
     use_weights(weights)
+    check_study(form or (), cohort)
     failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement, masks)
     for name, reason in failures.items():
         report_error(f"{name}: {reason}")
+    if form:
+        export_answers(out, form, cohort)
     if failures:
         raise typer.Exit(1)
 
@@ -185,6 +197,23 @@ def train(context: typer.Context) -> None:
 
     sys.argv = [f"{sys.argv[0]} train {step}", *arguments]
     run_program(importlib.import_module(f"mmpl.training.{step}").main)
+
+
+@app.command()
+def export(
+    answers: Annotated[Path, typer.Argument(help="Folder of answers, of predict or of answer.")],
+    dicom: Annotated[
+        Path | None, typer.Option(help="Folder of the CT's DICOM files; of many patients, one with a folder each.")
+    ] = None,
+    form: Forms = None,
+    ct_series: Annotated[int | None, typer.Option(help="Number of the CT series, where there are several.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Takes the files; by default ANSWERS.")] = None,
+) -> None:
+    """Write answers as DICOM segmentation, structure set and report, which it does by default, or as images."""
+    from mmpl.export import export as export_answers
+
+    for path in export_answers(answers, form or DICOM_FORMATS, dicom, ct_series, out):
+        print(path)
 
 
 @app.command()

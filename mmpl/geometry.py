@@ -108,7 +108,9 @@ def lay_on(image: Image, grid: Grid, within_mm: float = SAME_PLACE_MM) -> Image:
     steps = ends - origin  # of the image's axes, in voxels of the grid
     along = np.abs(steps).argmax(axis=1)  # the grid's axis that each of the image's axes runs along
     size = np.asarray(image.grid.size_xyz)
-    if sorted(along) != [0, 1, 2] or tuple(size[np.argsort(along)]) != tuple(grid.size_xyz):
+    if sorted(along) != [0, 1, 2]:
+        raise InvalidInputError("the mask does not lie where the image lies (its axes run aslant)")
+    if tuple(size[np.argsort(along)]) != tuple(grid.size_xyz):
         raise InvalidInputError(f"the mask has {image.grid.size_xyz} voxels (x, y, z), and the image {grid.size_xyz}")
     backwards = steps[range(3), along] < 0
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid.size_xyz], indexing="ij")).reshape(3, -1).T

@@ -151,6 +151,7 @@ class ReportedAnswer:
         risk_percentile: Share of the training patients, 0 to 100, whose risk is lower; None likewise.
         gtvp_ml, gtvn_ml: Volumes, ml.
         unlike_training: Distance of the images from those of training, above 1 is flagged; None where it is not known.
+        mask_by: Whose mask it is, BY_ENSEMBLE or BY_PERSON.
     """
 
     patient_id: str
@@ -169,6 +170,7 @@ class ReportedAnswer:
     gtvn_ml: float
     flags: tuple[str, ...]
     unlike_training: float | None
+    mask_by: str = BY_ENSEMBLE
 
 
 def read_report(path: Path) -> ReportedAnswer | None:
@@ -194,6 +196,7 @@ def read_report(path: Path) -> ReportedAnswer | None:
             gtvn_ml=float(content["gtvn_ml"]),
             flags=tuple(map(str, content["flags"])),
             unlike_training=_number(content.get("unlike_training")),
+            mask_by=content.get("mask", {}).get("by", BY_ENSEMBLE),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

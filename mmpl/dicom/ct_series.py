@@ -1,20 +1,24 @@
 """The CT series that a mask lies on: its slices in order, and the grid they make."""
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Grid, Image, InvalidInputError
-from mmpl.dicom.objects import reading
+from mmpl.dicom.objects import is_dicom, read_object, reading
+from mmpl.errors import some_of
 from mmpl.geometry import lay_on
 from mmpl.io.masks import as_labels
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 MOST_UNEVEN_MM = 0.1
 """What headers lose of a slice's place, where they have one decimal."""
 _SAME_FOR_ALL = (
@@ -127,3 +131,39 @@ def plane_grid(
     rows, columns = (int(value) for value in shape)
     direction = np.column_stack([row, column, np.cross(row, column)])
     return Grid((columns, rows, 1), (between_columns, between_rows, 1.0), (x, y, z), tuple(direction.ravel().tolist()))
+
+
+def find_ct_series(folder: Path, mask: Image, number: int | None = None) -> CtSeries:
+    """Find the CT series that a label map lies on, among the DICOM files of a folder and those below it.
+
+    Args:
+        folder: The folder.
+        mask: The label map.
+        number: SeriesNumber, where the mask lies on several, as on two reconstructions of one scan.
+
+    Raises:
+        InvalidInputError: There is none, or there are several.
+    """
+    groups: dict[str, list[Dataset]] = defaultdict(list)
+    for path in sorted(folder.rglob("[!.]*")):
+        if is_dicom(path):
+            header = read_object(path, pixels=False)
+            with reading("DICOM header"):
+                if header.get("SOPClassUID") == _CT_STORAGE and number in (None, header.get("SeriesNumber")):
+                    groups[str(header.get("SeriesInstanceUID"))].append(header)
+    if not groups:
+        raise InvalidInputError(f"{folder}: no CT series" + ("" if number is None else f" of number {number}"))
+    found, reasons = list[CtSeries](), list[str]()
+    for slices in groups.values():
+        try:
+            series = order_slices(slices)
+            series.labels(mask)
+            found.append(series)
+        except InvalidInputError as error:
+            reasons.append(str(error))
+    if not found:
+        raise InvalidInputError(f"{folder}: {reasons[0]}" if len(reasons) == 1 else f"{folder}: the mask lies on no CT")
+    if len(found) > 1:
+        numbers = some_of(sorted(str(series.slices[0].get("SeriesNumber")) for series in found))
+        raise InvalidInputError(f"{folder}: the mask lies on {len(found)} CT series; name one of {numbers}")
+    return found[0]

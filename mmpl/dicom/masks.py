@@ -5,14 +5,13 @@ from pathlib import Path
 
 from mmpl.case import Case, GivenMask, Grid, Image, InvalidInputError
 from mmpl.dicom.ct_series import SeriesIdentity
-from mmpl.dicom.objects import read_object
+from mmpl.dicom.objects import is_dicom, read_object
 from mmpl.dicom.segmentation_object import SEGMENTATION_STORAGE, lay_segmentation_on
 from mmpl.dicom.structure_set import STRUCTURE_SET_STORAGE, lay_structure_set_on
 from mmpl.io.images import IMAGE_SUFFIXES
 from mmpl.io.masks import read_mask
 
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".dcm")
-_MAGIC, _PREAMBLE = b"DICM", 128  # bytes
 
 
 def read_any_mask(path: Path, grid: Grid, series: SeriesIdentity | None = None) -> Image:
@@ -26,7 +25,7 @@ def read_any_mask(path: Path, grid: Grid, series: SeriesIdentity | None = None) 
     Raises:
         InvalidInputError: It cannot be read, is none of these, or is of another CT; the message names it.
     """
-    if not _is_dicom(path):
+    if not is_dicom(path):
         return read_mask(path, grid)
     content = read_object(path)
     try:
@@ -46,10 +45,3 @@ def give_mask(case: Case, path: Path, series: SeriesIdentity | None = None) -> C
         InvalidInputError: It cannot be used, as in `read_any_mask`.
     """
     return replace(case, given_mask=GivenMask(read_any_mask(path, case.ct.grid, series), path.name))
-
-
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC

@@ -20,6 +20,7 @@ RESEARCH_ONLY = "Research only, not for clinical use"
 SERIES_NUMBER = 9000
 """Far from those of scanners; each kind of object adds its own few."""
 
+_MAGIC, _PREAMBLE = b"DICM", 128  # bytes
 _REQUIRED = (
     "PatientName",
     "PatientID",
@@ -97,8 +98,20 @@ def reading(what: str) -> Iterator[None]:
         raise InvalidInputError(f"not a whole {what} ({type(error).__name__})") from error
 
 
-def read_object(path: Path) -> "Dataset":
+def is_dicom(path: Path) -> bool:
+    """Tell a DICOM file by its magic bytes, whatever its name."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
+
+
+def read_object(path: Path, pixels: bool = True) -> "Dataset":
     """Read a DICOM file.
+
+    Args:
+        path: The file.
+        pixels: Whether to read them, too.
 
     Raises:
         InvalidInputError: It is missing, or no whole DICOM file; the message names it, and nothing of its content.
@@ -107,7 +120,7 @@ def read_object(path: Path) -> "Dataset":
 
     try:
         with reading("DICOM file"):
-            return dcmread(path)
+            return dcmread(path, stop_before_pixels=not pixels)
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}") from error
 
