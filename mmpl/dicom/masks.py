@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmpl.case import Case, GivenMask, Grid, Image, InvalidInputError
 from mmpl.dicom.ct_series import SeriesIdentity
-from mmpl.dicom.objects import is_dicom, read_object
+from mmpl.dicom.objects import is_dicom, read_object, reading
 from mmpl.dicom.segmentation_object import SEGMENTATION_STORAGE, lay_segmentation_on
 from mmpl.dicom.structure_set import STRUCTURE_SET_STORAGE, lay_structure_set_on
 from mmpl.io.images import IMAGE_SUFFIXES
@@ -29,9 +29,11 @@ def read_any_mask(path: Path, grid: Grid, series: SeriesIdentity | None = None) 
         return read_mask(path, grid)
     content = read_object(path)
     try:
-        if content.get("SOPClassUID") in SEGMENTATION_STORAGE:
+        with reading("DICOM object"):
+            kind = str(content.get("SOPClassUID"))
+        if kind in SEGMENTATION_STORAGE:
             return lay_segmentation_on(content, grid, series)
-        if content.get("SOPClassUID") == STRUCTURE_SET_STORAGE:
+        if kind == STRUCTURE_SET_STORAGE:
             return lay_structure_set_on(content, grid, series)
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}") from error

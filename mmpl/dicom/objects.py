@@ -125,6 +125,11 @@ def read_object(path: Path, pixels: bool = True) -> "Dataset":
         raise InvalidInputError(f"{path}: {error}") from error
 
 
+def one_line_of(text: object) -> str:
+    """Give a name as it can stand in a message; of none, nothing."""
+    return "" if text is None else " ".join(str(text).split())
+
+
 def write_object(path: Path, content: "Dataset") -> None:
     """Write an object, whole or not at all.
 

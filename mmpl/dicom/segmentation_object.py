@@ -16,6 +16,7 @@ from mmpl.dicom.objects import (
     SERIES_NUMBER,
     VERSION,
     copy_identity,
+    one_line_of,
     reading,
     silently,
     without_identity,
@@ -160,7 +161,7 @@ def lay_segmentation_on(content: "Dataset", grid: Grid, series: SeriesIdentity |
 
 def _named(segment: "Dataset") -> Named:
     codes = tuple(str(each.get("CodeValue")) for each in segment.get("SegmentedPropertyTypeCodeSequence") or [])
-    return Named(str(segment.get("SegmentLabel", "")), codes, is_gtv=_NEOPLASM in codes)
+    return Named(one_line_of(segment.get("SegmentLabel")), codes, is_gtv=_NEOPLASM in codes)
 
 
 def _frames(content: "Dataset") -> NDArray:

@@ -19,6 +19,7 @@ from mmpl.dicom.objects import (
     SERIES_NUMBER,
     VERSION,
     copy_identity,
+    one_line_of,
     reading,
     silently,
 )
@@ -201,7 +202,7 @@ def _named(content: "Dataset") -> list[Named]:
         observation = seen.get(int(region.ROINumber), {})
         codes = tuple(str(each.get("CodeValue")) for each in observation.get("RTROIIdentificationCodeSequence") or [])
         is_gtv = observation.get("RTROIInterpretedType") == "GTV"
-        named.append(Named(str(region.get("ROIName", "")), codes, is_gtv))
+        named.append(Named(one_line_of(region.get("ROIName")), codes, is_gtv))
     return named
 
 
@@ -215,7 +216,7 @@ def _planes(region: "Dataset", grid: Grid) -> dict[int, list[Polygon]]:
     columns, rows, slices = grid.size_xyz
     for contour in region.get("ContourSequence") or []:
         if contour.ContourGeometricType not in _CLOSED:
-            raise InvalidInputError(f"a contour is {contour.ContourGeometricType}, not closed")
+            raise InvalidInputError("a contour is not closed")
         points = np.array([float(value) for value in contour.ContourData], float)
         if not len(points) or len(points) % 3 or not np.isfinite(points).all():
             raise InvalidInputError(f"a contour has {len(points)} coordinates, not three a point")

@@ -138,7 +138,7 @@ def with_half_a_point(content: Dataset) -> None:
         (moved(1.2), "ROI 'GTVp': a contour does not lie on a slice of this CT"),
         (moved(300.0), "ROI 'GTVp': a contour reaches outside this CT"),
         (of_another_series, "it belongs to another CT .it refers to another series"),
-        (with_open_contour, "ROI 'GTVp': a contour is OPEN_PLANAR, not closed"),
+        (with_open_contour, "ROI 'GTVp': a contour is not closed"),
         (with_half_a_point, "ROI 'GTVp': a contour has \\d+ coordinates, not three a point"),
         (lambda content: delattr(content, "ROIContourSequence"), "not a whole RT structure set"),
     ],
