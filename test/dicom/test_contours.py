@@ -51,6 +51,13 @@ def test_straight_edges_have_no_points_between_their_ends() -> None:
     assert sorted(map(tuple, polygon.tolist())) == [(1.5, 0.5), (1.5, 3.5), (7.5, 0.5), (7.5, 3.5)]
 
 
+def test_a_hole_that_touches_the_outside_by_a_corner_needs_no_cut() -> None:
+    (polygon,) = outline(np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool))
+    assert len(polygon) == 10
+    sides = [tuple(map(tuple, side)) for side in np.stack([polygon, np.roll(polygon, -1, axis=0)], 1).tolist()]
+    assert not set(sides) & {(end, begin) for begin, end in sides}
+
+
 SQUARE = np.array([(2, 1), (7, 1), (7, 6), (2, 6)], float)
 
 

@@ -35,6 +35,16 @@ def test_out_and_back(tmp_path: Path, orientation: str) -> None:
             np.testing.assert_array_equal(drawn.get(str(slice_.SOPInstanceUID), np.zeros_like(expected)), expected)
 
 
+def test_rows_and_columns_may_be_unlike_far_apart() -> None:
+    slices = make_series("oblique", (0.8, 1.3, 3.0))
+    series = order_slices(slices)
+    mask = lesions_on(series.grid)
+    drawn = rasterize(make_structure_set(mask, series), slices, "GTVp")
+    for slice_, labels in zip(series.slices, mask.voxels, strict=True):
+        found = drawn.get(str(slice_.SOPInstanceUID))
+        np.testing.assert_array_equal(labels == Label.GTVP, False if found is None else found)
+
+
 def test_an_empty_mask_comes_back_empty(tmp_path: Path) -> None:
     series = order_slices(make_series())
     empty = Image(np.zeros(series.grid.shape_zyx, np.uint8), series.grid)
