@@ -12,8 +12,10 @@ import torch
 from cohorts import ROW, write_table
 
 from mmpl.__main__ import main
+from mmpl.api import load
 from mmpl.case import Case, GivenMask, Image, InvalidInputError
 from mmpl.dicom.masks import give_mask
+from mmpl.geometry import to_sitk
 from mmpl.io.images import read_image, write_image
 from mmpl.metrics import dice
 from mmpl.names import LESIONS, Label, Stage, Task
@@ -128,6 +130,18 @@ def test_answer_takes_a_mask(
     found = read_image(out / "images/tumor-lymph-node-segmentation/output.mha")
     np.testing.assert_array_equal(found.voxels, corrected.voxels)
     assert json.loads((out / "report.json").read_text())["mask"]["file"] == "corrected.nii.gz"
+
+
+@pytest.mark.parametrize("form", ["path", "image"])
+def test_the_python_interface_takes_a_mask(
+    partial_ensemble: Callable[..., Path], head: Case, corrected: Image, tmp_path: Path, form: str
+) -> None:
+    model = load(partial_ensemble(Stage.SEGMENTATION), device="cpu")
+    write_image(tmp_path / "mask.mha", corrected)
+    mask = to_sitk(corrected) if form == "image" else tmp_path / "mask.mha"
+    result = model.answer(to_sitk(head.ct), to_sitk(head.pet), mask=mask)
+    np.testing.assert_array_equal(result.segmentation.mask.voxels, corrected.voxels)
+    assert GIVEN in result.flags
 
 
 def test_a_mask_that_cannot_be_used_leaves_no_answer(

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ class CtSeries:
         Raises:
             InvalidInputError: The mask does not lie on the series' grid, or has labels other than 0, 1 and 2.
         """
-        return as_labels(lay_on(mask, self.grid).voxels)
+        return as_labels(lay_on(mask, self.grid, MOST_UNEVEN_MM).voxels)
 
 
 def order_slices(slices: Sequence["Dataset"]) -> CtSeries:
@@ -91,8 +91,8 @@ def order_slices(slices: Sequence["Dataset"]) -> CtSeries:
         raise InvalidInputError(f"the CT series has {len(slices)} slices, and a volume is needed")
     with reading("CT series"):
         for keyword in _SAME_FOR_ALL:
-            values = {str(each.get(keyword)) for each in slices}
-            if len(values) > 1 or values <= {"None", ""}:
+            values = {_rounded(each.get(keyword)) for each in slices}
+            if len(values) > 1 or values <= {None, ""}:
                 raise InvalidInputError(f"the CT series' slices have {'other' if len(values) > 1 else 'no'} {keyword}")
         if any(each.get("ImagePositionPatient") is None or "NumberOfFrames" in each for each in slices):
             raise InvalidInputError("the CT series has a slice without a place, or with many frames")
@@ -112,6 +112,13 @@ def order_slices(slices: Sequence["Dataset"]) -> CtSeries:
     x, y, _ = plane.spacing_xyz
     grid = Grid((columns, rows, len(slices)), (x, y, spacing_z), tuple(places[0].tolist()), plane.direction)
     return CtSeries(tuple(slices[index] for index in order), grid)
+
+
+def _rounded(value: Any) -> Any:
+    """Give a header's value so that numbers are equal which differ in what is written of them alone."""
+    if value is None or isinstance(value, str | int):
+        return value
+    return tuple(round(float(number), 4) for number in value)
 
 
 def plane_grid(

@@ -128,6 +128,37 @@ def test_a_segmentation_of_a_shifted_ct_is_refused_by_its_place() -> None:
         lay_segmentation_on(made, replace(series.grid, origin_xyz=(x, y + 0.4, z)))
 
 
+def test_a_number_may_be_written_in_two_ways() -> None:
+    slices = make_series()
+    slices[3].PixelSpacing, slices[5].ImageOrientationPatient = ["1.00", "1.0"], ["1.000001", "0", "0", "0", "1", "0"]
+    assert order_slices(slices).grid.spacing_xyz == (1.0, 1.0, 3.0)
+
+
+def without(keyword: str) -> Callable[[list[Dataset]], None]:
+    return lambda slices: delattr(slices[4], keyword)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda slices: slices.__delitem__(slice(1, None)), "the CT series has 1 slices"),
+        (
+            lambda slices: setattr(slices[2], "PixelSpacing", [1.1, 1.1]),
+            "slices have other PixelSpacing",
+        ),
+        (without("FrameOfReferenceUID"), "slices have other FrameOfReferenceUID"),
+        (without("ImagePositionPatient"), "a slice without a place"),
+        (lambda slices: setattr(slices[2], "ImagePositionPatient", [0, 0, 0]), "not evenly stacked"),
+        (lambda slices: slices.append(slices[0]), "not evenly stacked"),
+    ],
+)
+def test_what_makes_no_volume_is_refused(change: Callable[[list[Dataset]], None], message: str) -> None:
+    slices = make_series()
+    change(slices)
+    with pytest.raises(InvalidInputError, match=message):
+        order_slices(slices)
+
+
 @pytest.mark.parametrize("missing", ["PatientSex", "AccessionNumber", "StudyDate", "PatientName"])
 def test_headers_of_the_wild(missing: str) -> None:
     slices = make_series()
