@@ -103,6 +103,7 @@ def answer(
 ) -> None:
     """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
     from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
+    from mmpl.export import exported
     from mmpl.files import refuse_inside, refuse_to_replace
     from mmpl.io.challenge import clear_challenge_result
     from mmpl.logs import set_up_logging
@@ -117,7 +118,7 @@ def answer(
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
     picture, report = target / "picture.png", target / "report.json"
     differing = target / "disagreement.mha"
-    clear_challenge_result(target, picture, report, differing)
+    clear_challenge_result(target, picture, report, differing, *exported(target))
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
     Algorithm.load(disagreement=disagreement).answer(
         source, target, picture, report, known_hpv=status, disagreement=differing if disagreement else None, mask=mask

@@ -31,12 +31,21 @@ SUFFIX = {
 """What follows the answer's name in a file's."""
 
 
+ALONE = "mask"
+"""Name of an answer that has a folder of its own."""
+
+
+def exported(folder: Path, name: str = ALONE) -> list[Path]:
+    """List what may have been exported of an answer, and goes where it is answered anew."""
+    return [folder / f"{name}{suffix}" for suffix in SUFFIX.values()]
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer in a folder.
 
     Attributes:
-        name: The patient's name there; "mask" where the folder holds one answer alone.
+        name: The patient's name there, or ALONE.
         mask_path: File of its label map.
         reported: What the report says.
     """
@@ -122,8 +131,8 @@ def find_answers(folder: Path) -> list[Answer]:
     """
     alone = read_report(folder / REPORT)
     if alone:
-        masks = (folder / MASK, read_edition().output_path(Task.SEGMENTATION, folder))
-        found = [Answer("mask", path, alone) for path in masks if path.is_file()][:1]
+        masks = (read_edition().output_path(Task.SEGMENTATION, folder), folder / MASK)
+        found = [Answer(ALONE, path, alone) for path in masks if path.is_file()][:1]
     else:
         reports = [(path, read_report(path)) for path in sorted(folder.glob("[!.]*.json"))]
         found = [

@@ -12,6 +12,7 @@ from rich.progress import Progress
 from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
 from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE
+from mmpl.export import exported
 from mmpl.files import refuse_inside, refuse_to_replace, write_whole
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
@@ -114,7 +115,7 @@ def predict(
                 if known.source != source:
                     failures[name] = f"{report}: answered from other images or another record; name another folder"
                 continue
-            for extra in (features, differing):
+            for extra in (features, differing, *(set(exported(out, name)) - {mask})):
                 extra.unlink(missing_ok=True)  # of an earlier answer
             try:
                 case = patients.read_case(name)

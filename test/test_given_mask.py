@@ -126,7 +126,10 @@ def test_answer_takes_a_mask(
 ) -> None:
     mask, out = tmp_path / "corrected.nii.gz", tmp_path / "out"
     write_image(mask, corrected)
+    out.mkdir()
+    (out / "mask_seg.dcm").write_text("of an earlier answer")
     assert run(monkeypatch, "answer", write_input(), out, "--mask", mask) == 0
+    assert not (out / "mask_seg.dcm").exists()
     found = read_image(out / "images/tumor-lymph-node-segmentation/output.mha")
     np.testing.assert_array_equal(found.voxels, corrected.voxels)
     assert json.loads((out / "report.json").read_text())["mask"]["file"] == "corrected.nii.gz"

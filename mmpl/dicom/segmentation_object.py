@@ -147,12 +147,10 @@ def lay_segmentation_on(content: "Dataset", grid: Grid, series: SeriesIdentity |
         label_of = {number: label for (number, _), label in zip(segments, found, strict=True) if label is not None}
         labels = np.zeros(grid.shape_zyx, np.uint8)
         for index, frame in enumerate(_frames(content)):
-            part, segment = _frame_grid(content, index, frame.shape), _group(content, index, "SegmentIdentification")
+            part = _frame_grid(content, index, frame.shape)
+            numbered = frame if content.SegmentationType == "LABELMAP" else frame * _segment_of(content, index)
             for number, label in label_of.items():
-                if segment is None:  # the pixels of a label map are its segments' numbers
-                    drawn = frame == number
-                else:
-                    drawn = (frame > 0) & (int(segment.ReferencedSegmentNumber) == number)
+                drawn = numbered == number
                 if drawn.any():
                     box, laid = lay_part_on(Image(drawn[None], part), grid, MOST_UNEVEN_MM)
                     labels[box][laid & (labels[box] != Label.GTVP)] = label
@@ -165,7 +163,7 @@ def _named(segment: "Dataset") -> Named:
 
 
 def _frames(content: "Dataset") -> NDArray:
-    """Give the frames (frames, rows, columns); what is fractional counts from one half on.
+    """Give the frames (frames, rows, columns), of 0 and 1 or of segments' numbers; fractions count from one half on.
 
     Raises:
         InvalidInputError: They cannot be decoded.
@@ -177,8 +175,8 @@ def _frames(content: "Dataset") -> NDArray:
         raise InvalidInputError(f"its pixels cannot be read ({type(error).__name__})") from error
     frames = pixels.reshape(-1, int(content.Rows), int(content.Columns))
     if content.SegmentationType == "FRACTIONAL":
-        return 2 * frames.astype(np.uint16) >= int(content.MaximumFractionalValue)
-    return frames
+        frames = 2 * frames.astype(np.uint16) >= int(content.MaximumFractionalValue)
+    return frames.astype(np.uint16)
 
 
 def _group(content: "Dataset", frame: int, name: str) -> "Dataset | None":
@@ -187,6 +185,14 @@ def _group(content: "Dataset", frame: int, name: str) -> "Dataset | None":
         if found := groups.get(f"{name}Sequence"):
             return found[0]
     return None
+
+
+def _segment_of(content: "Dataset", frame: int) -> int:
+    """Give the number of the one segment that a frame is of."""
+    segment = _group(content, frame, "SegmentIdentification")
+    if segment is None:
+        raise InvalidInputError(f"its frame {frame + 1} is of no segment")
+    return int(segment.ReferencedSegmentNumber)
 
 
 def _frame_grid(content: "Dataset", frame: int, shape: tuple[int, ...]) -> Grid:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from highdicom.seg import Segmentation
 from pydicom import Dataset, dcmread
 from small_series import BIRTH_DATE, NAME, ORIENTATIONS, PATIENT_ID, lesions_on, make_series
 
@@ -35,6 +36,25 @@ def test_few_slices(kept: list[int]) -> None:
     voxels[[index for index in range(len(voxels)) if index not in kept]] = 0
     made = make_segmentation(Image(voxels, series.grid), series)
     np.testing.assert_array_equal(lay_segmentation_on(made, series.grid).voxels, voxels)
+
+
+@pytest.mark.parametrize("kind", ["FRACTIONAL", "LABELMAP"])
+def test_other_kinds_of_segmentation_are_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {"segmentation_type": kind}
+    monkeypatch.setattr("highdicom.seg.Segmentation", lambda **given: Segmentation(**given | other))
+    series = order_slices(make_series("oblique"))
+    mask = lesions_on(series.grid)
+    made = make_segmentation(mask, series)
+    assert made.SegmentationType == kind
+    np.testing.assert_array_equal(lay_segmentation_on(made, series.grid, series.identity).voxels, mask.voxels)
+
+
+def test_a_frame_of_no_segment_is_refused() -> None:
+    series = order_slices(make_series())
+    made = make_segmentation(lesions_on(series.grid), series)
+    del made.PerFrameFunctionalGroupsSequence[2].SegmentIdentificationSequence
+    with pytest.raises(InvalidInputError, match="its frame 3 is of no segment"):
+        lay_segmentation_on(made, series.grid)
 
 
 def test_a_mask_with_its_axes_in_another_order_is_written_in_its_place() -> None:
