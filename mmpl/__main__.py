@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mmpl.errors import explain, report_error, wanted_in_full
+from mmpl.names import DICOM_FORMATS, Format
 from mmpl.surroundings import settle
 from mmpl.version import __version__
 
@@ -42,6 +43,11 @@ Where = Annotated[
 
 Disagreement = Annotated[
     bool, typer.Option("--disagreement", help="Write how the models differ: the SD over them, voxel by voxel.")
+]
+
+Forms = Annotated[
+    list[Format] | None,
+    typer.Option("--format", help="Form of the answers; may be repeated. DICOM forms need the CT's DICOM files."),
 ]
 
 
@@ -112,14 +118,21 @@ def answer(
     ] = None,
     hpv_prevalence: HpvPrevalence = None,
     disagreement: Disagreement = False,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="A person's mask (image, DICOM SEG or RTSTRUCT), which replaces the ensemble's."),
+    ] = None,
 ) -> None:
     """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
     from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
-    from mmpl.files import refuse_inside
+    from mmpl.export import exported
+    from mmpl.files import refuse_inside, refuse_to_replace
     from mmpl.io.challenge import clear_challenge_result
     from mmpl.logs import set_up_logging
 
     refuse_inside(target, source)
+    if mask:
+        refuse_to_replace(mask, target)
     use_weights(weights)
     set_up_logging()
     if hpv_prevalence is not None:
@@ -127,10 +140,10 @@ def answer(
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
     picture, report = target / "picture.png", target / "report.json"
     differing = target / "disagreement.mha"
-    clear_challenge_result(target, picture, report, differing)
+    clear_challenge_result(target, picture, report, differing, *exported(target))
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
     Algorithm.load(disagreement=disagreement).answer(
-        source, target, picture, report, known_hpv=status, disagreement=differing if disagreement else None
+        source, target, picture, report, known_hpv=status, disagreement=differing if disagreement else None, mask=mask
     )
 
 
@@ -166,14 +179,24 @@ def predict(
     all_radiomics: Annotated[bool, typer.Option("--all-radiomics", help="Write every radiomics feature, too.")] = False,
     hpv_prevalence: HpvPrevalence = None,
     disagreement: Disagreement = False,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of persons' masks, PatientID.nii.gz, .mha or .dcm, which replace the ensemble's."),
+    ] = None,
+    form: Forms = None,
 ) -> None:
     """Answer the patients of COHORT: predictions.csv, masks, pictures and reports in OUT; finished ones are skipped."""
+    from mmpl.export import check_study
+    from mmpl.export import export as export_answers
     from mmpl.predict import predict as predict_cohort
 
     use_weights(weights)
-    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement)
+    check_study(form or (), cohort)
+    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement, masks)
     for name, reason in failures.items():
         report_error(f"{name}: {reason}")
+    if form:
+        export_answers(out, form, cohort)
     if failures:
         raise typer.Exit(1)
 
@@ -220,6 +243,23 @@ def predict_table(
     for remark in read.remarks:
         print(f"note: {table}: {remark}")
     print(f"{len(read.patients)} patients answered in {out}")
+
+
+@app.command()
+def export(
+    answers: Annotated[Path, typer.Argument(help="Folder of answers, of predict or of answer.")],
+    dicom: Annotated[
+        Path | None, typer.Option(help="Folder of the CT's DICOM files; of many patients, one with a folder each.")
+    ] = None,
+    form: Forms = None,
+    ct_series: Annotated[int | None, typer.Option(help="Number of the CT series, where there are several.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Takes the files; by default ANSWERS.")] = None,
+) -> None:
+    """Write answers as DICOM segmentation, structure set and report, which it does by default, or as images."""
+    from mmpl.export import export as export_answers
+
+    for path in export_answers(answers, form or DICOM_FORMATS, dicom, ct_series, out):
+        print(path)
 
 
 @app.command()

@@ -129,6 +129,7 @@ class Algorithm:
         began: float | None = None,
         known_hpv: bool | None = None,
         disagreement: Path | None = None,
+        mask: Path | None = None,
     ) -> None:
         """Answer the case in one folder into another; answers of an earlier case are removed first.
 
@@ -140,6 +141,8 @@ class Algorithm:
             began: Moment at which the case's time began, as `time.monotonic` has it; by default now.
             known_hpv: HPV status that the risk may rest on; None where it is not known.
             disagreement: File for the models' disagreement, where it is measured; None for no such image. Likewise.
+            mask: File with a mask that takes the place of the ensemble's: an image, DICOM SEG or RTSTRUCT; None for the
+                ensemble's. It does not lie in the target.
 
         Raises:
             InvalidInputError: The case cannot be answered; nothing is left in the target.
@@ -148,6 +151,10 @@ class Algorithm:
         target.mkdir(parents=True, exist_ok=True)
         clear_challenge_result(target, picture, report, disagreement)
         case = read_challenge_case(source, self.pipeline.ensemble.profile.clinical, known_hpv)
+        if mask:
+            from mmpl.dicom.masks import give_mask
+
+            case = give_mask(case, mask)
         left_s = None if self.budget_s is None else began + self.budget_s - time.monotonic()
         result = self.pipeline(case, budget_s=left_s)
         for note in result.notes:

@@ -13,7 +13,7 @@ for patient_id, result in model.answer_cohort("cohorts/mine"):
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -22,10 +22,12 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from mmpl.case import Case, Grid, Image, InvalidInputError
-from mmpl.geometry import check_overlap, to_sitk
+from mmpl.case import Case, GivenMask, Grid, Image, InvalidInputError
+from mmpl.dicom.masks import give_mask
+from mmpl.geometry import check_overlap, lay_on, to_sitk
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import as_volume, from_sitk, read_image
+from mmpl.io.masks import as_labels
 from mmpl.names import Task
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.units import check_units
@@ -52,6 +54,7 @@ class Model:
         record: Mapping[str, object] | None = None,
         known_hpv: bool | None = None,
         patient_id: str = "patient",
+        mask: AnyImage | None = None,
     ) -> PatientResult:
         """Answer one patient.
 
@@ -62,14 +65,21 @@ class Model:
                 the result's `notes`.
             known_hpv: HPV status that replaces the predicted one in the survival model.
             patient_id: Name of the patient in the result.
+            mask: A person's label map, which replaces the ensemble's; a path may be DICOM SEG or RTSTRUCT, too.
 
         Raises:
-            InvalidInputError: An image cannot be used, or CT and PET do not overlap.
+            InvalidInputError: An image or the mask cannot be used, or CT and PET do not overlap.
         """
         clinical = self.pipeline.ensemble.profile.clinical.read(record or {})
         images = read_any_image("CT", ct), read_any_image("PET", pet)
         case = Case(patient_id, *images, clinical, known_hpv=known_hpv)
         check_overlap(case.ct.grid, case.pet.grid)
+        if isinstance(mask, str | PathLike):
+            case = give_mask(case, Path(mask))
+        elif mask is not None:
+            image = read_any_image("mask", mask)
+            labels = lay_on(Image(as_labels(image.voxels), image.grid), case.ct.grid)
+            case = replace(case, given_mask=GivenMask(labels, "in memory"))
         return self.pipeline(check_units(case))
 
     def answer_cohort(self, folder: str | PathLike[str]) -> Iterator[tuple[str, PatientResult | InvalidInputError]]:

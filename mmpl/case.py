@@ -70,6 +70,19 @@ class Image:
 
 
 @dataclass(frozen=True)
+class GivenMask:
+    """A mask that a person drew or corrected.
+
+    Attributes:
+        image: Label map on the CT's grid.
+        source: Where it is from: the name of its file.
+    """
+
+    image: Image
+    source: str
+
+
+@dataclass(frozen=True)
 class ClinicalRecord:
     """Clinical fields by their released names: a number, a level's code, or None where unknown.
 
@@ -122,6 +135,7 @@ class Case:
         pet_is_suv: False where the PET's numbers cannot be SUV (`mmpl.units`).
         flags: Findings on entry that the reader of the answers should know.
         known_hpv: HPV status, where it is known and takes the place of the predicted one in the survival model.
+        given_mask: Mask that takes the place of the ensemble's in the answer, and for HPV and survival.
     """
 
     patient_id: str
@@ -132,17 +146,22 @@ class Case:
     pet_is_suv: bool = True
     flags: tuple[str, ...] = ()
     known_hpv: bool | None = None
+    given_mask: GivenMask | None = None
 
     def __post_init__(self) -> None:
         for name, image in (("CT", self.ct), ("PET", self.pet)):
             check_image(name, image)
-        if self.reference is None:
-            return
-        if self.reference.grid != self.ct.grid:
-            raise InvalidInputError("the reference mask is not on the CT's grid")
-        unknown = set(np.unique(self.reference.voxels).tolist()) - set(Label)
+        if self.reference:
+            self._check_mask("reference", self.reference)
+        if self.given_mask:
+            self._check_mask("given", self.given_mask.image)
+
+    def _check_mask(self, which: str, mask: Image) -> None:
+        if mask.grid != self.ct.grid:
+            raise InvalidInputError(f"the {which} mask is not on the CT's grid")
+        unknown = set(np.unique(mask.voxels).tolist()) - set(Label)
         if unknown:
-            raise InvalidInputError(f"the reference mask has labels {sorted(unknown)}; only 0, 1 and 2 are known")
+            raise InvalidInputError(f"the {which} mask has labels {sorted(unknown)}; only 0, 1 and 2 are known")
 
 
 def check_image(name: str, image: Image) -> None:

@@ -55,6 +55,16 @@ def refuse_inside(output: Path, inputs: Path) -> None:
         raise OverwriteError(f"{output}: lies in {inputs}, which is read; name a folder outside it")
 
 
+def refuse_to_replace(given: Path, output: Path) -> None:
+    """Refuse a file to be read that lies in a folder whose files are written anew.
+
+    Raises:
+        OverwriteError: It does.
+    """
+    if given.resolve().is_relative_to(output.resolve()):
+        raise OverwriteError(f"{given}: lies in {output}, which takes the answers; copy it elsewhere first")
+
+
 def write_json(path: Path, record: object) -> None:
     """Write a record (a dataclass or a pydantic model), or what JSON can hold, whole or not at all."""
     content = record

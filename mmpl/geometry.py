@@ -93,8 +93,13 @@ def check_overlap(ct: Grid, pet: Grid) -> None:
     common_grid(ct, pet, LEAST_OVERLAP_MM)  # which then has no room for one voxel
 
 
-def lay_on(image: Image, grid: Grid) -> Image:
+def lay_on(image: Image, grid: Grid, within_mm: float = SAME_PLACE_MM) -> Image:
     """Give an image on a grid that it covers voxel by voxel; axes that are reversed or permuted are put in its order.
+
+    Args:
+        image: The image.
+        grid: The grid.
+        within_mm: How far apart a voxel may be from itself.
 
     Raises:
         InvalidInputError: Some voxel of one is not where a voxel of the other is.
@@ -103,16 +108,40 @@ def lay_on(image: Image, grid: Grid) -> Image:
     steps = ends - origin  # of the image's axes, in voxels of the grid
     along = np.abs(steps).argmax(axis=1)  # the grid's axis that each of the image's axes runs along
     size = np.asarray(image.grid.size_xyz)
-    if sorted(along) != [0, 1, 2] or tuple(size[np.argsort(along)]) != tuple(grid.size_xyz):
+    if sorted(along) != [0, 1, 2]:
+        raise InvalidInputError("the mask does not lie where the image lies (its axes run aslant)")
+    if tuple(size[np.argsort(along)]) != tuple(grid.size_xyz):
         raise InvalidInputError(f"the mask has {image.grid.size_xyz} voxels (x, y, z), and the image {grid.size_xyz}")
     backwards = steps[range(3), along] < 0
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid.size_xyz], indexing="ij")).reshape(3, -1).T
     expected = np.where(backwards, size - 1 - corners[:, along], corners[:, along])
     apart = np.linalg.norm(index_to_mm(image.grid, expected) - index_to_mm(grid, corners), axis=1).max()
-    if not apart <= SAME_PLACE_MM:
+    if not apart <= within_mm:
         raise InvalidInputError(f"the mask does not lie where the image lies ({apart:.3g} mm apart)")
     voxels_xyz = image.voxels.T[tuple(slice(None, None, -1 if back else 1) for back in backwards)]
     return Image(np.ascontiguousarray(voxels_xyz.transpose(np.argsort(along)).T), grid)
+
+
+def lay_part_on(
+    image: Image, grid: Grid, within_mm: float = SAME_PLACE_MM
+) -> tuple[tuple[slice, slice, slice], NDArray]:
+    """Give an image of a part of a grid in the grid's order of axes, as `lay_on` does.
+
+    Returns:
+        The part, as slices of an array on the grid, and the voxels there.
+
+    Raises:
+        InvalidInputError: It reaches outside the grid, or some voxel is not where one of the grid's is.
+    """
+    ends = [(0, n - 1) for n in image.grid.size_xyz]
+    corners = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T
+    index = np.rint(mm_to_index(grid, index_to_mm(image.grid, corners))).astype(int)
+    start, last = index.min(axis=0), index.max(axis=0)
+    if (start < 0).any() or (last >= grid.size_xyz).any():
+        raise InvalidInputError("the mask reaches outside the image")
+    size = _index(last - start + 1)
+    laid = lay_on(image, crop_grid(grid, _index(start), size), within_mm)
+    return box_slices(_index(start), size), laid.voxels
 
 
 def crop_grid(grid: Grid, start_xyz: Index, size_xyz: Index) -> Grid:

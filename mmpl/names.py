@@ -38,6 +38,19 @@ class Modality(StrEnum):
     PET = "pet"
 
 
+class Format(StrEnum):
+    """Forms in which an answer is written; a structured report brings the segmentation that it refers to."""
+
+    MHA = "mha"
+    NIFTI = "nifti"
+    SEG = "dicom-seg"
+    RTSTRUCT = "rtstruct"
+    SR = "dicom-sr"
+
+
+DICOM_FORMATS = frozenset((Format.SEG, Format.RTSTRUCT, Format.SR))
+
+
 class Column(StrEnum):
     """Columns of the released table that are not clinical fields (those are in `resources/clinical.yaml`)."""
 

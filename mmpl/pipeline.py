@@ -34,7 +34,7 @@ class PatientResult:
     """The answers for one patient.
 
     Attributes:
-        segmentation: GTVp and GTVn on the CT's own grid.
+        segmentation: GTVp and GTVn on the CT's own grid: the ensemble's, or those that a person gave.
         hpv: HPV status and the models' probabilities; None where neither it nor survival, which reads it, was asked
             for, or the weights have no stage 2.
         survival: Recurrence risk, higher is worse, and the models' survival curves; None where it was not asked for, or
@@ -116,7 +116,8 @@ class Pipeline:
         """Answer one case.
 
         Args:
-            case: CT, PET and clinical record, and an HPV status where the risk may rest on it.
+            case: CT, PET and clinical record, an HPV status where the risk may rest on it, and a mask where HPV and
+                risk may.
             budget_s: Seconds that are left for it; where they are few, less is done, and flagged (`mmpl.segmentation`).
 
         Raises:
@@ -128,6 +129,8 @@ class Pipeline:
         processor = Processor(self.device)
         prepared = prepare(case, self.ensemble.profile.preprocess)
         segmentation = self.segment(prepared, processor, budget)
+        if case.given_mask:
+            segmentation = segmentation.with_mask(case.given_mask)
         members = self.ensemble.members[: segmentation.models]
         tasks = (self.tasks & self.ensemble.tasks) - {Task.SEGMENTATION}
         lesions, hpv, survival = None, None, None

@@ -10,8 +10,10 @@ import torch
 from rich.progress import Progress
 
 from mmpl.case import InvalidInputError
+from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
 from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE
-from mmpl.files import refuse_inside, write_whole
+from mmpl.export import exported
+from mmpl.files import refuse_inside, refuse_to_replace, write_whole
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
@@ -53,6 +55,7 @@ def predict(
     all_radiomics: bool = False,
     hpv_prevalence: float | None = None,
     disagreement: bool = False,
+    masks: Path | None = None,
 ) -> dict[str, str]:
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
@@ -68,22 +71,28 @@ def predict(
         all_radiomics: Whether to write every radiomics feature, too, as `<PatientID>_radiomics.csv`.
         hpv_prevalence: Share of HPV-positive patients where the patients come from; by default that of training.
         disagreement: Whether to write how the models' masks differ, as `<PatientID>_disagreement.nii.gz`.
+        masks: Folder of masks that take the place of the ensemble's, `<PatientID>` and a suffix of an image or `.dcm`;
+            a patient without one has the ensemble's.
 
     Returns:
         What went wrong, by patient; such a patient has no row.
 
     Raises:
-        OverwriteError: `out` lies in the cohort's folder.
+        OverwriteError: `out` lies in the cohort's folder, or `masks` in `out`.
+        InvalidInputError: The cohort's table cannot be used, or a mask is of no patient.
         ValueError: `out` holds answers of other weights, of other models of them or for another prevalence, or the
             prevalence is not between 0 and 1.
     """
     keep_freed_memory()
     use_allowed_cores()
     refuse_inside(out, cohort)
+    if masks:
+        refuse_to_replace(masks, out)
     ensemble = load_ensemble().only(models)
     patients = read_cohort(cohort, ensemble.profile.clinical, outcomes=False)
     for remark in patients.remarks:
         log.warning("%s: %s", patients.table, remark)
+    given_masks = _find_masks(masks, [patient.patient_id for patient in patients.patients]) if masks else {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = Pipeline(
         ensemble, device, all_radiomics=all_radiomics, hpv_prevalence=hpv_prevalence, disagreement=disagreement
@@ -100,15 +109,18 @@ def predict(
             mask, report = out / f"{name}.nii.gz", out / f"{name}.json"
             features, differing = out / f"{name}_radiomics.csv", out / f"{name}_disagreement.nii.gz"
             wanted = [mask, *[features] * all_radiomics, *[differing] * disagreement]
-            source = patients.fingerprint(name)
+            given = given_masks.get(name)
+            source = patients.fingerprint(name, given)
             if all(path.is_file() for path in wanted) and (known := read_report(report)):
                 if known.source != source:
                     failures[name] = f"{report}: answered from other images or another record; name another folder"
                 continue
-            for extra in (features, differing):
+            for extra in (features, differing, *(set(exported(out, name)) - {mask})):
                 extra.unlink(missing_ok=True)  # of an earlier answer
             try:
                 case = patients.read_case(name)
+                if given:
+                    case = give_mask(case, given)
                 result = pipeline(case)
             except InvalidInputError as error:
                 failures[name] = str(error)
@@ -131,6 +143,28 @@ def predict(
                     log.warning("%s: no picture (%s: %s)", name, type(error).__name__, error)
     table.write()
     return failures
+
+
+def _find_masks(folder: Path, patients: Sequence[str]) -> dict[str, Path]:
+    """Find the masks that a person gave, by patient.
+
+    Raises:
+        InvalidInputError: There is no such folder, a mask is of no patient, or a patient has several.
+    """
+    if not folder.is_dir():
+        raise InvalidInputError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("[!.]*")):
+        suffix = next((suffix for suffix in MASK_SUFFIXES if path.name.lower().endswith(suffix)), None)
+        if suffix is None:
+            continue
+        name = path.name[: -len(suffix)]
+        if name not in patients:
+            raise InvalidInputError(f"{path}: the cohort has no patient {name}")
+        if name in found:
+            raise InvalidInputError(f"{found[name]} and {path}: one of the two is too many")
+        found[name] = path
+    return found
 
 
 class _Table:

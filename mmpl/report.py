@@ -12,14 +12,18 @@ from mmpl.evidence import FeatureTable
 from mmpl.explanation import Explanation
 from mmpl.files import write_whole
 from mmpl.findings import in_words, unit_of
-from mmpl.names import DAYS_PER_YEAR
+from mmpl.names import DAYS_PER_YEAR, LESIONS
 from mmpl.pipeline import PatientResult
 from mmpl.schema import ClinicalSchema
+from mmpl.segmentation import Segmentation
 from mmpl.version import __version__
 from mmpl.weights import Ensemble
 
 YEARS = (1, 2, 3, 5)
 """Years after which the probability of no recurrence is given, where follow-up goes so far."""
+
+BY_ENSEMBLE, BY_PERSON = "ensemble", "person"
+"""Whose mask the answers rest on."""
 
 
 def describe(result: PatientResult, ensemble: Ensemble, source: str | None = None) -> dict[str, Any]:
@@ -39,6 +43,7 @@ def describe(result: PatientResult, ensemble: Ensemble, source: str | None = Non
         "models": [member.name for member in ensemble.members[: result.segmentation.models]],
         "gtvp_ml": round(result.gtvp_ml, 3),
         "gtvn_ml": round(result.gtvn_ml, 3),
+        "mask": describe_mask(result.segmentation),
         "agreement": round(result.segmentation.agreement, 4),
         "flags": result.flags,
         "unlike_training": result.unlike_training,
@@ -65,6 +70,19 @@ def describe(result: PatientResult, ensemble: Ensemble, source: str | None = Non
             content["risk"]["percentile"] = result.survival.percentile
             content["no_recurrence"] = describe_curve(result.survival.curve)
     return content
+
+
+def describe_mask(segmentation: Segmentation) -> dict[str, Any]:
+    """Say whose mask it is and, of a person's, how it differs from the ensemble's own."""
+    replaced = segmentation.replaced
+    if replaced is None:
+        return {"by": BY_ENSEMBLE}
+    return {
+        "by": BY_PERSON,
+        "file": replaced.given.source,
+        "dice_with_ensemble": {label.name.lower(): round(replaced.dice(label), 4) for label in LESIONS},
+        "ensemble_ml": {label.name.lower(): round(replaced.volume_ml(label), 3) for label in LESIONS},
+    }
 
 
 def describe_curve(curve: SurvivalCurve) -> dict[str, Any]:
@@ -133,6 +151,7 @@ class ReportedAnswer:
         risk_percentile: Share of the training patients, 0 to 100, whose risk is lower; None likewise.
         gtvp_ml, gtvn_ml: Volumes, ml.
         unlike_training: Distance of the images from those of training, above 1 is flagged; None where it is not known.
+        mask_by: Whose mask it is, BY_ENSEMBLE or BY_PERSON.
     """
 
     patient_id: str
@@ -151,6 +170,7 @@ class ReportedAnswer:
     gtvn_ml: float
     flags: tuple[str, ...]
     unlike_training: float | None
+    mask_by: str = BY_ENSEMBLE
 
 
 def read_report(path: Path) -> ReportedAnswer | None:
@@ -176,6 +196,7 @@ def read_report(path: Path) -> ReportedAnswer | None:
             gtvn_ml=float(content["gtvn_ml"]),
             flags=tuple(map(str, content["flags"])),
             unlike_training=_number(content.get("unlike_training")),
+            mask_by=content.get("mask", {}).get("by", BY_ENSEMBLE),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

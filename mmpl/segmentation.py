@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmpl.case import Grid, Image
+from mmpl.case import GivenMask, Grid, Image
 from mmpl.geometry import (
     Index,
     Interpolation,
@@ -23,6 +23,7 @@ from mmpl.geometry import (
     place_box,
     resample,
 )
+from mmpl.metrics import dice
 from mmpl.names import LESIONS, Label
 from mmpl.preprocess import PreparedCase
 from mmpl.processor import Processor
@@ -31,6 +32,7 @@ from mmpl.surroundings import without_plot_backend
 
 NO_LESION = "no lesion found"
 LOW_AGREEMENT = "low ensemble agreement"
+GIVEN = "the mask is a person's, not the ensemble's"
 NO_OVERLAP = "time budget: windows without overlap"
 _LOW_AGREEMENT_BELOW = 0.5
 
@@ -61,6 +63,7 @@ class Segmentation:
         models: Number of models that answered, the first of the list; fewer than all only where time ran out.
         disagreement: SD, over the models, of a voxel's probability of GTVp or of GTVn, whichever is larger, float32 on
             the CT's own grid; None where it was not asked for, or one model alone answered.
+        replaced: The ensemble's own mask, where a person's took its place; None where the mask is the ensemble's.
     """
 
     mask: Image
@@ -68,10 +71,37 @@ class Segmentation:
     models: int
     flags: tuple[str, ...]
     disagreement: Image | None = None
+    replaced: "ReplacedMask | None" = None
 
     def volume_ml(self, label: Label) -> float:
         """Volume of a class, ml."""
-        return int(np.count_nonzero(self.mask.voxels == label)) * self.mask.grid.voxel_ml
+        return _volume_ml(self.mask, label)
+
+    def with_mask(self, given: GivenMask) -> "Segmentation":
+        """Let a person's mask take the ensemble's place."""
+        found = tuple(flag for flag in self.flags if flag != NO_LESION)
+        flags = (GIVEN, *found) if given.image.voxels.any() else (GIVEN, NO_LESION, *found)
+        return replace(self, mask=given.image, flags=flags, replaced=ReplacedMask(self.mask, given))
+
+
+@dataclass(frozen=True)
+class ReplacedMask:
+    """The ensemble's own mask, and the one that a person gave instead, on one grid."""
+
+    ensemble: Image
+    given: GivenMask
+
+    def volume_ml(self, label: Label) -> float:
+        """Volume of a class in the ensemble's mask, ml."""
+        return _volume_ml(self.ensemble, label)
+
+    def dice(self, label: Label) -> float:
+        """Overlap of the two in a class, 0 to 1; 1 where it is in neither."""
+        return dice(self.ensemble.voxels == label, self.given.image.voxels == label)
+
+
+def _volume_ml(mask: Image, label: Label) -> float:
+    return int(np.count_nonzero(mask.voxels == label)) * mask.grid.voxel_ml
 
 
 def segment(

@@ -102,11 +102,15 @@ class Cohort:
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
 
-    def fingerprint(self, patient_id: str) -> str:
-        """Tell a patient apart from what it was: size and date of its images and mask, SUV factor, row of the table."""
+    def fingerprint(self, patient_id: str, given_mask: Path | None = None) -> str:
+        """Tell a patient apart from what it was: size and date of its images and masks, SUV factor, row of the table.
+
+        A given mask, with which a person corrects the ensemble's, lies elsewhere.
+        """
         files = []
-        for ending in ("__CT.nii.gz", "__PT.nii.gz", ".nii.gz"):
-            path = _find(self._places, patient_id, f"{patient_id}{ending}")
+        endings = ("__CT.nii.gz", "__PT.nii.gz", ".nii.gz")
+        paths = [_find(self._places, patient_id, f"{patient_id}{ending}") for ending in endings]
+        for path in (*paths, *filter(None, [given_mask])):
             stat = path.stat() if path.is_file() else None
             files.append((stat.st_size, stat.st_mtime_ns) if stat else None)
         patient = self.patient(patient_id)

@@ -11,7 +11,7 @@ from cohorts import CT_GRID, ROW, mask_on, write_images, write_table
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.evaluate import evaluate
-from mmpl.geometry import lay_on, to_sitk
+from mmpl.geometry import crop_grid, lay_on, lay_part_on, to_sitk
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import from_sitk, grid_of, write_image
 from mmpl.io.masks import as_labels, read_mask
@@ -62,6 +62,23 @@ def test_anything_else_is_refused(grid: Grid) -> None:
     image = Image(np.zeros((4, 5, 6), np.uint8), Grid((6, 5, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)))
     with pytest.raises(InvalidInputError, match="the mask"):
         lay_on(Image(np.zeros(grid.shape_zyx, np.uint8), grid), image.grid)
+
+
+@pytest.mark.parametrize("direction", [CT_GRID.direction, OBLIQUE])
+def test_a_part_is_laid_in_its_place(direction: tuple[float, ...]) -> None:
+    grid = Grid(CT_GRID.size_xyz, (0.9, 1.1, 3.27), CT_GRID.origin_xyz, direction)
+    whole = np.arange(np.prod(grid.size_xyz)).reshape(grid.shape_zyx).astype(np.int32)
+    part = Image(whole[1:3, 2:4, 1:5], crop_grid(grid, (1, 2, 1), (4, 2, 2)))
+    for order, flip in itertools.product(ORDERS, FLIPS):
+        place, voxels = lay_part_on(rearrange(part, order, flip), grid)
+        np.testing.assert_array_equal(voxels, whole[place])
+
+
+@pytest.mark.parametrize("start", [(-1, 0, 0), (0, 0, -1), (3, 0, 0), (0, 4, 0)])
+def test_a_part_that_reaches_outside_is_refused(start: tuple[int, int, int]) -> None:
+    part = Image(np.zeros((2, 2, 4), np.uint8), crop_grid(CT_GRID, start, (4, 2, 2)))
+    with pytest.raises(InvalidInputError, match="the mask reaches outside the image"):
+        lay_part_on(part, CT_GRID)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.9999, 1.0002])

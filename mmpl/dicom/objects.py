@@ -1,0 +1,140 @@
+"""What all objects that are written have in common: whose they are, who made them, what for, and the way to disk."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmpl.case import InvalidInputError
+from mmpl.files import write_whole
+from mmpl.version import __version__
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MANUFACTURER, MODEL, SERIAL_NUMBER, VERSION = "MMPL", "MMPL", "none", __version__
+RESEARCH_ONLY = "Research only, not for clinical use"
+"""Stands in every object, where its readers show it."""
+SERIES_NUMBER = 9000
+"""Far from those of scanners; each kind of object adds its own few."""
+
+_MAGIC, _PREAMBLE = b"DICM", 128  # bytes
+_REQUIRED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+_OPTIONAL = (
+    "SpecificCharacterSet",
+    "TimezoneOffsetFromUTC",
+    "StudyDescription",
+    "IssuerOfPatientID",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+)
+
+
+def copy_identity(source: "Dataset", target: "Dataset") -> None:
+    """Give an object the patient and the study of an image, letter by letter; what the image lacks stays empty."""
+    for keyword in _REQUIRED:
+        setattr(target, keyword, source.get(keyword))
+    for keyword in _OPTIONAL:
+        if keyword in source:
+            setattr(target, keyword, source.get(keyword))
+
+
+def without_identity(source: "Dataset", *keywords: str) -> "Dataset":
+    """Take some attributes of an object for highdicom, which refuses and repeats what is odd of a patient or study."""
+    from pydicom import Dataset
+
+    taken = Dataset()
+    for keyword in (*_REQUIRED, *keywords):
+        setattr(taken, keyword, source.get(keyword) if keyword in keywords else None)
+    return taken
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Keep pydicom and highdicom from logging or warning of odd values, as they repeat them: names, dates of birth."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Look into an object, silently: pydicom raises whatever it meets, when it meets it, and repeats the value.
+
+    Raises:
+        InvalidInputError: It cannot be used; the message repeats nothing of its content.
+    """
+    try:
+        with silently():
+            yield
+    except InvalidInputError:
+        raise
+    except Exception as error:
+        raise InvalidInputError(f"not a whole {what} ({type(error).__name__})") from error
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell a DICOM file by its magic bytes, whatever its name."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
+
+
+def read_object(path: Path, pixels: bool = True) -> "Dataset":
+    """Read a DICOM file.
+
+    Args:
+        path: The file.
+        pixels: Whether to read them, too.
+
+    Raises:
+        InvalidInputError: It is missing, or no whole DICOM file; the message names it, and nothing of its content.
+    """
+    from pydicom import dcmread
+
+    try:
+        with reading("DICOM file"):
+            return dcmread(path, stop_before_pixels=not pixels)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from error
+
+
+def one_line_of(text: object) -> str:
+    """Give a name as it can stand in a message; of none, nothing."""
+    return "" if text is None else " ".join(str(text).split())
+
+
+def write_object(path: Path, content: "Dataset") -> None:
+    """Write an object, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written, as where the disk is full.
+    """
+    with write_whole(path) as partial, silently():
+        content.save_as(partial, enforce_file_format=True)

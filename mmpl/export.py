@@ -1,0 +1,197 @@
+"""Answers already made, in the forms that other programs read: DICOM objects beside the CT's, or image files."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from mmpl.case import Image, InvalidInputError, describe_problems
+from mmpl.dicom.ct_series import CtSeries, find_ct_series
+from mmpl.dicom.objects import is_dicom, write_object
+from mmpl.dicom.segmentation_object import make_segmentation
+from mmpl.dicom.structure_set import make_structure_set
+from mmpl.dicom.structured_report import Outlook, make_report
+from mmpl.files import refuse_inside
+from mmpl.io.challenge import read_edition
+from mmpl.io.images import read_image, write_image
+from mmpl.io.masks import as_labels
+from mmpl.names import DICOM_FORMATS, Format, Task
+from mmpl.report import BY_PERSON, ReportedAnswer, read_report
+
+REPORT, MASK = "report.json", "mask.nii.gz"
+"""Files of an answer that has a folder of its own."""
+
+SUFFIX = {
+    Format.MHA: ".mha",
+    Format.NIFTI: ".nii.gz",
+    Format.SEG: "_seg.dcm",
+    Format.RTSTRUCT: "_rtstruct.dcm",
+    Format.SR: "_sr.dcm",
+}
+"""What follows the answer's name in a file's."""
+
+
+ALONE = "mask"
+"""Name of an answer that has a folder of its own."""
+
+
+def exported(folder: Path, name: str = ALONE) -> list[Path]:
+    """List what may have been exported of an answer, and goes where it is answered anew."""
+    return [folder / f"{name}{suffix}" for suffix in SUFFIX.values()]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer in a folder.
+
+    Attributes:
+        name: The patient's name there, or ALONE.
+        mask_path: File of its label map.
+        reported: What the report says.
+    """
+
+    name: str
+    mask_path: Path
+    reported: ReportedAnswer
+
+    @property
+    def outlook(self) -> Outlook:
+        """What the report says of the patient."""
+        said = self.reported
+        return Outlook(
+            said.hpv_probability, said.hpv_calibrated, said.hpv_positive, said.risk_score, said.risk_percentile
+        )
+
+
+def export(
+    answers: Path,
+    formats: Collection[Format],
+    study: Path | None = None,
+    ct_series: int | None = None,
+    out: Path | None = None,
+) -> list[Path]:
+    """Write the answers in a folder in other forms.
+
+    Args:
+        answers: Folder of answers, of `mmpl predict` or of `mmpl answer`.
+        formats: The forms.
+        study: Folder with the DICOM files of the CT, which DICOM forms need; of several answers, a folder with a folder
+            for each patient, by the patient's name.
+        ct_series: Number of the CT's series, where the mask lies on several.
+        out: Folder that takes the files; by default that of the answers.
+
+    Returns:
+        The files.
+
+    Raises:
+        InvalidInputError: There is no answer, or no CT that its mask lies on; of several answers, others are written.
+        OverwriteError: `out` lies in the study.
+        ValueError: A DICOM form is asked for without a study.
+    """
+    wanted = {*formats, *([Format.SEG] if Format.SR in formats else [])}
+    check_study(wanted, study)
+    target = out or answers
+    if study:
+        refuse_inside(target, study)
+    found = find_answers(answers)
+    target.mkdir(parents=True, exist_ok=True)
+    written, problems = list[Path](), list[str]()
+    for answer in found:
+        try:
+            image, series = read_image(answer.mask_path), None
+            mask = Image(as_labels(image.voxels), image.grid)
+            if study and wanted & DICOM_FORMATS:
+                series = find_ct_series(_study_of(answer, study, alone=len(found) == 1), mask, ct_series)
+            written += write_forms(answer, mask, [form for form in Format if form in wanted], target, series)
+        except InvalidInputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InvalidInputError(problems[0] if len(found) == 1 else describe_problems(answers, problems))
+    return written
+
+
+def check_study(formats: Collection[Format], study: Path | None) -> None:
+    """Refuse DICOM forms where there is nothing to refer to.
+
+    Raises:
+        ValueError: There is no study, or no DICOM file in it.
+    """
+    asked = ", ".join(sorted(DICOM_FORMATS.intersection(formats)))
+    if asked and study is None:
+        raise ValueError(f"{asked}: needs the CT's DICOM files; name their folder (--dicom)")
+    if asked and study and not any(map(is_dicom, study.rglob("[!.]*"))):
+        raise ValueError(f"{study}: no DICOM file, which {asked} would refer to")
+
+
+def find_answers(folder: Path) -> list[Answer]:
+    """Find the answers in a folder: the one of `mmpl answer`, or those of `mmpl predict`.
+
+    Raises:
+        InvalidInputError: There is none.
+    """
+    alone = read_report(folder / REPORT)
+    if alone:
+        masks = (read_edition().output_path(Task.SEGMENTATION, folder), folder / MASK)
+        found = [Answer(ALONE, path, alone) for path in masks if path.is_file()][:1]
+    else:
+        reports = [(path, read_report(path)) for path in sorted(folder.glob("[!.]*.json"))]
+        found = [
+            Answer(path.stem, path.with_name(f"{path.stem}.nii.gz"), report)
+            for path, report in reports
+            if report and report.patient_id == path.stem
+        ]
+    if not found:
+        raise InvalidInputError(f"{folder}: no answers, which are masks with a report each")
+    return found
+
+
+def write_forms(
+    answer: Answer,
+    mask: Image,
+    formats: Sequence[Format],
+    folder: Path,
+    series: CtSeries | None,
+    pet: Image | None = None,
+) -> list[Path]:
+    """Write an answer in some forms: all are made before the first is written, and each is whole or not there.
+
+    Args:
+        answer: The answer.
+        mask: Its label map.
+        formats: The forms; a report comes with its segmentation.
+        folder: Folder that takes the files.
+        series: The CT, for DICOM forms.
+        pet: PET, SUV by body weight, for a report's uptake.
+
+    Returns:
+        The files.
+    """
+    by_person = answer.reported.mask_by == BY_PERSON
+    paths = {form: folder / f"{answer.name}{SUFFIX[form]}" for form in formats}
+    writers = {
+        form: partial(write_image, path, mask)
+        for form, path in paths.items()
+        if form not in DICOM_FORMATS and path.resolve() != answer.mask_path.resolve()
+    }
+    if series and DICOM_FORMATS & set(formats):
+        objects = {}
+        if Format.SEG in formats:
+            objects[Format.SEG] = make_segmentation(mask, series, by_person)
+        if Format.SR in formats:
+            objects[Format.SR] = make_report(mask, series, objects[Format.SEG], answer.outlook, pet)
+        if Format.RTSTRUCT in formats:
+            objects[Format.RTSTRUCT] = make_structure_set(mask, series, by_person)
+        writers |= {form: partial(write_object, paths[form], content) for form, content in objects.items()}
+    for write in writers.values():
+        write()
+    return list(paths.values())
+
+
+def _study_of(answer: Answer, study: Path, alone: bool) -> Path:
+    """Find the folder of a patient's study: the one of that name, or all there is where there is one answer alone."""
+    own = study / answer.name
+    if own.is_dir():
+        return own
+    if alone and study.is_dir():
+        return study
+    raise InvalidInputError(f"{own}: no such folder")
