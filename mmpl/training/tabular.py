@@ -81,7 +81,8 @@ def extend_schema(
     """
     asked = (*categories, *numbers)
     read = read_chosen(table, schema, True, where or {}, asked)
-    problems = [problem for name in asked if (problem := _no_field(name, asked, schema))]
+    problems = [] if read.rows else ["no patient"]
+    problems += dict.fromkeys(problem for name in asked if (problem := _no_field(name, asked, schema)))
     fields = list[ContinuousField | CategoricalField]()
     require(replace(read, problems=(*read.problems, *problems)), asked)
     for name in asked:
