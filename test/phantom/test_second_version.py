@@ -18,7 +18,7 @@ from mmpl.geometry import Interpolation, resample
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import read_image
 from mmpl.names import Label
-from mmpl.phantom.cohort import ORACLE_NAME, TABLE_NAMES, truth_row, write_cohort
+from mmpl.phantom.cohort import ORACLE_NAME, TABLE_NAMES, MemoryCohort, truth_row, write_cohort
 from mmpl.phantom.dose import Dose, dose_map
 from mmpl.phantom.latent import LatentPatient, draw_patients
 from mmpl.phantom.lesions import largest_extent_mm
@@ -82,8 +82,11 @@ class TestFirstVersion:
         assert lesion_voxels(case, Label.GTVN).sum() == nodes
 
     def test_names_without_a_version(self) -> None:
-        ids = [open_source(name, default_schema()) for name in ("phantom:3:5", "phantom:3:5:v1", "phantom:3:5:0.5:v2")]
-        assert ids[0].patients == ids[1].patients != ids[2].patients
+        names = ("phantom:3:5", "phantom:3:5:v1", "phantom:3:5:v2", "phantom:3:5:0.5:v2")
+        sources = [open_source(name, default_schema()) for name in names]
+        assert all(isinstance(source, MemoryCohort) for source in sources)
+        assert [source.latent[0].version for source in sources if isinstance(source, MemoryCohort)] == [1, 1, 2, 2]
+        assert sources[0].patients == sources[1].patients != sources[2].patients
 
 
 class TestRealEffects:
