@@ -65,7 +65,8 @@ def load(keep_networks: bool = False, began: float | None = None) -> Callable[[]
     clear_challenge_result(
         target, picture, report
     )  # weights that cannot be loaded leave no answer of an earlier case, either
-    return partial(Algorithm.load(keep_networks).answer, source, target, picture, report, began)
+    algorithm = Algorithm.load(keep_networks, lesions=bool(picture or report))
+    return partial(algorithm.answer, source, target, picture, report, began)
 
 
 if __name__ == "__main__":

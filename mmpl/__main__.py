@@ -107,7 +107,7 @@ def answer(
     differing = target / "disagreement.mha"
     clear_challenge_result(target, picture, report, differing)
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
-    Algorithm.load(disagreement=disagreement).answer(
+    Algorithm.load(disagreement=disagreement, lesions=True).answer(
         source, target, picture, report, known_hpv=status, disagreement=differing if disagreement else None
     )
 
@@ -206,6 +206,7 @@ def info(
         str | None, typer.Option(help="A name, or a file of your own; by default the loaded weights' own.")
     ] = None,
     weights: Weights = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with versions, device and threads.")] = False,
 ) -> None:
     """Say how large the networks are, and where the loaded weights come from."""
     from rich.console import Console
@@ -219,6 +220,11 @@ def info(
     use_weights(weights)
     ensemble = load_ensemble() if profile is None else None
     chosen = ensemble.profile if ensemble else load_profile(profile or "")
+    if json:
+        from mmpl.provenance import describe_installation
+
+        print(describe_installation(chosen, ensemble))
+        return
     table = Table(title=f"profile {chosen.name}", title_justify="left")
     for heading in ("network", "parameters", "input voxels (x, y, z)", "GFLOP a forward pass"):
         table.add_column(heading, justify="left" if heading == "network" else "right")

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,13 @@ import torch
 from mmpl.calibration import check_prevalence
 from mmpl.case import Case
 from mmpl.errors import one_line
-from mmpl.io.challenge import clear_challenge_result, read_challenge_case, read_edition, write_challenge_result
+from mmpl.io.challenge import (
+    clear_challenge_result,
+    input_files,
+    read_challenge_case,
+    read_edition,
+    write_challenge_result,
+)
 from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
 from mmpl.names import DAYS_PER_YEAR, Task
@@ -93,12 +99,13 @@ class Algorithm:
     budget_s: float | None
 
     @classmethod
-    def load(cls, keep_networks: bool = False, disagreement: bool = False) -> "Algorithm":
+    def load(cls, keep_networks: bool = False, disagreement: bool = False, lesions: bool = False) -> "Algorithm":
         """Verify and open the weights, and take the GPU where there is one.
 
         Args:
             keep_networks: Read all networks now and keep them, rather than one at a time for each case.
             disagreement: Whether to measure how the models' masks differ, voxel by voxel.
+            lesions: Whether to measure the lesions one by one, for picture, report and page.
 
         Raises:
             WeightsError: The weights are missing or damaged.
@@ -116,7 +123,13 @@ class Algorithm:
         log.info("%d models, profile %s, from %s, on %s%s", count, profile, ensemble.folder, where, limit)
         prevalence = chosen_hpv_prevalence()
         pipeline = Pipeline(
-            ensemble, device, tasks, progress=log.info, hpv_prevalence=prevalence, disagreement=disagreement
+            ensemble,
+            device,
+            tasks,
+            progress=log.info,
+            hpv_prevalence=prevalence,
+            disagreement=disagreement,
+            lesions=lesions,
         )
         return cls(pipeline, budget_s)
 
@@ -157,16 +170,16 @@ class Algorithm:
         written = write_challenge_result(result, target, self.pipeline.tasks)
         for task, path in written.items():
             log.info("%s: %s", self._describe(task, result), path)
-        extras = (
-            ("picture", picture, self._draw),
-            ("report", report, self._report),
-            ("disagreement", disagreement, self._write_disagreement),
+        extras: tuple[tuple[str, Path | None, Callable[[Path], None]], ...] = (
+            ("picture", picture, lambda path: self._draw(path, case, result)),
+            ("report", report, lambda path: self._report(path, source, result)),
+            ("disagreement", disagreement, lambda path: self._write_disagreement(path, result)),
         )
         for name, extra, write in extras:
             if not extra:
                 continue
             try:
-                write(extra, case, result)
+                write(extra)
                 log.info("%s: %s", name, extra)
             except Exception as error:  # it is worth no answer
                 log.warning("note: no %s (%s)", name, one_line(error))
@@ -176,12 +189,15 @@ class Algorithm:
 
         draw(case, result, path, self.pipeline.ensemble.hpv_threshold)
 
-    def _report(self, path: Path, case: Case, result: PatientResult) -> None:
+    def _report(self, path: Path, source: Path, result: PatientResult) -> None:
+        from mmpl.provenance import trace
         from mmpl.report import write_report
 
-        write_report(path, result, self.pipeline.ensemble)
+        ensemble = self.pipeline.ensemble
+        provenance = trace(ensemble, self.pipeline.device, result.seconds, input_files(source))
+        write_report(path, result, ensemble, provenance=provenance)
 
-    def _write_disagreement(self, path: Path, case: Case, result: PatientResult) -> None:
+    def _write_disagreement(self, path: Path, result: PatientResult) -> None:
         if result.segmentation.disagreement is None:
             raise ValueError("one model alone answered")
         write_image(path, result.segmentation.disagreement)

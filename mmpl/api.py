@@ -7,6 +7,7 @@ result = model.answer("ct.nii.gz", "pet.nii.gz", {"Age": 61, "Gender": "M"})
 result.segmentation.mask.voxels   # (z, y, x): 0 background, 1 GTVp, 2 GTVn, on the CT's own grid
 result.hpv.probability            # mean of the models' probabilities
 result.survival.risk_score        # higher is worse, 0 an average patient of the training cohort
+result.lesions[0].uptake.suv_peak # each lesion's measures (`mmpl.lesions`)
 for patient_id, result in model.answer_cohort("cohorts/mine"):
     ...                           # a result, or the error that kept a patient from being answered
 """
@@ -127,7 +128,13 @@ def load(
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     wanted = frozenset(map(Task, tasks))
     pipeline = Pipeline(
-        ensemble, chosen, wanted, all_radiomics, hpv_prevalence=hpv_prevalence, disagreement=disagreement
+        ensemble,
+        chosen,
+        wanted,
+        all_radiomics,
+        hpv_prevalence=hpv_prevalence,
+        disagreement=disagreement,
+        lesions=True,
     )
     return Model(pipeline)
 

@@ -1,9 +1,9 @@
-"""What is kept of one patient beside the answers, as JSON: each model's own, flags and notes."""
+"""What is kept of one patient beside the answers, as JSON: each model's own, lesions, flags, notes, provenance."""
 
 import csv
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,31 @@ from mmpl.evidence import FeatureTable
 from mmpl.explanation import Explanation
 from mmpl.files import write_whole
 from mmpl.findings import in_words, unit_of
-from mmpl.names import DAYS_PER_YEAR
+from mmpl.lesions import Lesion, Uptake
+from mmpl.names import DAYS_PER_YEAR, Label
 from mmpl.pipeline import PatientResult
+from mmpl.provenance import Provenance
 from mmpl.schema import ClinicalSchema
 from mmpl.version import __version__
 from mmpl.weights import Ensemble
 
 YEARS = (1, 2, 3, 5)
 """Years after which the probability of no recurrence is given, where follow-up goes so far."""
+UPTAKE_COLUMNS = frozenset(field.name for field in fields(Uptake))
+"""Measures of a lesion that there are only of a PET in SUV."""
+CLASS_NAMES = {Label.GTVP: "GTVp", Label.GTVN: "GTVn"}
 
 
-def describe(result: PatientResult, ensemble: Ensemble, source: str | None = None) -> dict[str, Any]:
+def describe(
+    result: PatientResult, ensemble: Ensemble, source: str | None = None, provenance: Provenance | None = None
+) -> dict[str, Any]:
     """Give the content of a report; what was not asked for is left out.
 
     Args:
         result: The patient's answers.
         ensemble: The ensemble that gave them.
         source: What tells the images and the record apart from others of that name (`Cohort.fingerprint`).
+        provenance: Manifest of the answer.
     """
     content: dict[str, Any] = {
         "patient": result.patient_id,
@@ -44,6 +52,8 @@ def describe(result: PatientResult, ensemble: Ensemble, source: str | None = Non
         "unlike_training": result.unlike_training,
         "clinical_notes": result.notes,
     }
+    if result.lesions is not None:
+        content["lesions"] = [describe_lesion(lesion) for lesion in result.lesions]
     if result.hpv:
         content["hpv"] = {
             "probability": result.hpv.probability,
@@ -64,7 +74,29 @@ def describe(result: PatientResult, ensemble: Ensemble, source: str | None = Non
         if result.survival.curve:
             content["risk"]["percentile"] = result.survival.percentile
             content["no_recurrence"] = describe_curve(result.survival.curve)
+    if provenance:
+        content["provenance"] = asdict(provenance)
     return content
+
+
+def describe_lesion(lesion: Lesion) -> dict[str, str | float | None]:
+    """Give a lesion's measures by their names, which say the units; those of the PET only where it is in SUV."""
+    x, y, z = (round(value, 1) for value in lesion.center_mm)
+    found: dict[str, str | float | None] = {
+        "class": CLASS_NAMES[lesion.label],
+        "volume_ml": round(lesion.volume_ml, 3),
+        "longest_diameter_mm": round(lesion.diameter_mm, 1),
+    }
+    if lesion.uptake:
+        found |= {name: round(value, 3) for name, value in asdict(lesion.uptake).items()}
+    return found | {
+        "side": lesion.side,
+        "x_mm": x,
+        "y_mm": y,
+        "z_mm": z,
+        "from_primary_mm": None if lesion.from_primary_mm is None else round(lesion.from_primary_mm, 1),
+        "found_by": None if lesion.found_by is None else round(lesion.found_by, 3),
+    }
 
 
 def describe_curve(curve: SurvivalCurve) -> dict[str, Any]:
@@ -101,10 +133,16 @@ def describe_explanation(explanation: Explanation | None, schema: ClinicalSchema
     return {"baseline": explanation.baseline, "findings": findings}
 
 
-def write_report(path: Path, result: PatientResult, ensemble: Ensemble, source: str | None = None) -> None:
+def write_report(
+    path: Path,
+    result: PatientResult,
+    ensemble: Ensemble,
+    source: str | None = None,
+    provenance: Provenance | None = None,
+) -> None:
     """Write a report, whole or not at all."""
     with write_whole(path) as partial:
-        partial.write_text(json.dumps(describe(result, ensemble, source), indent=1) + "\n")
+        partial.write_text(json.dumps(describe(result, ensemble, source, provenance), indent=1) + "\n")
 
 
 def write_radiomics(path: Path, table: FeatureTable) -> None:
@@ -133,6 +171,7 @@ class ReportedAnswer:
         risk_percentile: Share of the training patients, 0 to 100, whose risk is lower; None likewise.
         gtvp_ml, gtvn_ml: Volumes, ml.
         unlike_training: Distance of the images from those of training, above 1 is flagged; None where it is not known.
+        lesions: What `describe_lesion` gives of each; none of a report that an older version wrote.
     """
 
     patient_id: str
@@ -151,6 +190,7 @@ class ReportedAnswer:
     gtvn_ml: float
     flags: tuple[str, ...]
     unlike_training: float | None
+    lesions: tuple[dict[str, Any], ...] = ()
 
 
 def read_report(path: Path) -> ReportedAnswer | None:
@@ -176,6 +216,7 @@ def read_report(path: Path) -> ReportedAnswer | None:
             gtvn_ml=float(content["gtvn_ml"]),
             flags=tuple(map(str, content["flags"])),
             unlike_training=_number(content.get("unlike_training")),
+            lesions=tuple(map(dict, content.get("lesions", ()))),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
