@@ -30,6 +30,9 @@ Disagreement = Annotated[
 ]
 
 
+Page = Annotated[bool, typer.Option("--page/--no-page", help="Write a page of the patient, HTML, to be read.")]
+
+
 def use_weights(weights: Path | None) -> None:
     """Let the folder of weights that a user names go before the environment's."""
     if weights:
@@ -90,8 +93,9 @@ def answer(
     ] = None,
     hpv_prevalence: HpvPrevalence = None,
     disagreement: Disagreement = False,
+    page: Page = True,
 ) -> None:
-    """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
+    """Answer the one case in INPUT, in the challenge's layout, with picture, page and report beside the answers."""
     from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
     from mmpl.files import refuse_inside
     from mmpl.io.challenge import clear_challenge_result
@@ -103,12 +107,18 @@ def answer(
     if hpv_prevalence is not None:
         os.environ[PREVALENCE_VARIABLE] = str(hpv_prevalence)
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
-    picture, report = target / "picture.png", target / "report.json"
+    picture, report, read = target / "picture.png", target / "report.json", target / "report.html"
     differing = target / "disagreement.mha"
-    clear_challenge_result(target, picture, report, differing)
+    clear_challenge_result(target, picture, report, read, differing)
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
     Algorithm.load(disagreement=disagreement, lesions=True).answer(
-        source, target, picture, report, known_hpv=status, disagreement=differing if disagreement else None
+        source,
+        target,
+        picture,
+        report,
+        known_hpv=status,
+        disagreement=differing if disagreement else None,
+        page=read if page else None,
     )
 
 
@@ -144,12 +154,13 @@ def predict(
     all_radiomics: Annotated[bool, typer.Option("--all-radiomics", help="Write every radiomics feature, too.")] = False,
     hpv_prevalence: HpvPrevalence = None,
     disagreement: Disagreement = False,
+    page: Page = False,
 ) -> None:
-    """Answer the patients of COHORT: predictions.csv, masks, pictures and reports in OUT; finished ones are skipped."""
+    """Answer the patients of COHORT: two tables, masks, pictures and reports in OUT; finished ones are skipped."""
     from mmpl.predict import predict as predict_cohort
 
     use_weights(weights)
-    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement)
+    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement, page)
     for name, reason in failures.items():
         report_error(f"{name}: {reason}")
     if failures:

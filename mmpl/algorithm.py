@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +27,9 @@ from mmpl.names import DAYS_PER_YEAR, Task
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.processor import use_allowed_cores
 from mmpl.weights import load_ensemble
+
+if TYPE_CHECKING:
+    from mmpl.provenance import Provenance
 
 TASKS_VARIABLE, BUDGET_VARIABLE = "MMPL_TASKS", "MMPL_TIME_BUDGET_S"
 PREVALENCE_VARIABLE = "MMPL_HPV_PREVALENCE"
@@ -142,6 +146,7 @@ class Algorithm:
         began: float | None = None,
         known_hpv: bool | None = None,
         disagreement: Path | None = None,
+        page: Path | None = None,
     ) -> None:
         """Answer the case in one folder into another; answers of an earlier case are removed first.
 
@@ -153,13 +158,14 @@ class Algorithm:
             began: Moment at which the case's time began, as `time.monotonic` has it; by default now.
             known_hpv: HPV status that the risk may rest on; None where it is not known.
             disagreement: File for the models' disagreement, where it is measured; None for no such image. Likewise.
+            page: File for the page that a person reads; None for no page. Likewise.
 
         Raises:
             InvalidInputError: The case cannot be answered; nothing is left in the target.
         """
         began = time.monotonic() if began is None else began
         target.mkdir(parents=True, exist_ok=True)
-        clear_challenge_result(target, picture, report, disagreement)
+        clear_challenge_result(target, picture, report, disagreement, page)
         case = read_challenge_case(source, self.pipeline.ensemble.profile.clinical, known_hpv)
         left_s = None if self.budget_s is None else began + self.budget_s - time.monotonic()
         result = self.pipeline(case, budget_s=left_s)
@@ -173,6 +179,7 @@ class Algorithm:
         extras: tuple[tuple[str, Path | None, Callable[[Path], None]], ...] = (
             ("picture", picture, lambda path: self._draw(path, case, result)),
             ("report", report, lambda path: self._report(path, source, result)),
+            ("page", page, lambda path: self._page(path, source, case, result)),
             ("disagreement", disagreement, lambda path: self._write_disagreement(path, result)),
         )
         for name, extra, write in extras:
@@ -187,15 +194,23 @@ class Algorithm:
     def _draw(self, path: Path, case: Case, result: PatientResult) -> None:
         from mmpl.picture import draw
 
-        draw(case, result, path, self.pipeline.ensemble.hpv_threshold)
+        ensemble = self.pipeline.ensemble
+        draw(case, result, path, ensemble.hpv_threshold, ensemble.calibration.training_curve)
 
     def _report(self, path: Path, source: Path, result: PatientResult) -> None:
-        from mmpl.provenance import trace
         from mmpl.report import write_report
 
-        ensemble = self.pipeline.ensemble
-        provenance = trace(ensemble, self.pipeline.device, result.seconds, input_files(source))
-        write_report(path, result, ensemble, provenance=provenance)
+        write_report(path, result, self.pipeline.ensemble, provenance=self._trace(source, result))
+
+    def _page(self, path: Path, source: Path, case: Case, result: PatientResult) -> None:
+        from mmpl.page import write_page
+
+        write_page(path, case, result, self.pipeline.ensemble, self._trace(source, result))
+
+    def _trace(self, source: Path, result: PatientResult) -> "Provenance":
+        from mmpl.provenance import trace
+
+        return trace(self.pipeline.ensemble, self.pipeline.device, result.seconds, input_files(source))
 
     def _write_disagreement(self, path: Path, result: PatientResult) -> None:
         if result.segmentation.disagreement is None:

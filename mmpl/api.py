@@ -7,7 +7,7 @@ result = model.answer("ct.nii.gz", "pet.nii.gz", {"Age": 61, "Gender": "M"})
 result.segmentation.mask.voxels   # (z, y, x): 0 background, 1 GTVp, 2 GTVn, on the CT's own grid
 result.hpv.probability            # mean of the models' probabilities
 result.survival.risk_score        # higher is worse, 0 an average patient of the training cohort
-result.lesions[0].uptake.suv_peak # each lesion's measures (`mmpl.lesions`)
+result.lesions[0].uptake.suv_peak  # each lesion's measures (`mmpl.lesions`)
 for patient_id, result in model.answer_cohort("cohorts/mine"):
     ...                           # a result, or the error that kept a patient from being answered
 """
@@ -28,7 +28,9 @@ from mmpl.geometry import check_overlap, to_sitk
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import as_volume, from_sitk, read_image
 from mmpl.names import Task
+from mmpl.page import write_page
 from mmpl.pipeline import PatientResult, Pipeline
+from mmpl.provenance import trace
 from mmpl.units import check_units
 from mmpl.weights import load_ensemble
 
@@ -53,6 +55,7 @@ class Model:
         record: Mapping[str, object] | None = None,
         known_hpv: bool | None = None,
         patient_id: str = "patient",
+        page: str | PathLike[str] | None = None,
     ) -> PatientResult:
         """Answer one patient.
 
@@ -63,15 +66,25 @@ class Model:
                 the result's `notes`.
             known_hpv: HPV status that replaces the predicted one in the survival model.
             patient_id: Name of the patient in the result.
+            page: HTML file to write, which shows the result to a person; None for none.
 
         Raises:
             InvalidInputError: An image cannot be used, or CT and PET do not overlap.
+            OSError: The page cannot be written.
         """
         clinical = self.pipeline.ensemble.profile.clinical.read(record or {})
         images = read_any_image("CT", ct), read_any_image("PET", pet)
         case = Case(patient_id, *images, clinical, known_hpv=known_hpv)
         check_overlap(case.ct.grid, case.pet.grid)
-        return self.pipeline(check_units(case))
+        case = check_units(case)
+        result = self.pipeline(case)
+        if page is not None:
+            files = {
+                name: Path(image) for name, image in (("ct", ct), ("pet", pet)) if isinstance(image, str | PathLike)
+            }
+            provenance = trace(self.pipeline.ensemble, self.pipeline.device, result.seconds, files)
+            write_page(Path(page), case, result, self.pipeline.ensemble, provenance)
+        return result
 
     def answer_cohort(self, folder: str | PathLike[str]) -> Iterator[tuple[str, PatientResult | InvalidInputError]]:
         """Answer the patients of a cohort's folder, one after the other, in the order of its table.

@@ -17,6 +17,7 @@ from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
 from mmpl.names import Column
+from mmpl.page import write_page
 from mmpl.picture import draw
 from mmpl.pipeline import Pipeline
 from mmpl.processor import use_allowed_cores
@@ -73,11 +74,13 @@ def predict(
     all_radiomics: bool = False,
     hpv_prevalence: float | None = None,
     disagreement: bool = False,
+    pages: bool = False,
 ) -> dict[str, str]:
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
     Of each patient the mask `<PatientID>.nii.gz` comes first, then the report `<PatientID>.json`, with which the
-    patient is finished, then the picture `<PatientID>.png`. `predictions.csv` and
+    patient is finished, then the picture `<PatientID>.png` and the page `<PatientID>.html`.
+    `predictions.csv` and
     `lesions.csv`, a row a lesion, are made of all reports in the folder, so that several of these programs may answer
     parts of a cohort into one. The released outcomes are never looked at.
 
@@ -89,6 +92,7 @@ def predict(
         all_radiomics: Whether to write every radiomics feature, too, as `<PatientID>_radiomics.csv`.
         hpv_prevalence: Share of HPV-positive patients where the patients come from; by default that of training.
         disagreement: Whether to write how the models' masks differ, as `<PatientID>_disagreement.nii.gz`.
+        pages: Whether to write a page of each patient, 3 to 6 MB.
 
     Returns:
         What went wrong, by patient; such a patient has no row.
@@ -153,7 +157,10 @@ def predict(
             table.write_now_and_then()
             show: dict[str, Callable[[], None]] = {}
             if pictures:
-                show["picture"] = partial(draw, case, result, out / f"{name}.png", ensemble.hpv_threshold)
+                training = ensemble.calibration.training_curve
+                show["picture"] = partial(draw, case, result, out / f"{name}.png", ensemble.hpv_threshold, training)
+            if pages:
+                show["page"] = partial(write_page, out / f"{name}.html", case, result, ensemble, provenance)
             for kind, make in show.items():
                 try:
                     make()

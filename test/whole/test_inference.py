@@ -684,7 +684,7 @@ def test_a_disk_that_is_full_is_named_and_holds_nothing(answer, write_input, bli
     assert "No space left on device" in error or "is the disk full?" in error
 
 
-@pytest.mark.parametrize("extra", ["picture", "report"])
+@pytest.mark.parametrize("extra", ["picture", "report", "page"])
 def test_what_stands_beside_the_answers_costs_none(
     answer, write_input, blind_ensemble, tmp_path, monkeypatch, output, extra
 ):
