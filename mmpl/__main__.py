@@ -212,6 +212,17 @@ def evaluate(
 
 
 @app.command()
+def report(
+    answers: Annotated[Path, typer.Argument(help="A folder that `mmpl predict` wrote.")],
+    cohort: Annotated[Path | None, typer.Argument(help="The cohort, whose outcomes are then compared.")] = None,
+) -> None:
+    """Write ANSWERS/index.html: a table of the patients, and how good the answers are where outcomes are known."""
+    from mmpl.cohort_page import write_cohort_page
+
+    print(f"page: {write_cohort_page(answers, cohort)}")
+
+
+@app.command()
 def info(
     profile: Annotated[
         str | None, typer.Option(help="A name, or a file of your own; by default the loaded weights' own.")

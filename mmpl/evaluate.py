@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,14 @@ def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resam
         InvalidInputError: A file cannot be read, or a mask is not on its reference's grid.
     """
     results = collect(predictions, cohort)
+    evaluation = summarize(results, resamples)
+    if not against:
+        return evaluation
+    return replace(evaluation, against=differences(results, collect(against, cohort), resamples))
+
+
+def summarize(results: Results, resamples: int = RESAMPLES) -> Evaluation:
+    """Score the patients of a cohort, all together, by center and by group."""
     return Evaluation(
         score(results),
         count_patients(results),
@@ -169,7 +177,6 @@ def evaluate(predictions: Path, cohort: Path, against: Path | None = None, resam
         score_groups(by_center(results), resamples // 5),
         score_groups(by_group(results), resamples // 5),
         decision_curves(results, resamples // 5),
-        differences(results, collect(against, cohort), resamples) if against else {},
     )
 
 

@@ -402,6 +402,16 @@ def test_lesions_stand_in_a_table_of_their_own(head, tiny_ensemble, tmp_path, mo
     assert set(report["provenance"]["inputs"]) == {"ct", "pet", "table"}
 
 
+def test_pages_are_written_where_asked(cohort, names, tmp_path, use, monkeypatch):
+    one, out = of_one_patient(cohort, tmp_path / "one", names[0]), tmp_path / "out"
+    assert run(monkeypatch, "predict", one, out, "--no-pictures", "--page") == 0
+    assert set(state(out)) == {*TABLES, *(f"{names[0]}{end}" for end in (".nii.gz", ".json", ".html"))}
+    page = (out / f"{names[0]}.html").read_text()
+    assert f"Patient {names[0]}" in page
+    for digest in json.loads((out / f"{names[0]}.json").read_text())["provenance"]["inputs"].values():
+        assert digest in page
+
+
 def test_without_suv_the_table_of_lesions_has_no_columns_of_it() -> None:
     answer = module.ReportedAnswer(*("A", "w", None, (), *[None] * 5, None, (), None, 1.0, 0.0, (), None))
     lesion = {"class": "GTVp", "volume_ml": 1.0, "side": None}
