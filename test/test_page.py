@@ -161,6 +161,24 @@ def shown(head: Case, result: PatientResult, ensemble: Ensemble, tmp_path_factor
     return page
 
 
+@pytest.fixture(scope="module")
+def crowded(head: Case, result: PatientResult, ensemble: Ensemble, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of a primary and seven nodes, with flags and as many notes as a record without any field has."""
+    mask = np.zeros(head.ct.grid.shape_zyx, np.uint8)
+    mask[24:28, 17:21, 27:31] = Label.GTVP
+    for at in range(7):
+        mask[8 + 3 * at : 10 + 3 * at, 14:16, 12:14] = Label.GTVN
+    segmentation = replace(result.segmentation, mask=Image(mask, head.ct.grid), member_masks=None)
+    lesions = find_lesions(head, segmentation)
+    assert len(lesions) == 8
+    flags = ("low ensemble agreement", "images unlike those of the training patients", "head not found")
+    notes = tuple(f"a field of number {at} is not given: taken as missing" for at in range(7))
+    page = tmp_path_factory.mktemp("page") / "crowded.html"
+    crowd = replace(result, segmentation=segmentation, lesions=lesions, flags=flags, notes=notes)
+    write_page(page, head, crowd, ensemble, trace(ensemble, CPU, result.seconds, {}))
+    return page
+
+
 def open_page(browser: Browser, page: Path, **how: object) -> None:
     browser.open(page, **how)  # type: ignore[arg-type]
     browser.wait_for(
@@ -260,15 +278,18 @@ def test_the_pet_fades(browser: Browser, shown: Path) -> None:
     assert hot[1] > 200
 
 
-def test_it_prints_on_two_pages_with_stills(browser: Browser, shown: Path, tmp_path: Path) -> None:
-    open_page(browser, shown, dark=True)
-    browser.print(tmp_path / "page.pdf")
-    printed = (tmp_path / "page.pdf").read_bytes()
-    assert len(re.findall(rb"/Type\s*/Page\b(?!s)", printed)) == 2
+def test_it_prints_on_two_pages_with_stills(browser: Browser, shown: Path, crowded: Path, tmp_path: Path) -> None:
+    for page in (crowded, shown):
+        open_page(browser, page, dark=True)
+        browser.print(tmp_path / "page.pdf")
+        printed = (tmp_path / "page.pdf").read_bytes()
+        assert len(re.findall(rb"/Type\s*/Page\b(?!s)", printed)) == 2
+    assert browser.evaluate("getComputedStyle(document.querySelector('.overleaf')).breakBefore") == "auto"
     browser.call("Emulation.setEmulatedMedia", media="print")
     display = "getComputedStyle(document.querySelector('{}')).display"
     assert browser.evaluate(display.format(".still")) == "block"
     assert browser.evaluate(display.format(".viewer")) == "none"
+    assert browser.evaluate("getComputedStyle(document.querySelector('.overleaf')).breakBefore") == "page"
     browser.call("Emulation.setEmulatedMedia", media="")
 
 
