@@ -102,6 +102,17 @@ def test_every_patient_stands_in_it_and_leads_to_what_there_is(folders: tuple[Pa
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_the_command_says_where_it_is(folders, monkeypatch, capfd) -> None:
+    monkeypatch.setattr("sys.argv", ["mmpl", "report", str(folders[1])])
+    before = (folders[1] / COHORT_PAGE).read_text()
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    assert capfd.readouterr().out == f"page: {folders[1] / COHORT_PAGE}\n"
+    assert "<svg" not in (folders[1] / COHORT_PAGE).read_text()
+    (folders[1] / COHORT_PAGE).write_text(before)
+
+
 def test_without_a_cohort_there_is_the_table_alone(folders: tuple[Path, Path], tmp_path: Path) -> None:
     for path in folders[1].glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -183,7 +183,12 @@ def test_the_command_gives_what_was_asked_for_and_takes_away_what_was_not(
     image = sitk.ReadImage(str(differing))
     assert (image.GetSize(), image.GetOrigin()) == (mask.GetSize(), mask.GetOrigin())
     assert sitk.GetArrayFromImage(image).max() > 0
-    predicted = command("--weights", calibrated_ensemble, "--hpv-prevalence", "0.2")
+    assert set(known["provenance"]["inputs"]) == {"ct", "pet", "clinical record"}
+    page = (output / "report.html").read_text()
+    assert all(digest in page for digest in known["provenance"]["inputs"].values())
+    assert "uuid" not in page  # the images' file names
+    predicted = command("--weights", calibrated_ensemble, "--hpv-prevalence", "0.2", "--no-page")
+    assert not (output / "report.html").exists()
     assert predicted["hpv"]["prevalence"] == 0.2
     assert not differing.exists()
     assert known["hpv"]["probability"] == predicted["hpv"]["probability"]
