@@ -14,7 +14,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from mmpl import datafiles
 from mmpl.calibration import SurvivalCurve
@@ -127,8 +126,8 @@ def render_page(case: Case, result: PatientResult, ensemble: Ensemble, provenanc
         from_primary=partial(_level, lesions),
         pet=scene.pet,
         scene=data,
-        volumes=Markup(scene.packed()),
-        still=Markup(base64.b64encode(draw_stills(case, result.segmentation.mask)).decode("ascii")),
+        volumes=scene.packed(),
+        still=base64.b64encode(draw_stills(case, result.segmentation.mask)).decode("ascii"),
         hpv_strip=hpv and Strip.of(hpv.member_probabilities, hpv.probability, ensemble.hpv_threshold, 0.0, 1.0),
         risk_strip=survival and Strip.of(survival.member_risks, survival.risk_score, 0.0, -reach, reach),
         curve=_draw_curve(survival.curve, training) if survival and survival.curve and training is not None else None,
@@ -155,8 +154,8 @@ def render(template: str, scripts: Sequence[str], **content: Any) -> str:
     digests = [base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources]
     allowed = [f"'sha256-{digest}'" for digest in digests]
     return environment.get_template(template).render(
-        style=Markup((folder / "style.css").read_text(encoding="utf-8")),
-        sources=[Markup(source) for source in sources],
+        style=(folder / "style.css").read_text(encoding="utf-8"),
+        sources=sources,
         policy="; ".join(
             (
                 "default-src 'none'",

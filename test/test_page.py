@@ -262,7 +262,8 @@ def test_slices_scroll_by_wheel_keys_and_slider(browser: Browser, shown: Path) -
     assert browser.evaluate(state)[0] == 3
     assert browser.evaluate(f"{COLORED}('axial')")["gtvp"][0] == 0  # far below the lesion
     before = browser.evaluate("document.querySelector('#sagittal output').textContent")
-    browser.call("Input.dispatchMouseEvent", type="mousePressed", x=x + 60, y=y, button="left", clickCount=1)
+    for kind in ("mousePressed", "mouseReleased"):
+        browser.call("Input.dispatchMouseEvent", type=kind, x=x + 60, y=y, button="left", clickCount=1)
     browser.wait_for(f"document.querySelector('#sagittal output').textContent !== '{before}'")
 
 

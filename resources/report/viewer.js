@@ -114,9 +114,13 @@
     plane.slider = figure.querySelector("input");
     plane.position = figure.querySelector("output");
     plane.slider.addEventListener("input", () => move(plane.normal, +plane.slider.value));
+    let turned = 0; // a notch of a wheel is a slice, and so is as much of a pad's many small steps
     plane.canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
-      move(plane.normal, cross[plane.normal] + (event.deltaY < 0 ? 1 : -1));
+      turned += event.deltaMode ? 50 * event.deltaY : event.deltaY;
+      if (Math.abs(turned) < 50) return;
+      move(plane.normal, cross[plane.normal] - Math.sign(turned));
+      turned = 0;
     }, { passive: false });
     plane.canvas.addEventListener("keydown", (event) => {
       const step = { ArrowUp: 1, ArrowDown: -1, ArrowRight: 1, ArrowLeft: -1, PageUp: 5, PageDown: -5 }[event.key];
@@ -130,7 +134,7 @@
       cross[plane.across] = Math.min(n - 1, Math.max(0, Math.round(((event.clientX - box.left) / box.width) * n - 0.5)));
       move(plane.down, plane.flipped ? n - 1 - down : down);
     };
-    plane.canvas.addEventListener("pointerdown", point);
+    plane.canvas.addEventListener("click", point);
     plane.canvas.addEventListener("pointermove", (event) => { if (event.buttons && event.pointerType === "mouse") point(event); });
   }
   fade.addEventListener("input", drawAll);
