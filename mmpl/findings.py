@@ -132,7 +132,7 @@ _FLAGS = {
     SHIFTED: None,
 }
 _FLAG_BEGINNINGS = {
-    CLINICAL_ASSUMED: "Clinical fields that the models read are missing or odd",
+    CLINICAL_ASSUMED: None,  # the notes say it of each
     HPV_KNOWN: "The recurrence risk rests on the HPV status that was given",
     "time budget": "Time was short, and not all models answered",
     "out of GPU memory": None,

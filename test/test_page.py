@@ -11,6 +11,7 @@ import torch
 from chromium import PROGRAM, Browser, start_browser
 
 from mmpl.case import Case, Image
+from mmpl.findings import flag_in_words
 from mmpl.lesions import find_lesions
 from mmpl.names import Label, Stage
 from mmpl.page import render_page, write_page
@@ -89,6 +90,23 @@ def test_what_is_given_is_escaped(head: Case, result: PatientResult, ensemble: E
     assert 'alert("1' not in page
     assert page.count("<script") == 3
     assert "{{ 7 * 7 }}" in text_of(page)
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("low ensemble agreement", "The models disagree about the contours: look at them closely."),
+        ("the risk rests on a known HPV status (negative)", "HPV status that was given (negative)."),
+        ("time budget: 3 of 10 models", "not all models answered: 3 of 10 models."),
+        ("clinical fields assumed: Age", None),
+        ("out of GPU memory: the rest on the CPU", None),
+        ("CT was stored as unsigned 16 bits: negative HU restored", None),
+        ("a flag that nobody knew", "a flag that nobody knew"),
+    ],
+)
+def test_flags_are_put_in_words_where_they_matter(flag: str, expected: str | None) -> None:
+    words = flag_in_words(flag)
+    assert words == expected if expected is None or words is None else words.endswith(expected)
 
 
 def test_no_lesion(head: Case, result: PatientResult, ensemble: Ensemble) -> None:
