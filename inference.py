@@ -1,10 +1,10 @@
 """The challenge's program: `inference.py` answers the one case in /input and exits, `inference.py invoke` is a server.
 
 Exits 0, or 1 with one line on stderr that says what is wrong. `MMPL_INPUT` and `MMPL_OUTPUT` name other folders for
-local use, `MMPL_WEIGHTS` other weights, `MMPL_TASKS` some of the tasks; `MMPL_PICTURE` and `MMPL_REPORT` are paths for
-a picture and a report of the case. Without a GPU a case keeps to the platform's limit of time, by doing less where it
-must; `MMPL_TIME_BUDGET_S` is another limit, in seconds, or 0 for none. Nothing but the challenge's own files ever lands
-in the output folder.
+local use, `MMPL_WEIGHTS` other weights, `MMPL_TASKS` some of the tasks; `MMPL_PICTURE`, `MMPL_REPORT` and `MMPL_PAGE`
+are paths for a picture, a report and a page of the case. Without a GPU a case keeps to the platform's limit of time, by
+doing less where it must; `MMPL_TIME_BUDGET_S` is another limit, in seconds, or 0 for none. Nothing but the challenge's
+own files ever lands in the output folder.
 """
 
 import os
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 FOLDERS = (("MMPL_INPUT", "/input"), ("MMPL_OUTPUT", "/output"))
-EXTRAS = ("MMPL_PICTURE", "MMPL_REPORT")
+EXTRAS = ("MMPL_PICTURE", "MMPL_REPORT", "MMPL_PAGE")
 
 
 def main(arguments: list[str]) -> int:
@@ -59,13 +59,14 @@ def load(keep_networks: bool = False, began: float | None = None) -> Callable[[]
     from mmpl.io.challenge import clear_challenge_result
 
     source, target = (Path(os.environ.get(name) or path) for name, path in FOLDERS)
-    picture, report = (Path(value) if (value := os.environ.get(name)) else None for name in EXTRAS)
-    for output in filter(None, (target, picture, report)):
+    picture, report, page = (Path(value) if (value := os.environ.get(name)) else None for name in EXTRAS)
+    for output in filter(None, (target, picture, report, page)):
         refuse_inside(output, source)
     clear_challenge_result(
-        target, picture, report
+        target, picture, report, page
     )  # weights that cannot be loaded leave no answer of an earlier case, either
-    return partial(Algorithm.load(keep_networks).answer, source, target, picture, report, began)
+    algorithm = Algorithm.load(keep_networks, lesions=bool(report or page))
+    return partial(algorithm.answer, source, target, picture, report, began, page=page)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,6 @@ MMPL_INPUT=test/input MMPL_OUTPUT=output
 [ "$#" -lt 2 ] || MMPL_OUTPUT=$(as_caller_meant "$2")
 [ -z "${MMPL_WEIGHTS:-}" ] || MMPL_WEIGHTS=$(as_caller_meant "$MMPL_WEIGHTS")
 export MMPL_INPUT MMPL_OUTPUT
-export MMPL_PICTURE=$MMPL_OUTPUT/picture.png MMPL_REPORT=$MMPL_OUTPUT/report.json
+export MMPL_PICTURE=$MMPL_OUTPUT/picture.png MMPL_REPORT=$MMPL_OUTPUT/report.json MMPL_PAGE=$MMPL_OUTPUT/report.html
 export MMPL_TIME_BUDGET_S=${MMPL_TIME_BUDGET_S:-0} # the platform's limit of time does not hold here
 exec .venv/bin/python inference.py

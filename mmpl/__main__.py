@@ -51,6 +51,9 @@ Forms = Annotated[
 ]
 
 
+Page = Annotated[bool, typer.Option("--page/--no-page", help="Write a page of the patient, HTML, to be read.")]
+
+
 def use_weights(weights: Path | None) -> None:
     """Let the folder of weights that a user names go before the environment's."""
     if weights:
@@ -122,8 +125,9 @@ def answer(
         Path | None,
         typer.Option(help="A person's mask (image, DICOM SEG or RTSTRUCT), which replaces the ensemble's."),
     ] = None,
+    page: Page = True,
 ) -> None:
-    """Answer the one case in INPUT, in the challenge's layout, with a picture and a report beside the answers."""
+    """Answer the one case in INPUT, in the challenge's layout, with picture, page and report beside the answers."""
     from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
     from mmpl.export import exported
     from mmpl.files import refuse_inside, refuse_to_replace
@@ -138,12 +142,19 @@ def answer(
     if hpv_prevalence is not None:
         os.environ[PREVALENCE_VARIABLE] = str(hpv_prevalence)
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
-    picture, report = target / "picture.png", target / "report.json"
+    picture, report, read = target / "picture.png", target / "report.json", target / "report.html"
     differing = target / "disagreement.mha"
-    clear_challenge_result(target, picture, report, differing, *exported(target))
+    clear_challenge_result(target, picture, report, read, differing, *exported(target))
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
-    Algorithm.load(disagreement=disagreement).answer(
-        source, target, picture, report, known_hpv=status, disagreement=differing if disagreement else None, mask=mask
+    Algorithm.load(disagreement=disagreement, lesions=True).answer(
+        source,
+        target,
+        picture,
+        report,
+        known_hpv=status,
+        disagreement=differing if disagreement else None,
+        mask=mask,
+        page=read if page else None,
     )
 
 
@@ -184,15 +195,18 @@ def predict(
         typer.Option(help="Folder of persons' masks, PatientID.nii.gz, .mha or .dcm, which replace the ensemble's."),
     ] = None,
     form: Forms = None,
+    page: Page = False,
 ) -> None:
-    """Answer the patients of COHORT: predictions.csv, masks, pictures and reports in OUT; finished ones are skipped."""
+    """Answer the patients of COHORT: two tables, masks, pictures and reports in OUT; finished ones are skipped."""
     from mmpl.export import check_study
     from mmpl.export import export as export_answers
     from mmpl.predict import predict as predict_cohort
 
     use_weights(weights)
     check_study(form or (), cohort)
-    failures = predict_cohort(cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement, masks)
+    failures = predict_cohort(
+        cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement, masks, page
+    )
     for name, reason in failures.items():
         report_error(f"{name}: {reason}")
     if form:
@@ -288,11 +302,23 @@ def evaluate(
 
 
 @app.command()
+def report(
+    answers: Annotated[Path, typer.Argument(help="A folder that `mmpl predict` wrote.")],
+    cohort: Annotated[Path | None, typer.Argument(help="The cohort, whose outcomes are then compared.")] = None,
+) -> None:
+    """Write ANSWERS/index.html: a table of the patients, and how good the answers are where outcomes are known."""
+    from mmpl.cohort_page import write_cohort_page
+
+    print(f"page: {write_cohort_page(answers, cohort)}")
+
+
+@app.command()
 def info(
     profile: Annotated[
         str | None, typer.Option(help="A name, or a file of your own; by default the loaded weights' own.")
     ] = None,
     weights: Weights = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with versions, device and threads.")] = False,
 ) -> None:
     """Say how large the networks are, and where the loaded weights come from."""
     from rich.console import Console
@@ -306,6 +332,11 @@ def info(
     use_weights(weights)
     ensemble = load_ensemble() if profile is None else None
     chosen = ensemble.profile if ensemble else load_profile(profile or "")
+    if json:
+        from mmpl.provenance import describe_installation
+
+        print(describe_installation(chosen, ensemble))
+        return
     table = Table(title=f"profile {chosen.name}", title_justify="left")
     for heading in ("network", "parameters", "input voxels (x, y, z)", "GFLOP a forward pass"):
         table.add_column(heading, justify="left" if heading == "network" else "right")

@@ -4,22 +4,32 @@ import logging
 import math
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from mmpl.calibration import check_prevalence
 from mmpl.case import Case
 from mmpl.errors import one_line
-from mmpl.io.challenge import clear_challenge_result, read_challenge_case, read_edition, write_challenge_result
+from mmpl.io.challenge import (
+    clear_challenge_result,
+    input_files,
+    read_challenge_case,
+    read_edition,
+    write_challenge_result,
+)
 from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
 from mmpl.names import DAYS_PER_YEAR, Task
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.processor import use_allowed_cores
 from mmpl.weights import load_ensemble
+
+if TYPE_CHECKING:
+    from mmpl.provenance import Provenance
 
 TASKS_VARIABLE, BUDGET_VARIABLE = "MMPL_TASKS", "MMPL_TIME_BUDGET_S"
 PREVALENCE_VARIABLE = "MMPL_HPV_PREVALENCE"
@@ -93,12 +103,13 @@ class Algorithm:
     budget_s: float | None
 
     @classmethod
-    def load(cls, keep_networks: bool = False, disagreement: bool = False) -> "Algorithm":
+    def load(cls, keep_networks: bool = False, disagreement: bool = False, lesions: bool = False) -> "Algorithm":
         """Verify and open the weights, and take the GPU where there is one.
 
         Args:
             keep_networks: Read all networks now and keep them, rather than one at a time for each case.
             disagreement: Whether to measure how the models' masks differ, voxel by voxel.
+            lesions: Whether to measure the lesions one by one, for picture, report and page.
 
         Raises:
             WeightsError: The weights are missing or damaged.
@@ -116,7 +127,13 @@ class Algorithm:
         log.info("%d models, profile %s, from %s, on %s%s", count, profile, ensemble.folder, where, limit)
         prevalence = chosen_hpv_prevalence()
         pipeline = Pipeline(
-            ensemble, device, tasks, progress=log.info, hpv_prevalence=prevalence, disagreement=disagreement
+            ensemble,
+            device,
+            tasks,
+            progress=log.info,
+            hpv_prevalence=prevalence,
+            disagreement=disagreement,
+            lesions=lesions,
         )
         return cls(pipeline, budget_s)
 
@@ -130,6 +147,7 @@ class Algorithm:
         known_hpv: bool | None = None,
         disagreement: Path | None = None,
         mask: Path | None = None,
+        page: Path | None = None,
     ) -> None:
         """Answer the case in one folder into another; answers of an earlier case are removed first.
 
@@ -143,13 +161,14 @@ class Algorithm:
             disagreement: File for the models' disagreement, where it is measured; None for no such image. Likewise.
             mask: File with a mask that takes the place of the ensemble's: an image, DICOM SEG or RTSTRUCT; None for the
                 ensemble's. It does not lie in the target.
+            page: File for the page that a person reads; None for no page. Likewise.
 
         Raises:
             InvalidInputError: The case cannot be answered; nothing is left in the target.
         """
         began = time.monotonic() if began is None else began
         target.mkdir(parents=True, exist_ok=True)
-        clear_challenge_result(target, picture, report, disagreement)
+        clear_challenge_result(target, picture, report, disagreement, page)
         case = read_challenge_case(source, self.pipeline.ensemble.profile.clinical, known_hpv)
         if mask:
             from mmpl.dicom.masks import give_mask
@@ -164,16 +183,17 @@ class Algorithm:
         written = write_challenge_result(result, target, self.pipeline.tasks)
         for task, path in written.items():
             log.info("%s: %s", self._describe(task, result), path)
-        extras = (
-            ("picture", picture, self._draw),
-            ("report", report, self._report),
-            ("disagreement", disagreement, self._write_disagreement),
+        extras: tuple[tuple[str, Path | None, Callable[[Path], None]], ...] = (
+            ("picture", picture, lambda path: self._draw(path, case, result)),
+            ("report", report, lambda path: self._report(path, source, result)),
+            ("page", page, lambda path: self._page(path, source, case, result)),
+            ("disagreement", disagreement, lambda path: self._write_disagreement(path, result)),
         )
         for name, extra, write in extras:
             if not extra:
                 continue
             try:
-                write(extra, case, result)
+                write(extra)
                 log.info("%s: %s", name, extra)
             except Exception as error:  # it is worth no answer
                 log.warning("note: no %s (%s)", name, one_line(error))
@@ -181,14 +201,25 @@ class Algorithm:
     def _draw(self, path: Path, case: Case, result: PatientResult) -> None:
         from mmpl.picture import draw
 
-        draw(case, result, path, self.pipeline.ensemble.hpv_threshold)
+        ensemble = self.pipeline.ensemble
+        draw(case, result, path, ensemble.hpv_threshold, ensemble.calibration.training_curve)
 
-    def _report(self, path: Path, case: Case, result: PatientResult) -> None:
+    def _report(self, path: Path, source: Path, result: PatientResult) -> None:
         from mmpl.report import write_report
 
-        write_report(path, result, self.pipeline.ensemble)
+        write_report(path, result, self.pipeline.ensemble, provenance=self._trace(source, result))
 
-    def _write_disagreement(self, path: Path, case: Case, result: PatientResult) -> None:
+    def _page(self, path: Path, source: Path, case: Case, result: PatientResult) -> None:
+        from mmpl.page import write_page
+
+        write_page(path, case, result, self.pipeline.ensemble, self._trace(source, result))
+
+    def _trace(self, source: Path, result: PatientResult) -> "Provenance":
+        from mmpl.provenance import trace
+
+        return trace(self.pipeline.ensemble, self.pipeline.device, result.seconds, input_files(source))
+
+    def _write_disagreement(self, path: Path, result: PatientResult) -> None:
         if result.segmentation.disagreement is None:
             raise ValueError("one model alone answered")
         write_image(path, result.segmentation.disagreement)

@@ -7,6 +7,7 @@ result = model.answer("ct.nii.gz", "pet.nii.gz", {"Age": 61, "Gender": "M"})
 result.segmentation.mask.voxels   # (z, y, x): 0 background, 1 GTVp, 2 GTVn, on the CT's own grid
 result.hpv.probability            # mean of the models' probabilities
 result.survival.risk_score        # higher is worse, 0 an average patient of the training cohort
+result.lesions[0].uptake.suv_peak  # each lesion's measures (`mmpl.lesions`)
 for patient_id, result in model.answer_cohort("cohorts/mine"):
     ...                           # a result, or the error that kept a patient from being answered
 """
@@ -29,7 +30,9 @@ from mmpl.io.cohort import read_cohort
 from mmpl.io.images import as_volume, from_sitk, read_image
 from mmpl.io.masks import as_labels
 from mmpl.names import Task
+from mmpl.page import write_page
 from mmpl.pipeline import PatientResult, Pipeline
+from mmpl.provenance import trace
 from mmpl.units import check_units
 from mmpl.weights import load_ensemble
 
@@ -55,6 +58,7 @@ class Model:
         known_hpv: bool | None = None,
         patient_id: str = "patient",
         mask: AnyImage | None = None,
+        page: str | PathLike[str] | None = None,
     ) -> PatientResult:
         """Answer one patient.
 
@@ -66,9 +70,11 @@ class Model:
             known_hpv: HPV status that replaces the predicted one in the survival model.
             patient_id: Name of the patient in the result.
             mask: A person's label map, which replaces the ensemble's; a path may be DICOM SEG or RTSTRUCT, too.
+            page: HTML file to write, which shows the result to a person; None for none.
 
         Raises:
             InvalidInputError: An image or the mask cannot be used, or CT and PET do not overlap.
+            OSError: The page cannot be written.
         """
         clinical = self.pipeline.ensemble.profile.clinical.read(record or {})
         images = read_any_image("CT", ct), read_any_image("PET", pet)
@@ -80,7 +86,15 @@ class Model:
             image = read_any_image("mask", mask)
             labels = lay_on(Image(as_labels(image.voxels), image.grid), case.ct.grid)
             case = replace(case, given_mask=GivenMask(labels, "in memory"))
-        return self.pipeline(check_units(case))
+        case = check_units(case)
+        result = self.pipeline(case)
+        if page is not None:
+            files = {
+                name: Path(image) for name, image in (("ct", ct), ("pet", pet)) if isinstance(image, str | PathLike)
+            }
+            provenance = trace(self.pipeline.ensemble, self.pipeline.device, result.seconds, files)
+            write_page(Path(page), case, result, self.pipeline.ensemble, provenance)
+        return result
 
     def answer_cohort(self, folder: str | PathLike[str]) -> Iterator[tuple[str, PatientResult | InvalidInputError]]:
         """Answer the patients of a cohort's folder, one after the other, in the order of its table.
@@ -137,7 +151,13 @@ def load(
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     wanted = frozenset(map(Task, tasks))
     pipeline = Pipeline(
-        ensemble, chosen, wanted, all_radiomics, hpv_prevalence=hpv_prevalence, disagreement=disagreement
+        ensemble,
+        chosen,
+        wanted,
+        all_radiomics,
+        hpv_prevalence=hpv_prevalence,
+        disagreement=disagreement,
+        lesions=True,
     )
     return Model(pipeline)
 

@@ -183,6 +183,11 @@ class SurvivalCalibration:
         low, high = np.quantile(np.exp(-hazards), [0.025, 0.975], axis=0)
         return SurvivalCurve(np.array(self.days), probability, low, high)
 
+    def training_curve(self) -> Floats:
+        """Give the probability of no recurrence of the training patients, (T,): the mean of their own curves."""
+        hazards = np.exp(self.slope * np.array(self.risk_quantiles))[:, None] * np.array(self.cumulative_hazard)
+        return np.exp(-hazards).mean(axis=0)
+
     def percentile(self, risk: float) -> float:
         """Give the share of the training patients, 0 to 100, whose risk is lower."""
         return float(np.interp(risk, self.risk_quantiles, np.arange(101)))
@@ -199,6 +204,11 @@ class Calibration:
     hpv: HpvCalibration | None = None
     survival: SurvivalCalibration | None = None
     version: int = 1
+
+    @property
+    def training_curve(self) -> Floats | None:
+        """Probability of no recurrence of the training patients, on the days of a patient's curve; None likewise."""
+        return self.survival.training_curve() if self.survival else None
 
     def __post_init__(self) -> None:
         if self.version != 1:

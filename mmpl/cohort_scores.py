@@ -296,7 +296,7 @@ def score(results: Results) -> Scores:
     )
 
 
-class _Foretold(NamedTuple):
+class Foretold(NamedTuple):
     """Calibrated probabilities of n patients, whether it happened, and the patients' weights."""
 
     probability: Floats
@@ -304,26 +304,26 @@ class _Foretold(NamedTuple):
     weight: Floats
 
 
-def _foretold(results: Results) -> dict[str, _Foretold]:
+def foretell(results: Results) -> dict[str, Foretold]:
     """Put calibrated probabilities beside what is known, by what they are of; nothing where there are none."""
-    found = dict[str, _Foretold]()
+    found = dict[str, Foretold]()
     if results.hpv_calibrated is not None:
         told = ~np.isnan(results.hpv_calibrated) & ~np.isnan(results.hpv_positive)
         probability, positive = results.hpv_calibrated[told], results.hpv_positive[told] == 1
-        found["hpv"] = _Foretold(probability, positive, np.ones(len(probability)))
+        found["hpv"] = Foretold(probability, positive, np.ones(len(probability)))
     if results.no_recurrence is not None:
         for years, left in zip(YEARS_SCORED, results.no_recurrence.T, strict=True):
             told = ~np.isnan(left) & ~np.isnan(results.days)
             days, relapse = results.days[told], results.relapse[told] == 1
             happened, weight = reliability.known_by(years * DAYS_PER_YEAR, days, relapse)
-            found[f"relapse_{years}_years"] = _Foretold(1 - left[told], happened, weight)
+            found[f"relapse_{years}_years"] = Foretold(1 - left[told], happened, weight)
     return found
 
 
 def _reliability(results: Results) -> dict[str, float]:
     """Score the calibrated probabilities, curves and sets, as far as there are any."""
     found = dict[str, float]()
-    for name, foretold in _foretold(results).items():
+    for name, foretold in foretell(results).items():
         found |= {f"{name}_{measured}": measure(*foretold) for measured, measure in _RELIABILITY.items()}
         if name != "hpv":
             found[f"{name}_auc"] = metrics.roc_auc(*foretold)
@@ -374,8 +374,8 @@ class DecisionPoint(NamedTuple):
 
 def decision_curves(results: Results, count: int = RESAMPLES) -> dict[str, list[DecisionPoint]]:
     """Draw the decision curve of each calibrated probability, with bootstrap intervals of so many resamples."""
-    curves = {name: _acting(foretold, _acted_on(name)) for name, foretold in _foretold(results).items()}
-    drawn = [_foretold(results.take(chosen)) for chosen in resamples(len(results), count)]
+    curves = {name: _acting(foretold, _acted_on(name)) for name, foretold in foretell(results).items()}
+    drawn = [foretell(results.take(chosen)) for chosen in resamples(len(results), count)]
     found = dict[str, list[DecisionPoint]]()
     for name, points in curves.items():
         gains = [[gain for *_, gain in _acting(each[name], _acted_on(name))] for each in drawn]
@@ -388,7 +388,7 @@ def _acted_on(name: str) -> tuple[float, ...]:
     return ACTED_ON_HPV if name == "hpv" else ACTED_ON_RELAPSE
 
 
-def _acting(foretold: _Foretold, thresholds: Sequence[float]) -> list[tuple[float, float, float, float]]:
+def _acting(foretold: Foretold, thresholds: Sequence[float]) -> list[tuple[float, float, float, float]]:
     """Give each threshold, the net benefit there, that of acting on everybody, and the gain over the better default."""
     probability, happened, weight = foretold
     points = []

@@ -171,10 +171,10 @@ def evaluate(
         InvalidInputError: A file cannot be read, or a mask is not on its reference's grid.
     """
     ours = collect(predictions, cohort, where)
-    return assess(ours, collect(against, cohort, where) if against else None, resamples)
+    return assess(ours, resamples, collect(against, cohort, where) if against else None)
 
 
-def assess(results: Results, against: Results | None = None, resamples: int = RESAMPLES) -> Evaluation:
+def assess(results: Results, resamples: int = RESAMPLES, against: Results | None = None) -> Evaluation:
     """Score answers that stand beside their outcomes, and compare them with others of the same patients."""
     return Evaluation(
         score(results),

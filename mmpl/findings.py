@@ -1,10 +1,15 @@
-"""Findings in plain words: what a column of evidence or a clinical field is called for a person, and its unit."""
+"""Findings in plain words: what a column of evidence, a clinical field or a flag is for a person, and its unit."""
 
 import re
 
 from mmpl.evidence import ABSENT, DEEP_SCORE, EXPECTED_DAYS_SCORE, HPV_PROBABILITY
+from mmpl.integration import CLINICAL_ASSUMED, HPV_KNOWN
 from mmpl.names import LESIONS, Label
-from mmpl.schema import ClinicalSchema, ContinuousField
+from mmpl.pipeline import NO_DEEP_EVIDENCE, UNLIKE_TRAINING
+from mmpl.preprocess import FIELD_OF_VIEW_CUT, HEAD_NOT_FOUND, NO_PET_SIGNAL
+from mmpl.schema import CategoricalField, ClinicalSchema, ContinuousField
+from mmpl.segmentation import GIVEN, LOW_AGREEMENT, NO_LESION, NO_OVERLAP
+from mmpl.units import NOT_HU, NOT_SUV, SHIFTED, UNWRAPPED
 
 _WORDS = {Label.GTVP: "primary tumor", Label.GTVN: "nodes"}
 _LESIONS = {label.name.lower(): _WORDS[label] for label in LESIONS}
@@ -75,6 +80,18 @@ def unit_of(name: str, schema: ClinicalSchema) -> str:
     return _INTENSITY[modality] if feature in _LINEAR else ""
 
 
+def value_in_words(name: str, value: float | str | None, schema: ClinicalSchema) -> str:
+    """Say a finding's value with its unit, and what the code of a clinical level means."""
+    if value is None:
+        return "missing"
+    for field in schema.fields:
+        if field.name == name and isinstance(field, CategoricalField):
+            words = [word for word in field.levels.get(str(value), ()) if len(word) > 1 and str(value) not in word]
+            return f"{value} ({words[0]})" if words and str(value).isdigit() else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit_of(name, schema)}".strip()
+
+
 def _length_unit(feature: str) -> str:
     if feature.endswith("SurfaceVolumeRatio"):
         return "1/mm"
@@ -97,3 +114,39 @@ def _parts(name: str) -> tuple[str, str, str, str, str] | None:
     if len(parts) != 5 or parts[0] not in _INTENSITY or parts[1] not in _LESIONS:
         return None
     return parts[0], parts[1], parts[2], parts[3], parts[4]
+
+
+_FLAGS = {
+    NO_LESION: "No tumor and no node were found. HPV status and recurrence risk rest on the clinical record alone.",
+    NO_DEEP_EVIDENCE: None,  # which that says
+    GIVEN: "The contours are a person's, not the models': HPV status and recurrence risk rest on them.",
+    LOW_AGREEMENT: "The models disagree about the contours: look at them closely.",
+    UNLIKE_TRAINING: (
+        "The images are unlike those that the models were trained on: what is said here may not hold for them."
+    ),
+    HEAD_NOT_FOUND: "No head was found in the PET: the models looked at the middle of the upper part of the scan.",
+    NO_PET_SIGNAL: "The PET has no signal: the contours rest on the CT alone.",
+    FIELD_OF_VIEW_CUT: "The scan is smaller than the region that the models look at: lesions may lie outside it.",
+    NOT_HU: "The CT may not be in HU: what is said here may be wrong.",
+    NOT_SUV: "The PET is not in SUV: no uptake was measured, and no PET feature has a part in the answers.",
+    NO_OVERLAP: "Time was short: the contours are coarser than they could be.",
+    UNWRAPPED: None,
+    SHIFTED: None,
+}
+_FLAG_BEGINNINGS = {
+    CLINICAL_ASSUMED: None,  # the notes say it of each
+    HPV_KNOWN: "The recurrence risk rests on the HPV status that was given",
+    "time budget": "Time was short, and not all models answered",
+    "out of GPU memory": None,
+    "half precision": None,
+}
+
+
+def flag_in_words(flag: str) -> str | None:
+    """Say what a flag means for a reader of the answers; None where it means nothing, and a new one as it is."""
+    if flag in _FLAGS:
+        return _FLAGS[flag]
+    for beginning, words in _FLAG_BEGINNINGS.items():
+        if flag.startswith(beginning):
+            return words and f"{words}{flag.removeprefix(beginning)}."
+    return flag

@@ -4,18 +4,20 @@ Everything is drawn on axis-aligned planes in patient space (LPS), resampled the
 file's direction cosines say: axial seen from the feet, coronal from the front, sagittal from the patient's left.
 """
 
+import math
 import textwrap
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from mmpl.case import Case, Grid, Image
 from mmpl.files import write_whole
 from mmpl.geometry import Interpolation, extent_mm, index_to_mm, resample
+from mmpl.lesions import components
 from mmpl.names import DAYS_PER_YEAR, LESIONS, Label
 from mmpl.surroundings import without_plot_backend
 
@@ -27,19 +29,22 @@ if TYPE_CHECKING:
     from mmpl.pipeline import PatientResult
     from mmpl.survival import SurvivalResult
 
-TITLES = {Label.GTVP: "GTVp", Label.GTVN: "Largest GTVn"}
+TITLES = {Label.GTVP: "GTVp", Label.GTVN: "GTVn"}
 COLORS = {Label.GTVP: "#00d5ff", Label.GTVN: "#7dff4a"}
 SMALL_PRINT = (
     "Research software, not for clinical use. CT window -160 to 240 HU, {pet}; contours: the ensemble's mask. Orange: "
     "the ensemble; gray: its models."
 )
 
-_FIELD_MM, _PIXEL_MM = 220.0, 1.0
-_CT_WINDOW_HU = (-160.0, 240.0)
-_CT_OUTSIDE_HU = -1024.0
+FIELD_MM, SMALL_FIELD_MM = 220.0, 90.0
+"""Width of a plane, and of the small ones of the lesions that have no row of their own."""
+_PIXEL_MM = 1.0
+_PLANES_INCHES, _SMALL_INCHES, _SMALL_IN_A_ROW = 3.75, 1.85, 6
+CT_WINDOW_HU = (-160.0, 240.0)
+CT_OUTSIDE_HU = -1024.0
 _SUV_TOP = 10.0  # the same for every patient, so that two pictures compare
 _OTHER_TOP_QUANTILE = 0.999  # of a PET in other units
-_SHOWN_FROM = 0.15  # of the top
+SHOWN_FROM = 0.15  # of the top
 _PET_OPACITY = 0.6
 _INK, _GREY, _ACCENT = "#1d2733", "#7a8794", "#c2410c"
 
@@ -65,20 +70,26 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class _PetScale:
+class PetScale:
     """The scale of the PET's colors, from 0 to `top`, with the bar's label and the sentence below the picture."""
 
+    in_suv: bool
     top: float
     label: str
     words: str
 
     @classmethod
-    def of(cls, case: Case) -> "_PetScale":
+    def of(cls, case: Case) -> "PetScale":
         if case.pet_is_suv:
-            return cls(_SUV_TOP, "PET (SUV)", f"PET from SUV {_SHOWN_FROM * _SUV_TOP:g}")
+            return cls(True, _SUV_TOP, "PET (SUV)", f"PET from SUV {SHOWN_FROM * _SUV_TOP:g}")
         top = float(np.quantile(case.pet.voxels, _OTHER_TOP_QUANTILE))
-        return cls(top if top > 0 else 1.0, "PET (not in SUV)", f"PET not in SUV, from {_SHOWN_FROM:.0%} of the scale")
+        return cls(
+            False, top if top > 0 else 1.0, "PET (not in SUV)", f"PET not in SUV, from {SHOWN_FROM:.0%} of the scale"
+        )
 
+
+Lesion = tuple[Label, Image]
+"""A lesion as `mmpl.lesions.components` cuts it."""
 
 PLANES = (
     Plane("Axial", 2, 0, 1, ("R", "L", "P", "A"), flipped=True),
@@ -87,7 +98,13 @@ PLANES = (
 )
 
 
-def draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float | None = None) -> None:
+def draw(
+    case: Case,
+    result: "PatientResult",
+    path: Path,
+    hpv_threshold: float | None = None,
+    training_curve: NDArray[np.float64] | None = None,
+) -> None:
     """Write the picture of one patient as PNG.
 
     Args:
@@ -95,39 +112,49 @@ def draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float |
         result: The ensemble's answers; its mask lies on the CT's grid.
         path: File to write, which is whole or absent.
         hpv_threshold: The decision threshold on the HPV probability, drawn where given.
+        training_curve: Probability of no recurrence of the training patients, on the days of the calibrated curve,
+            which is compared with it where given.
     """
     with without_plot_backend():
         import matplotlib
     with matplotlib.rc_context(matplotlib.rcParamsDefault):  # not those of the user's matplotlibrc
-        _draw(case, result, path, hpv_threshold)
+        _draw(case, result, path, hpv_threshold, training_curve)
 
 
-def _draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float | None) -> None:
+def draw_stills(case: Case, mask: Image) -> bytes:
+    """Draw the planes through the lesions alone, as JPEG."""
+    with without_plot_backend():
+        import matplotlib
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        lesions = components(mask)
+        height = _lesions_inches(lesions) + 0.38
+        figure = Figure(figsize=(11.5, height), facecolor="white", dpi=90)
+        FigureCanvasAgg(figure)
+        _draw_lesions(figure, case, mask, lesions, bottom=0.08, top=height - 0.3)
+        file = BytesIO()
+        figure.savefig(file, format="jpeg", pil_kwargs={"quality": 85})
+        return file.getvalue()
+
+
+def _draw(
+    case: Case,
+    result: "PatientResult",
+    path: Path,
+    hpv_threshold: float | None,
+    training_curve: NDArray[np.float64] | None,
+) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     mask = result.segmentation.mask
-    lesions = {label: Image(mask.voxels == label, mask.grid) for label in LESIONS}
-    pet_scale = _PetScale.of(case)
-    rows = [(TITLES[label], COLORS[label], center) for label, center in lesion_centers_mm(mask).items()]
-    if not rows:
-        rows = [("No lesion found", "white", np.mean(extent_mm(case.ct.grid), axis=0))]
-
-    height = 3.75 * len(rows) + 4.0
+    lesions = components(mask)
+    height = _lesions_inches(lesions) + 4.25
     figure = Figure(figsize=(11.5, height), facecolor="white", dpi=110)
     FigureCanvasAgg(figure)
-    layout = figure.add_gridspec(
-        len(rows), 3, left=0.02, right=0.935, top=1 - 0.62 / height, bottom=3.6 / height, hspace=0.04, wspace=0.03
-    )
-    for row, (title, color, center) in enumerate(rows):
-        for column, plane in enumerate(PLANES):
-            axes = figure.add_subplot(layout[row, column])
-            _draw_plane(axes, plane, case, pet_scale, lesions, center)
-            if row == 0:
-                axes.set_title(plane.name, fontsize=11, color=_INK)
-            if column == 0:
-                axes.text(0.03, 0.03, title, transform=axes.transAxes, color=color, fontsize=10.5, weight="bold")
-    _draw_pet_bar(figure, pet_scale, bottom=3.6 / height, top=1 - 0.62 / height)
+    _draw_lesions(figure, case, mask, lesions, bottom=3.6, top=height - 0.62)
     panels = figure.add_gridspec(
         1, 3, left=0.04, right=0.965, top=3.05 / height, bottom=0.85 / height, wspace=0.24, width_ratios=(1.15, 1, 1)
     )
@@ -135,39 +162,81 @@ def _draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float 
     if result.hpv:
         _draw_hpv(figure.add_subplot(panels[1]), result.hpv, hpv_threshold)
     if result.survival:
-        _draw_survival(figure.add_subplot(panels[2]), result.survival)
+        _draw_survival(figure.add_subplot(panels[2]), result.survival, training_curve)
     large = {"fontsize": 14, "weight": "bold", "color": _INK, "parse_math": False}
     figure.text(0.04, 1 - 0.3 / height, f"Patient {result.patient_id}", large)
-    figure.text(0.04, 0.16 / height, SMALL_PRINT.format(pet=pet_scale.words), fontsize=8, color=_GREY)
+    figure.text(0.04, 0.16 / height, SMALL_PRINT.format(pet=PetScale.of(case).words), fontsize=8, color=_GREY)
 
     with write_whole(path) as partial:
         figure.savefig(partial, format="png")
 
 
-def lesion_centers_mm(mask: Image) -> dict[Label, NDArray[np.float64]]:
-    """Find, for each class there is, the voxel of its largest component nearest that one's centroid: x, y, z in mm."""
-    centers = {}
-    for label, box in zip(LESIONS, ndimage.find_objects(mask.voxels, max_label=len(LESIONS)), strict=True):
-        if box is None:
-            continue
-        components, _ = ndimage.label(mask.voxels[box] == label, np.ones((3, 3, 3)))
-        largest = np.argwhere(components == np.bincount(components.ravel())[1:].argmax() + 1)
-        nearest = largest[((largest - largest.mean(axis=0)) ** 2).sum(axis=1).argmin()]
-        centers[label] = index_to_mm(mask.grid, (nearest + [edge.start for edge in box])[::-1])
-    return centers
+def _split(lesions: list[Lesion]) -> tuple[list[tuple[int, Lesion]], list[tuple[int, Lesion]]]:
+    """Part lesions, numbered from 1, into the largest of each class and the others."""
+    numbered = list(enumerate(lesions, 1))
+    first = {label: number for number, (label, _) in reversed(numbered)}
+    rows = [each for each in numbered if each[0] in first.values()]
+    return rows, [each for each in numbered if each not in rows]
 
 
-def plane_grid(plane: Plane, center_mm: NDArray[np.float64]) -> Grid:
-    """Make the one-voxel-thick grid of a plane through a point."""
-    count = round(_FIELD_MM / _PIXEL_MM)
-    size, origin = [count] * 3, center_mm - (count - 1) / 2 * _PIXEL_MM
-    size[plane.normal], origin[plane.normal] = 1, center_mm[plane.normal]
+def _lesions_inches(lesions: list[Lesion]) -> float:
+    rows, others = _split(lesions)
+    return _PLANES_INCHES * max(1, len(rows)) + _SMALL_INCHES * math.ceil(len(others) / _SMALL_IN_A_ROW)
+
+
+def _draw_lesions(figure: "Figure", case: Case, mask: Image, lesions: list[Lesion], bottom: float, top: float) -> None:
+    """Draw three planes through the largest lesion of each class and a small one through every other, in inches."""
+    height = float(figure.get_figheight())
+    rows, others = _split(lesions)
+    pet_scale = PetScale.of(case)
+    classes = {label: Image(mask.voxels == label, mask.grid) for label in LESIONS}
+    shown = [(f"{number} {TITLES[label]}", COLORS[label], center_mm(lesion)) for number, (label, lesion) in rows]
+    if not shown:
+        shown = [("No lesion found", "white", np.mean(extent_mm(case.ct.grid), axis=0))]
+    small = _SMALL_INCHES * math.ceil(len(others) / _SMALL_IN_A_ROW)
+    place = {"left": 0.02, "right": 0.935, "top": top / height, "bottom": (bottom + small) / height}
+    layout = figure.add_gridspec(len(shown), 3, hspace=0.04, wspace=0.03, **place)
+    for row, (title, color, center) in enumerate(shown):
+        for column, plane in enumerate(PLANES):
+            axes = figure.add_subplot(layout[row, column])
+            _draw_plane(axes, plane, case, pet_scale, classes, center)
+            if row == 0:
+                axes.set_title(plane.name, fontsize=11, color=_INK)
+            if column == 0:
+                _write_on(axes, 0.03, 0.03, title, color=color, fontsize=10.5, weight="bold")
+    _draw_pet_bar(figure, pet_scale, bottom=(bottom + small) / height, top=top / height)
+    if not others:
+        return
+    place = {"left": 0.02, "right": 0.935, "top": (bottom + small - 0.05) / height, "bottom": bottom / height}
+    layout = figure.add_gridspec(
+        math.ceil(len(others) / _SMALL_IN_A_ROW), _SMALL_IN_A_ROW, hspace=0.04, wspace=0.03, **place
+    )
+    for at, (number, (label, lesion)) in enumerate(others):
+        axes = figure.add_subplot(layout[at])
+        _draw_plane(axes, PLANES[0], case, pet_scale, classes, center_mm(lesion), SMALL_FIELD_MM)
+        _write_on(axes, 0.05, 0.05, f"{number} {TITLES[label]}", color=COLORS[label], fontsize=9, weight="bold")
+
+
+def center_mm(lesion: Image) -> NDArray[np.float64]:
+    """Find the voxel of a lesion that is nearest to its centroid: x, y, z in mm."""
+    voxels = np.argwhere(lesion.voxels)
+    nearest = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+    return index_to_mm(lesion.grid, nearest[::-1])
+
+
+def plane_grid(plane: Plane, center: NDArray[np.float64], field_mm: float = FIELD_MM) -> Grid:
+    """Make the one-voxel-thick grid of a plane through a point, mm."""
+    count = round(field_mm / _PIXEL_MM)
+    size, origin = [count] * 3, center - (count - 1) / 2 * _PIXEL_MM
+    size[plane.normal], origin[plane.normal] = 1, center[plane.normal]
     return Grid(tuple(size), (_PIXEL_MM,) * 3, tuple(float(v) for v in origin))  # type: ignore[arg-type]
 
 
-def cut(image: Image, plane: Plane, center_mm: NDArray[np.float64], fill: float) -> NDArray[np.float32]:
+def cut(
+    image: Image, plane: Plane, center: NDArray[np.float64], fill: float, field_mm: float = FIELD_MM
+) -> NDArray[np.float32]:
     """Sample an image on a plane through a point; rows run along `plane.up`, columns along `plane.across`."""
-    volume = resample(image, plane_grid(plane, center_mm), Interpolation.LINEAR, fill)
+    volume = resample(image, plane_grid(plane, center, field_mm), Interpolation.LINEAR, fill)
     return volume.squeeze(axis=2 - plane.normal)
 
 
@@ -175,39 +244,56 @@ def _draw_plane(
     axes: "Axes",
     plane: Plane,
     case: Case,
-    pet_scale: _PetScale,
+    pet_scale: PetScale,
     lesions: dict[Label, Image],
-    center_mm: NDArray[np.float64],
+    center: NDArray[np.float64],
+    field_mm: float = FIELD_MM,
 ) -> None:
     from matplotlib import colormaps, patheffects
 
-    half = _FIELD_MM / 2
+    half, small = field_mm / 2, field_mm < FIELD_MM
     extent = (-half, half, half, -half) if plane.flipped else (-half, half, -half, half)
     place: dict[str, Any] = {"origin": "upper" if plane.flipped else "lower", "extent": extent}
-    ct = cut(case.ct, plane, center_mm, _CT_OUTSIDE_HU)
-    axes.imshow(ct, cmap="gray", vmin=_CT_WINDOW_HU[0], vmax=_CT_WINDOW_HU[1], interpolation="bilinear", **place)
-    shown = np.clip(cut(case.pet, plane, center_mm, 0.0) / pet_scale.top, 0.0, 1.0)
+    ct = cut(case.ct, plane, center, CT_OUTSIDE_HU, field_mm)
+    axes.imshow(ct, cmap="gray", vmin=CT_WINDOW_HU[0], vmax=CT_WINDOW_HU[1], interpolation="bilinear", **place)
+    shown = np.clip(cut(case.pet, plane, center, 0.0, field_mm) / pet_scale.top, 0.0, 1.0)
     overlay = colormaps["hot"](shown)
-    overlay[..., 3] = _PET_OPACITY * np.clip((shown - _SHOWN_FROM) / (1.5 * _SHOWN_FROM), 0.0, 1.0)
+    overlay[..., 3] = _PET_OPACITY * np.clip((shown - SHOWN_FROM) / (1.5 * SHOWN_FROM), 0.0, 1.0)
     axes.imshow(overlay, interpolation="bilinear", **place)
     millimeters = (np.arange(len(ct)) - (len(ct) - 1) / 2) * _PIXEL_MM
     for label, lesion in lesions.items():
-        inside = cut(lesion, plane, center_mm, 0.0)
+        inside = cut(lesion, plane, center, 0.0, field_mm)
         if inside.max() > 0.5 > inside.min():
             outline = axes.contour(millimeters, millimeters, inside, levels=[0.5], colors=COLORS[label], linewidths=1.4)
             outline.set_path_effects([patheffects.withStroke(linewidth=2.6, foreground="black", alpha=0.6)])
-    for start, stop in ((13 - half, 33 - half), (half - 33, half - 13)):
-        axes.plot([start, stop], [0, 0], color="white", alpha=0.55, linewidth=0.8)
-        axes.plot([0, 0], [start, stop], color="white", alpha=0.55, linewidth=0.8)
+    if not small:
+        for start, stop in ((13 - half, 33 - half), (half - 33, half - 13)):
+            axes.plot([start, stop], [0, 0], color="white", alpha=0.55, linewidth=0.8)
+            axes.plot([0, 0], [start, stop], color="white", alpha=0.55, linewidth=0.8)
     for letter, x, y in zip(plane.edges, (0.02, 0.98, 0.5, 0.5), (0.5, 0.5, 0.02, 0.98), strict=True):
+        if small and y != 0.5:
+            continue
         horizontal = {0.02: "left", 0.98: "right"}.get(x, "center")
         vertical = {0.02: "bottom", 0.98: "top"}.get(y, "center")
-        text = axes.text(x, y, letter, transform=axes.transAxes, color="white", fontsize=9, ha=horizontal, va=vertical)
-        text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="black")])
+        _write_on(axes, x, y, letter, fontsize=9, ha=horizontal, va=vertical)
+    bar = 20 if small else 50
+    right, low = 0.95, 0.05
+    axes.plot([right - bar / field_mm, right], [low, low], transform=axes.transAxes, color="white", linewidth=2)
+    _write_on(axes, right - bar / field_mm / 2, low + 0.015, f"{bar} mm", fontsize=7.5, ha="center", va="bottom")
+    where = f"{'xyz'[plane.normal]} {center[plane.normal]:.0f} mm".replace("-", "\N{MINUS SIGN}")
+    _write_on(axes, 0.03, 0.97, where, fontsize=7.5 if small else 8.5, va="top")
     axes.set(xlim=(-half, half), ylim=extent[2:], xticks=[], yticks=[], facecolor="black")
 
 
-def _draw_pet_bar(figure: "Figure", scale: _PetScale, bottom: float, top: float) -> None:
+def _write_on(axes: "Axes", x: float, y: float, text: str, **how: Any) -> None:
+    """Write on a plane, readable over light and dark."""
+    from matplotlib import patheffects
+
+    written = axes.text(x, y, text, transform=axes.transAxes, **{"color": "white", **how})
+    written.set_path_effects([patheffects.withStroke(linewidth=3, foreground="black")])
+
+
+def _draw_pet_bar(figure: "Figure", scale: PetScale, bottom: float, top: float) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -224,9 +310,10 @@ def _write_summary(axes: "Axes", result: "PatientResult", threshold: float | Non
     lines = [
         ("GTVp", f"{result.gtvp_ml:.1f} ml" if result.gtvp_ml else "none found", _INK),
         ("GTVn", f"{result.gtvn_ml:.1f} ml" if result.gtvn_ml else "none found", _INK),
-        ("Agreement", f"{result.segmentation.agreement:.2f}", _INK),
-        ("", "mean Dice of each model with the mask" if found else "share of models that find nothing, too", _GREY),
     ]
+    if found and result.segmentation.models > 1:  # else there is nothing to agree on
+        lines.append(("Agreement", f"{result.segmentation.agreement:.2f}", _INK))
+        lines.append(("", f"mean Dice of the {result.segmentation.models} models with the mask", _GREY))
     if hpv:
         status = "positive" if hpv.positive else "negative"
         lines.append(("HPV", f"{status}, probability {hpv.probability:.2f}", _INK))
@@ -267,11 +354,14 @@ def _draw_hpv(axes: "Axes", hpv: "HpvResult", threshold: float | None) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _draw_survival(axes: "Axes", survival: "SurvivalResult") -> None:
+def _draw_survival(axes: "Axes", survival: "SurvivalResult", training: NDArray[np.float64] | None) -> None:
     if curve := survival.curve:
         years, title = curve.days / DAYS_PER_YEAR, "No recurrence, 95% interval"
         axes.fill_between(years, curve.low, curve.high, color=_ACCENT, alpha=0.2, linewidth=0)
-        axes.plot(years, curve.probability, color=_ACCENT, linewidth=2.2)
+        if training is not None:
+            axes.plot(years, training, color=_GREY, linewidth=1.4, linestyle="--", label="training patients")
+        axes.plot(years, curve.probability, color=_ACCENT, linewidth=2.2, label="this patient")
+        axes.legend(loc="lower left", fontsize=8, frameon=False, labelcolor=_INK)
     else:
         years, curves = survival.curve_days / DAYS_PER_YEAR, survival.member_curves
         title = "Recurrence-free survival (deep models)"

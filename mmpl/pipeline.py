@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from mmpl.case import Case
 from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, survival_evidence
 from mmpl.hpv import HpvResult
 from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
+from mmpl.lesions import Lesion, find_lesions
 from mmpl.names import Label, Stage, Task
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
@@ -44,6 +45,8 @@ class PatientResult:
         notes: One sentence for each clinical value that was assumed.
         unlike_training: Distance of the images from those of the training patients; above 1 is more than all but one in
             a hundred of them have. None where the weights do not know them.
+        lesions: The lesions one by one; None where they were not asked for.
+        seconds: Seconds that each stage took, in the order in which they were done.
     """
 
     patient_id: str
@@ -54,6 +57,8 @@ class PatientResult:
     flags: tuple[str, ...]
     notes: tuple[str, ...]
     unlike_training: float | None = None
+    lesions: tuple[Lesion, ...] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def gtvp_ml(self) -> float:
@@ -90,6 +95,7 @@ class Pipeline:
         hpv_prevalence: Share of HPV-positive patients where the patients come from, for the calibrated probability; by
             default that of training.
         disagreement: Whether to measure how the models' masks differ, voxel by voxel.
+        lesions: Whether to measure the lesions one by one.
     """
 
     ensemble: Ensemble
@@ -99,6 +105,7 @@ class Pipeline:
     progress: Callable[[str], None] = lambda _: None
     hpv_prevalence: float | None = None
     disagreement: bool = False
+    lesions: bool = False
 
     def __post_init__(self) -> None:
         if self.ensemble.of_tables:
@@ -126,9 +133,11 @@ class Pipeline:
         budget = None
         if budget_s is not None:
             budget = Budget(time.monotonic() + budget_s * SEGMENTATION_SHARE, len(self.ensemble.members))
-        processor = Processor(self.device)
+        processor, watch = Processor(self.device), _Stopwatch()
         prepared = prepare(case, self.ensemble.profile.preprocess)
+        watch.lap("preparing")
         segmentation = self.segment(prepared, processor, budget)
+        watch.lap(Stage.SEGMENTATION)
         if case.given_mask:
             segmentation = segmentation.with_mask(case.given_mask)
         members = self.ensemble.members[: segmentation.models]
@@ -136,10 +145,13 @@ class Pipeline:
         lesions, hpv, survival = None, None, None
         if tasks or self.all_radiomics:
             lesions = self.examine(case, prepared, segmentation, members)
+            watch.lap("radiomics")
         if lesions and tasks and Stage.HPV in self.ensemble.stages:
             hpv = self.diagnose(case, lesions, members, processor)
+            watch.lap(Stage.HPV)
         if lesions and Task.SURVIVAL in tasks:
             survival = self.prognose(case, lesions, hpv, members, processor)
+            watch.lap(Stage.SURVIVAL)
         notes = self._clinical_notes(case, members) if tasks else ()
         flags = [*prepared.flags, *processor.notes, *segmentation.flags]
         patch = self.ensemble.reference.patch
@@ -152,7 +164,11 @@ class Pipeline:
             flags += stated_flags(members, case, hpv, survival)
         radiomics = lesions.radiomics if lesions else None
         answers = segmentation, hpv, survival, radiomics
-        return PatientResult(case.patient_id, *answers, tuple(flags), notes, unlike_training)
+        measured = None
+        if self.lesions:
+            measured = find_lesions(case, segmentation)
+            watch.lap("lesions")
+        return PatientResult(case.patient_id, *answers, tuple(flags), notes, unlike_training, measured, watch.seconds)
 
     def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""
@@ -216,3 +232,16 @@ class Pipeline:
     def _clinical_notes(self, case: Case, members: Sequence[EnsembleMember]) -> tuple[str, ...]:
         encoded = [note for member in members for note in member.encoder.notes(case.clinical)]
         return tuple(dict.fromkeys((*case.clinical.assumed, *encoded)))
+
+
+class _Stopwatch:
+    """Seconds between one lap and the next, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = now - self._began
+        self._began = now

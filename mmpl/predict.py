@@ -1,9 +1,10 @@
-"""Answer every patient of a cohort: a mask and a picture each, and one table."""
+"""Answer every patient of a cohort: a mask and a picture each, one table of patients, and one of their lesions."""
 
 import csv
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +19,12 @@ from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
 from mmpl.names import Column
+from mmpl.page import write_page
 from mmpl.picture import draw
 from mmpl.pipeline import Pipeline
 from mmpl.processor import use_allowed_cores
-from mmpl.report import YEARS, ReportedAnswer, read_report, write_radiomics, write_report
+from mmpl.provenance import trace
+from mmpl.report import UPTAKE_COLUMNS, YEARS, ReportedAnswer, read_report, write_radiomics, write_report
 from mmpl.weights import Ensemble, load_ensemble
 
 COLUMNS = (
@@ -41,8 +44,26 @@ COLUMNS = (
 )
 """Those after the flags are blank where the weights do not know them: see docs/answers.md."""
 
+LESIONS_FILE = "lesions.csv"
+LESION_COLUMNS = (
+    "class",
+    "volume_ml",
+    "longest_diameter_mm",
+    "suv_max",
+    "suv_mean",
+    "suv_peak",
+    "tlg",
+    "side",
+    "x_mm",
+    "y_mm",
+    "z_mm",
+    "from_primary_mm",
+    "found_by",
+)
+"""After patient and number of the lesion; those of uptake are left out where no patient has a PET in SUV."""
+
 TABLE_SHARE = 0.05
-"""The most of the time that writing the table may take while patients are answered; at the end it is always whole."""
+"""The most of the time that writing the tables may take while patients are answered; at the end they are whole."""
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +77,15 @@ def predict(
     hpv_prevalence: float | None = None,
     disagreement: bool = False,
     masks: Path | None = None,
+    pages: bool = False,
 ) -> dict[str, str]:
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
     Of each patient the mask `<PatientID>.nii.gz` comes first, then the report `<PatientID>.json`, with which the
-    patient is finished, then the picture `<PatientID>.png`. `predictions.csv` is made of all reports in the folder, so
-    that several of these programs may answer parts of a cohort into one. The released outcomes are never looked at.
+    patient is finished, then the picture `<PatientID>.png` and the page `<PatientID>.html`.
+    `predictions.csv` and
+    `lesions.csv`, a row a lesion, are made of all reports in the folder, so that several of these programs may answer
+    parts of a cohort into one. The released outcomes are never looked at.
 
     Args:
         cohort: A folder in the released layout.
@@ -73,6 +97,7 @@ def predict(
         disagreement: Whether to write how the models' masks differ, as `<PatientID>_disagreement.nii.gz`.
         masks: Folder of masks that take the place of the ensemble's, `<PatientID>` and a suffix of an image or `.dcm`;
             a patient without one has the ensemble's.
+        pages: Whether to write a page of each patient, 3 to 6 MB.
 
     Returns:
         What went wrong, by patient; such a patient has no row.
@@ -95,7 +120,12 @@ def predict(
     given_masks = _find_masks(masks, [patient.patient_id for patient in patients.patients]) if masks else {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = Pipeline(
-        ensemble, device, all_radiomics=all_radiomics, hpv_prevalence=hpv_prevalence, disagreement=disagreement
+        ensemble,
+        device,
+        all_radiomics=all_radiomics,
+        hpv_prevalence=hpv_prevalence,
+        disagreement=disagreement,
+        lesions=True,
     )
     table = _Table(out)
     table.refuse_other_answers(ensemble, hpv_prevalence)
@@ -134,13 +164,20 @@ def predict(
                 write_radiomics(features, result.radiomics)
             if result.segmentation.disagreement:
                 write_image(differing, result.segmentation.disagreement)
-            write_report(report, result, ensemble, source)
+            provenance = trace(ensemble, device, result.seconds, patients.input_files(name))
+            write_report(report, result, ensemble, source, provenance)
             table.write_now_and_then()
+            show: dict[str, Callable[[], None]] = {}
             if pictures:
+                training = ensemble.calibration.training_curve
+                show["picture"] = partial(draw, case, result, out / f"{name}.png", ensemble.hpv_threshold, training)
+            if pages:
+                show["page"] = partial(write_page, out / f"{name}.html", case, result, ensemble, provenance)
+            for kind, make in show.items():
                 try:
-                    draw(case, result, out / f"{name}.png", ensemble.hpv_threshold)
-                except Exception as error:  # a picture is worth no answer
-                    log.warning("%s: no picture (%s: %s)", name, type(error).__name__, error)
+                    make()
+                except Exception as error:  # neither is worth an answer
+                    log.warning("%s: no %s (%s: %s)", name, kind, type(error).__name__, error)
     table.write()
     return failures
 
@@ -168,7 +205,7 @@ def _find_masks(folder: Path, patients: Sequence[str]) -> dict[str, Path]:
 
 
 class _Table:
-    """`predictions.csv`: the answers of every report in its folder, whoever wrote it, sorted by patient."""
+    """The answers of every report in its folder, whoever wrote it, sorted by patient, and the lesions they have."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -197,19 +234,21 @@ class _Table:
                 )
 
     def write_now_and_then(self) -> None:
-        """Write the table if that has not taken more than its share of the time of late."""
+        """Write the tables if that has not taken more than its share of the time of late."""
         if time.monotonic() - self._written >= self._took_s / TABLE_SHARE:
             self.write()
 
     def write(self) -> None:
-        """Write the table, once more where another program finished a patient meanwhile, so that no row is lost."""
+        """Write the tables, once more where another program finished a patient meanwhile, so that no row is lost."""
         started = time.monotonic()
         answers = self._answers()
         while True:
-            with write_whole(self._folder / PREDICTIONS_FILE) as partial, partial.open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(COLUMNS)
-                writer.writerows(map(_row, answers))
+            for name, rows in (
+                (PREDICTIONS_FILE, [COLUMNS, *map(_row, answers)]),
+                (LESIONS_FILE, tabulate_lesions(answers)),
+            ):
+                with write_whole(self._folder / name) as partial, partial.open("w", newline="") as file:
+                    csv.writer(file).writerows(rows)
             written, answers = answers, self._answers()
             if answers == written:
                 break
@@ -224,6 +263,15 @@ class _Table:
                 self._read[path] = changed, read_report(path)
         found = [(path.stem, answer) for path, (_, answer) in sorted(self._read.items())]
         return [answer for stem, answer in found if answer and answer.patient_id == stem]
+
+
+def tabulate_lesions(answers: Sequence[ReportedAnswer]) -> list[tuple[object, ...]]:
+    """Lay out the lesions of some patients, a row each, below a row of headings."""
+    lesions = [(answer.patient_id, number, each) for answer in answers for number, each in enumerate(answer.lesions, 1)]
+    uptake = any(UPTAKE_COLUMNS & each.keys() for *_, each in lesions)
+    columns = [column for column in LESION_COLUMNS if uptake or column not in UPTAKE_COLUMNS]
+    rows = [(name, number, *(each.get(column) for column in columns)) for name, number, each in lesions]
+    return [(Column.PATIENT_ID.value, "lesion", *columns), *rows]
 
 
 def _row(answer: ReportedAnswer) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""What is kept of one patient beside the answers, as JSON: each model's own, flags and notes."""
+"""What is kept of one patient beside the answers, as JSON: each model's own, lesions, flags, notes, provenance."""
 
 import csv
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from mmpl.evidence import FeatureTable
 from mmpl.explanation import Explanation
 from mmpl.files import write_whole
 from mmpl.findings import in_words, unit_of
-from mmpl.names import DAYS_PER_YEAR, LESIONS
+from mmpl.lesions import Lesion, Uptake
+from mmpl.names import DAYS_PER_YEAR, LESIONS, Label
 from mmpl.pipeline import PatientResult
+from mmpl.provenance import Provenance
 from mmpl.schema import ClinicalSchema
 from mmpl.segmentation import Segmentation
 from mmpl.version import __version__
@@ -21,18 +23,24 @@ from mmpl.weights import Ensemble
 
 YEARS = (1, 2, 3, 5)
 """Years after which the probability of no recurrence is given, where follow-up goes so far."""
+UPTAKE_COLUMNS = frozenset(field.name for field in fields(Uptake))
+"""Measures of a lesion that there are only of a PET in SUV."""
+CLASS_NAMES = {Label.GTVP: "GTVp", Label.GTVN: "GTVn"}
 
 BY_ENSEMBLE, BY_PERSON = "ensemble", "person"
 """Whose mask the answers rest on."""
 
 
-def describe(result: PatientResult, ensemble: Ensemble, source: str | None = None) -> dict[str, Any]:
+def describe(
+    result: PatientResult, ensemble: Ensemble, source: str | None = None, provenance: Provenance | None = None
+) -> dict[str, Any]:
     """Give the content of a report; what was not asked for is left out.
 
     Args:
         result: The patient's answers.
         ensemble: The ensemble that gave them.
         source: What tells the images and the record apart from others of that name (`Cohort.fingerprint`).
+        provenance: Manifest of the answer.
     """
     content: dict[str, Any] = {
         "patient": result.patient_id,
@@ -49,6 +57,8 @@ def describe(result: PatientResult, ensemble: Ensemble, source: str | None = Non
         "unlike_training": result.unlike_training,
         "clinical_notes": result.notes,
     }
+    if result.lesions is not None:
+        content["lesions"] = [describe_lesion(lesion) for lesion in result.lesions]
     if result.hpv:
         content["hpv"] = {
             "probability": result.hpv.probability,
@@ -69,6 +79,8 @@ def describe(result: PatientResult, ensemble: Ensemble, source: str | None = Non
         if result.survival.curve:
             content["risk"]["percentile"] = result.survival.percentile
             content["no_recurrence"] = describe_curve(result.survival.curve)
+    if provenance:
+        content["provenance"] = asdict(provenance)
     return content
 
 
@@ -82,6 +94,26 @@ def describe_mask(segmentation: Segmentation) -> dict[str, Any]:
         "file": replaced.given.source,
         "dice_with_ensemble": {label.name.lower(): round(replaced.dice(label), 4) for label in LESIONS},
         "ensemble_ml": {label.name.lower(): round(replaced.volume_ml(label), 3) for label in LESIONS},
+    }
+
+
+def describe_lesion(lesion: Lesion) -> dict[str, str | float | None]:
+    """Give a lesion's measures by their names, which say the units; those of the PET only where it is in SUV."""
+    x, y, z = (round(value, 1) for value in lesion.center_mm)
+    found: dict[str, str | float | None] = {
+        "class": CLASS_NAMES[lesion.label],
+        "volume_ml": round(lesion.volume_ml, 3),
+        "longest_diameter_mm": round(lesion.diameter_mm, 1),
+    }
+    if lesion.uptake:
+        found |= {name: round(value, 3) for name, value in asdict(lesion.uptake).items()}
+    return found | {
+        "side": lesion.side,
+        "x_mm": x,
+        "y_mm": y,
+        "z_mm": z,
+        "from_primary_mm": None if lesion.from_primary_mm is None else round(lesion.from_primary_mm, 1),
+        "found_by": None if lesion.found_by is None else round(lesion.found_by, 3),
     }
 
 
@@ -119,10 +151,16 @@ def describe_explanation(explanation: Explanation | None, schema: ClinicalSchema
     return {"baseline": explanation.baseline, "findings": findings}
 
 
-def write_report(path: Path, result: PatientResult, ensemble: Ensemble, source: str | None = None) -> None:
+def write_report(
+    path: Path,
+    result: PatientResult,
+    ensemble: Ensemble,
+    source: str | None = None,
+    provenance: Provenance | None = None,
+) -> None:
     """Write a report, whole or not at all."""
     with write_whole(path) as partial:
-        partial.write_text(json.dumps(describe(result, ensemble, source), indent=1) + "\n")
+        partial.write_text(json.dumps(describe(result, ensemble, source, provenance), indent=1) + "\n")
 
 
 def write_radiomics(path: Path, table: FeatureTable) -> None:
@@ -152,6 +190,7 @@ class ReportedAnswer:
         gtvp_ml, gtvn_ml: Volumes, ml.
         unlike_training: Distance of the images from those of training, above 1 is flagged; None where it is not known.
         mask_by: Whose mask it is, BY_ENSEMBLE or BY_PERSON.
+        lesions: What `describe_lesion` gives of each; none of a report that an older version wrote.
     """
 
     patient_id: str
@@ -171,6 +210,7 @@ class ReportedAnswer:
     flags: tuple[str, ...]
     unlike_training: float | None
     mask_by: str = BY_ENSEMBLE
+    lesions: tuple[dict[str, Any], ...] = ()
 
 
 def read_report(path: Path) -> ReportedAnswer | None:
@@ -197,6 +237,7 @@ def read_report(path: Path) -> ReportedAnswer | None:
             flags=tuple(map(str, content["flags"])),
             unlike_training=_number(content.get("unlike_training")),
             mask_by=content.get("mask", {}).get("by", BY_ENSEMBLE),
+            lesions=tuple(map(dict, content.get("lesions", ()))),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

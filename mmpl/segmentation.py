@@ -54,6 +54,37 @@ UNTUNED = Thresholds(gtvp=0.5, gtvn=0.5)
 
 
 @dataclass(frozen=True)
+class MemberMasks:
+    """What each model would have answered alone, both classes together, where the ensemble finds anything.
+
+    Attributes:
+        voxels: (models, z, y, x) bool, on the box of the patch that holds the ensemble's lesions.
+        grid: Grid of that box.
+    """
+
+    voxels: NDArray[np.bool_]
+    grid: Grid
+
+    @classmethod
+    def cut(cls, masks: list[NDArray[np.bool_]], found: NDArray[np.bool_], roi: Grid) -> "MemberMasks | None":
+        """Cut the models' masks of a patch to the box of what the ensemble finds; None where that is nothing."""
+        if not found.any():
+            return None
+        spans = [np.flatnonzero(found.any(axis=other)) for other in ((0, 1), (0, 2), (1, 2))]  # x, y, z
+        x, y, z = (int(span[0]) for span in spans)
+        size_x, size_y, size_z = (int(np.ptp(span)) + 1 for span in spans)
+        start, size = (x, y, z), (size_x, size_y, size_z)
+        box = box_slices(start, size)
+        return cls(np.stack([mask[box] for mask in masks]), crop_grid(roi, start, size))
+
+    def shares(self, places_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Tell which share of some places (n, 3; x, y, z), mm, lies in each model's mask, (models,)."""
+        index = np.rint(mm_to_index(self.grid, places_mm)).astype(int)
+        x, y, z = index[((index >= 0) & (index < self.grid.size_xyz)).all(axis=1)].T
+        return self.voxels[:, z, y, x].sum(axis=1) / len(index)
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """Stage 1's answer.
 
@@ -64,6 +95,8 @@ class Segmentation:
         disagreement: SD, over the models, of a voxel's probability of GTVp or of GTVn, whichever is larger, float32 on
             the CT's own grid; None where it was not asked for, or one model alone answered.
         replaced: The ensemble's own mask, where a person's took its place; None where the mask is the ensemble's.
+        member_masks: Masks of the models; None where the ensemble finds nothing.
+        roi: Grid of the patch.
     """
 
     mask: Image
@@ -72,6 +105,8 @@ class Segmentation:
     flags: tuple[str, ...]
     disagreement: Image | None = None
     replaced: "ReplacedMask | None" = None
+    member_masks: MemberMasks | None = None
+    roi: Grid | None = None
 
     def volume_ml(self, label: Label) -> float:
         """Volume of a class, ml."""
@@ -130,7 +165,8 @@ def segment(
         if spread:
             spread.add(probability)
     mean: NDArray[np.float32] = total / np.float32(len(foregrounds))
-    agreement = _mean_dice(foregrounds, compose(mean, thresholds) > 0)
+    found = compose(mean, thresholds) > 0
+    agreement = _mean_dice(foregrounds, found)
     mask = restore(mean, prepared.roi, prepared.ct_grid, thresholds, settings.minimum_component_voxels)
     flags: tuple[str, ...] = () if mask.voxels.any() else (NO_LESION,)
     if agreement < _LOW_AGREEMENT_BELOW:
@@ -142,7 +178,8 @@ def segment(
     differing = None
     if spread and len(foregrounds) > 1:
         differing = restore_map(spread.sd().max(axis=0), prepared.roi, prepared.ct_grid)
-    return Segmentation(mask, agreement, len(foregrounds), flags, differing)
+    members = MemberMasks.cut(foregrounds, found, prepared.roi)
+    return Segmentation(mask, agreement, len(foregrounds), flags, differing, member_masks=members, roi=prepared.roi)
 
 
 class _Spread:

@@ -15,7 +15,7 @@ from mmpl.api import Model, mask_image, read_any_image
 from mmpl.case import Case, Image, InvalidInputError
 from mmpl.geometry import to_sitk
 from mmpl.io.images import write_image
-from mmpl.weights import WeightsError
+from mmpl.weights import WeightsError, digest
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +64,19 @@ def test_answers_are_those_of_the_pipeline(model: Model, head: Case, tmp_path: P
     mask = mask_image(found)
     assert mask.GetSize() == head.ct.grid.size_xyz
     np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), found.segmentation.mask.voxels)
+
+
+def test_a_page_is_written_where_asked(model: Model, head: Case, tmp_path: Path) -> None:
+    write_image(tmp_path / "surname.nii.gz", head.ct)
+    found = model.answer(
+        tmp_path / "surname.nii.gz", to_sitk(head.pet), EHR, patient_id="A-1", page=tmp_path / "a.html"
+    )
+    page = (tmp_path / "a.html").read_text()
+    assert "Patient A-1" in page
+    assert "surname" not in page
+    assert digest(tmp_path / "surname.nii.gz") in page
+    assert found.lesions
+    assert page.count('data-lesion="') == len(found.lesions)
 
 
 def test_a_known_status_takes_the_place_of_the_predicted_one(model: Model, head: Case) -> None:

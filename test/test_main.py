@@ -2,6 +2,7 @@
 
 import csv
 import json
+import platform
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from cohorts import write_images, write_table
 
 from mmpl.__main__ import main
 from mmpl.names import Stage
+from mmpl.weights import digest
 
 
 @pytest.fixture
@@ -55,6 +57,19 @@ def test_info_on_the_loaded_weights(run, tiny_ensemble, monkeypatch):
     assert str(tiny_ensemble) in text.replace("\n", "")
     assert "trained for segmentation, hpv, survival on noise, 24 patients" in text
     assert "unlike" not in text
+
+
+def test_info_as_json(run, tiny_ensemble, monkeypatch):
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    code, text, error = run("info", "--json")
+    assert (code, error) == (0, "")
+    content = json.loads(text)
+    assert content["versions"]["python"] == platform.python_version()
+    assert (content["profile"], content["weights"]["sha256"]) == ("micro", digest(tiny_ensemble / "manifest.json"))
+    assert content["networks"]["hpv"]["parameters"] > 1000
+    assert content["threads"] >= 1
+    code, text, _ = run("info", "--json", "--profile", "micro")
+    assert "weights" not in json.loads(text)
 
 
 def test_info_on_weights_of_some_stages(run, partial_ensemble, monkeypatch):

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from mmpl import picture as module
 from mmpl.calibration import SurvivalCurve
 from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, Grid, Image, Vector
 from mmpl.geometry import index_to_mm
 from mmpl.hpv import HpvResult
 from mmpl.names import Label
-from mmpl.picture import COLORS, PLANES, cut, draw, lesion_centers_mm
+from mmpl.picture import COLORS, PLANES, center_mm, cut, draw, draw_stills
 from mmpl.survival import SurvivalResult
 
 pytestmark = pytest.mark.slow
@@ -67,20 +68,10 @@ def test_letters_agree_with_the_axes():
         assert ((top, bottom) if plane.flipped else (bottom, top)) == towards[plane.up]
 
 
-def test_center_is_that_of_the_largest_component():
-    grid = make_grid(TURNED)
-    large, small = np.array([30.0, -20.0, 30.0]), np.array([-20.0, -30.0, 30.0])
-    mask = np.zeros(grid.shape_zyx, np.uint8)
-    mask[ball(grid, large, 12.0) | ball(grid, small, 7.0)] = Label.GTVN
-    centers = lesion_centers_mm(Image(mask, grid))
-    assert list(centers) == [Label.GTVN]
-    assert centers[Label.GTVN] == pytest.approx(large, abs=2.0)
-
-
 def test_center_lies_in_a_hollow_lesion():
     grid = make_grid(IDENTITY_DIRECTION)
     hollow = ball(grid, CENTER, 30.0) & ~ball(grid, CENTER, 20.0)
-    center = lesion_centers_mm(Image(hollow.astype(np.uint8), grid))[Label.GTVP]
+    center = center_mm(Image(hollow, grid))
     assert 19.0 < np.linalg.norm(center - CENTER) < 31.0
 
 
@@ -103,7 +94,7 @@ def make_result(case: Case, labels: tuple[Label, ...]) -> SimpleNamespace:
     survival = SurvivalResult(-0.2, (-0.5, 0.1), days, np.exp(-days / np.array([[4000.0], [9000.0]])))
     return SimpleNamespace(
         patient_id=case.patient_id,
-        segmentation=SimpleNamespace(mask=Image(mask, grid), agreement=0.8),
+        segmentation=SimpleNamespace(mask=Image(mask, grid), agreement=0.8, models=3),
         hpv=hpv,
         survival=survival,
         flags=() if labels else ("no lesion found",),
@@ -147,6 +138,60 @@ def test_a_pet_in_other_units_has_a_scale_of_its_own(tmp_path: Path) -> None:
     assert 0 < bright[1] < 1.5 * bright[0]
 
 
+def test_every_lesion_is_somewhere(tmp_path: Path) -> None:
+    """Beside the rows of the largest of each class, a small plane of each other lesion, in its own slice."""
+    case = make_case(IDENTITY_DIRECTION)
+    result = make_result(case, (Label.GTVP, Label.GTVN))
+    draw(case, result, tmp_path / "two.png")
+    mask = result.segmentation.mask
+    for offset in ((-40.0, 20.0, -40.0), (40.0, 0.0, -50.0), (-40.0, -30.0, 50.0)):
+        mask.voxels[ball(mask.grid, CENTER + offset, 7.0)] = Label.GTVN
+    draw(case, result, tmp_path / "five.png")
+    with Picture.open(tmp_path / "two.png") as two, Picture.open(tmp_path / "five.png") as five:
+        row = five.height - two.height
+        assert 150 < row < 250
+        strip = five.crop((0, five.height - 390 - row, five.width, five.height - 390))
+        strip.save(tmp_path / "strip.png")
+        sixth = five.width * 0.915 / 6
+        for at in range(4):
+            left = int(five.width * 0.02 + at * sixth)
+            strip.crop((left, 0, int(left + sixth), row * 2 // 3)).save(tmp_path / "cell.png")  # above its name
+            assert (count_pixels(tmp_path / "cell.png", COLORS[Label.GTVN]) > 50) is (at < 3)
+
+
+def test_stills_are_the_planes_alone(tmp_path: Path) -> None:
+    case = make_case(OBLIQUE)
+    (tmp_path / "stills.jpg").write_bytes(draw_stills(case, make_result(case, (Label.GTVP,)).segmentation.mask))
+    with Picture.open(tmp_path / "stills.jpg") as image:
+        assert (image.format, image.width > 2 * image.height) == ("JPEG", True)
+    assert count_pixels(tmp_path / "stills.jpg", COLORS[Label.GTVP]) > 20
+
+
+def test_agreement_is_shown_where_there_is_something_to_agree_on() -> None:
+    from matplotlib.figure import Figure
+
+    case = make_case(IDENTITY_DIRECTION)
+    shown = []
+    for labels, models in (((Label.GTVP,), 3), ((Label.GTVP,), 1), ((), 3)):
+        result = make_result(case, labels)
+        result.segmentation.models = models
+        axes = Figure().add_subplot()
+        module._write_summary(axes, result, None)
+        shown.append("Agreement" in [text.get_text() for text in axes.texts])
+    assert shown == [True, False, False]
+
+
+def test_a_plane_has_a_scale_and_a_position() -> None:
+    from matplotlib.figure import Figure
+
+    case = make_case(IDENTITY_DIRECTION)
+    axes = Figure().add_subplot()
+    module._draw_plane(axes, PLANES[0], case, module.PetScale.of(case), {}, np.array([10.0, -20.0, -31.0]))
+    assert {"50 mm", "z \N{MINUS SIGN}31 mm"} <= {text.get_text() for text in axes.texts}
+    bar = axes.lines[-1]
+    assert np.ptp(bar.get_xdata()) * module.FIELD_MM == pytest.approx(50.0)  # in shares of the plane
+
+
 def test_what_is_calibrated_is_drawn_with_its_interval(tmp_path: Path) -> None:
     """In the place of the networks' own curves, whose level is arbitrary."""
     case = make_case(IDENTITY_DIRECTION)
@@ -157,12 +202,18 @@ def test_what_is_calibrated_is_drawn_with_its_interval(tmp_path: Path) -> None:
     result.survival = replace(result.survival, curve=curve, percentile=63.0)
     result.hpv = replace(result.hpv, calibrated=0.2, prevalence=0.9)
     draw(case, result, tmp_path / "after.png", hpv_threshold=0.5)
+    draw(case, result, tmp_path / "compared.png", hpv_threshold=0.5, training_curve=np.exp(-days / 400))
     tinted = []
     for name in ("before", "after"):
         with Picture.open(tmp_path / f"{name}.png") as image:
             panel = np.asarray(image.convert("RGB")).astype(int)[-340:-100, 900:1220]
         tinted.append(int(((panel[..., 0] - panel[..., 2] > 20) & (panel[..., 2] > 150)).sum()))
     assert tinted[0] < 2000 < 5000 < tinted[1]
+    with Picture.open(tmp_path / "after.png") as alone, Picture.open(tmp_path / "compared.png") as compared:
+        differ = np.asarray(alone.convert("L")).astype(int) != np.asarray(compared.convert("L"))
+    rows, columns = np.nonzero(differ)
+    assert len(rows) > 300
+    assert columns.min() > 850  # in the panel of recurrence alone
 
 
 @pytest.mark.parametrize("lacking", [("hpv",), ("survival",), ("hpv", "survival")])

@@ -3,18 +3,20 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from cohorts import write_table
 
 from mmpl import predict as module
 from mmpl.__main__ import main
 from mmpl.case import InvalidInputError
 from mmpl.evaluate import evaluate, print_table
 from mmpl.evidence import FeatureTable
-from mmpl.io.images import read_image
+from mmpl.io.images import read_image, write_image
 from mmpl.names import Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.predict import predict
@@ -29,6 +31,8 @@ COLUMNS = ["PatientID", "risk_score", "hpv_probability", "hpv_status", "gtvp_ml"
 NO_RECURRENCE = [f"no_recurrence_{years}y" for years in (1, 2, 3, 5)]
 CALIBRATED = ["hpv_calibrated", "hpv_prevalence", *NO_RECURRENCE, "risk_percentile", "hpv_set", "unlike_training"]
 COLUMNS += CALIBRATED
+CLASSES = ("GTVp", "GTVn")
+TABLES = {"predictions.csv", "lesions.csv"}
 OFFICIAL = {"gtvp_dice_mean", "gtvn_dice_aggregated", "gtvn_f1_aggregated", "c_index", "hpv_balanced_accuracy"}
 OFFICIAL |= {"hpv_auc", "counts"}
 ORACLE = {"c_index_uncensored", "oracle_hpv_auc", "oracle_hpv_balanced_accuracy", "oracle_c_index_uncensored"}
@@ -40,6 +44,13 @@ def read_rows(out: Path) -> list[dict[str, str]]:
         rows = list(reader)
     assert reader.fieldnames == COLUMNS
     return rows
+
+
+def told(report: Path) -> dict[str, object]:
+    """A report without what differs from one run to the next."""
+    content = json.loads(report.read_text())
+    assert content.pop("provenance")["seconds"]
+    return content
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
@@ -91,7 +102,7 @@ def test_the_other_patients_are_finished(finished, names):
     done = [names[0], names[2]]
     assert sorted(row["PatientID"] for row in read_rows(finished)) == done
     assert set(state(finished)) == {
-        "predictions.csv",
+        *TABLES,
         *(f"{name}{end}" for name in done for end in (".nii.gz", ".png", ".json")),
     }
 
@@ -207,9 +218,9 @@ def test_all_radiomics_are_written_where_asked_and_change_no_answer(
     one, out = of_one_patient(cohort, tmp_path / "one", names[0]), tmp_path / "out"
     assert run(monkeypatch, "predict", one, out, "--all-radiomics", "--no-pictures") == 0
     answers = {f"{names[0]}.nii.gz", f"{names[0]}.json"}
-    assert set(state(out)) == {*answers, "predictions.csv", f"{names[0]}_radiomics.csv"}
-    for name in answers:
-        assert (out / name).read_bytes() == (finished / name).read_bytes()
+    assert set(state(out)) == {*answers, *TABLES, f"{names[0]}_radiomics.csv"}
+    assert (out / f"{names[0]}.nii.gz").read_bytes() == (finished / f"{names[0]}.nii.gz").read_bytes()
+    assert told(out / f"{names[0]}.json") == told(finished / f"{names[0]}.json")
     with (out / f"{names[0]}_radiomics.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["feature", "value"]
@@ -226,9 +237,9 @@ def test_the_disagreement_is_written_where_asked_and_for_patients_that_lack_it(
     assert run(monkeypatch, "predict", one, out, "--no-pictures") == 0
     assert run(monkeypatch, "predict", one, out, "--disagreement", "--no-pictures") == 0
     answers = {f"{names[0]}.nii.gz", f"{names[0]}.json"}
-    assert set(state(out)) == {*answers, "predictions.csv", f"{names[0]}_disagreement.nii.gz"}
-    for name in answers:
-        assert (out / name).read_bytes() == (finished / name).read_bytes()
+    assert set(state(out)) == {*answers, *TABLES, f"{names[0]}_disagreement.nii.gz"}
+    assert (out / f"{names[0]}.nii.gz").read_bytes() == (finished / f"{names[0]}.nii.gz").read_bytes()
+    assert told(out / f"{names[0]}.json") == told(finished / f"{names[0]}.json")
     (out / f"{names[0]}.json").unlink()
     assert run(monkeypatch, "predict", one, out, "--no-pictures") == 0
     assert f"{names[0]}_disagreement.nii.gz" not in state(out)  # of an answer that is gone
@@ -300,7 +311,7 @@ def test_finished_patients_are_not_done_again(cohort, names, out, use, monkeypat
     assert predict(cohort, out, pictures=False) == {}
     assert seen == []
     changed = {name for name, now in state(out).items() if now != after.get(name)}
-    assert changed <= {"predictions.csv"}
+    assert changed <= TABLES
 
 
 def test_a_crash_before_the_table_loses_nothing_that_was_finished(cohort, names, out, use, monkeypatch):
@@ -370,6 +381,47 @@ def test_a_mask_in_both_layouts_is_refused(cohort, names, tmp_path, use):
     with pytest.raises(InvalidInputError) as refused:
         predict(mine, tmp_path / "out")
     assert f"patient {names[0]}: {flat} and {nested}: one of the two is too many" in str(refused.value)
+
+
+def test_lesions_stand_in_a_table_of_their_own(head, tiny_ensemble, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    name, out = "head", tmp_path / "out"
+    folder = write_table(tmp_path / "cohort", {"PatientID": name})
+    write_image(folder / f"{name}__CT.nii.gz", head.ct)
+    write_image(folder / f"{name}__PT.nii.gz", head.pet)
+    assert predict(folder, out, pictures=False) == {}
+    (row,), report = read_rows(out), json.loads((out / f"{name}.json").read_text())
+    with (out / "lesions.csv").open(newline="") as file:
+        lesions = list(csv.DictReader(file))
+    assert len(lesions) == len(report["lesions"]) > 0
+    for number, (listed, lesion) in enumerate(zip(lesions, report["lesions"], strict=True), 1):
+        assert (listed.pop("PatientID"), listed.pop("lesion")) == (name, str(number))
+        assert listed == {name: "" if value is None else str(value) for name, value in lesion.items()}
+    by_class = [sum(each["volume_ml"] for each in report["lesions"] if each["class"] == name) for name in CLASSES]
+    assert by_class == pytest.approx([float(row["gtvp_ml"]), float(row["gtvn_ml"])], abs=0.01)
+    assert set(report["provenance"]["inputs"]) == {"ct", "pet", "table"}
+
+
+def test_pages_are_written_where_asked(cohort, names, tmp_path, use, monkeypatch):
+    one, out = of_one_patient(cohort, tmp_path / "one", names[0]), tmp_path / "out"
+    assert run(monkeypatch, "predict", one, out, "--no-pictures", "--page") == 0
+    assert set(state(out)) == {*TABLES, *(f"{names[0]}{end}" for end in (".nii.gz", ".json", ".html"))}
+    page = (out / f"{names[0]}.html").read_text()
+    assert f"Patient {names[0]}" in page
+    for digest in json.loads((out / f"{names[0]}.json").read_text())["provenance"]["inputs"].values():
+        assert digest in page
+
+
+def test_without_suv_the_table_of_lesions_has_no_columns_of_it() -> None:
+    answer = module.ReportedAnswer(*("A", "w", None, (), *[None] * 5, None, (), None, 1.0, 0.0, (), None))
+    lesion = {"class": "GTVp", "volume_ml": 1.0, "side": None}
+    (header, row) = module.tabulate_lesions([replace(answer, lesions=(lesion,))])
+    assert not {"suv_max", "suv_mean", "suv_peak", "tlg"} & set(header)
+    assert dict(zip(header, row, strict=True))["volume_ml"] == 1.0
+    header, first, second = module.tabulate_lesions(
+        [replace(answer, lesions=(lesion,)), replace(answer, patient_id="B", lesions=({**lesion, "tlg": 7.0},))]
+    )
+    assert [dict(zip(header, each, strict=True))["tlg"] for each in (first, second)] == [None, 7.0]
 
 
 def test_a_picture_that_cannot_be_drawn_costs_the_picture(cohort, names, out, use, monkeypatch, caplog):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from mmpl.case import Case
 from mmpl.names import Task
 from mmpl.pipeline import PatientResult, Pipeline
-from mmpl.report import describe, read_report, write_radiomics, write_report
-from mmpl.weights import Ensemble, load_ensemble
+from mmpl.provenance import trace
+from mmpl.report import CLASS_NAMES, describe, read_report, write_radiomics, write_report
+from mmpl.version import __version__
+from mmpl.weights import MANIFEST, Ensemble, digest, load_ensemble
 
 CPU = torch.device("cpu")
 
@@ -77,6 +80,25 @@ def test_weights_that_were_not_calibrated_say_nothing_more(result: PatientResult
     assert (content["hpv"]["calibrated"], content["hpv"]["prevalence"]) == (None, None)
     assert "no_recurrence" not in content
     assert "percentile" not in content["risk"]
+
+
+def test_lesions_and_provenance_stand_in_it(ensemble: Ensemble, head: Case, tmp_path: Path) -> None:
+    (tmp_path / "ct.mha").write_bytes(b"abc")
+    result = Pipeline(ensemble, CPU, lesions=True)(head)
+    provenance = trace(ensemble, CPU, result.seconds, {"ct": tmp_path / "ct.mha"})
+    content = json.loads(json.dumps(describe(result, ensemble, None, provenance), allow_nan=False))
+    assert result.lesions
+    assert [each["class"] for each in content["lesions"]] == [CLASS_NAMES[each.label] for each in result.lesions]
+    assert {"suv_max", "suv_mean", "suv_peak", "tlg"} <= content["lesions"][0].keys()
+    for lesion in content["lesions"]:
+        assert 0 <= lesion["found_by"] <= 1
+    manifest = content["provenance"]
+    assert manifest["weights"] == ensemble.identity == digest(ensemble.folder / MANIFEST)
+    assert manifest["inputs"] == {"ct": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
+    assert list(manifest["seconds"]) == ["preparing", "segmentation", "radiomics", "hpv", "survival", "lesions"]
+    assert (manifest["device"], manifest["versions"]["mmpl"]) == ("CPU", __version__)
+    other = Pipeline(ensemble, CPU, lesions=True)(replace(head, pet_is_suv=False))
+    assert "suv_max" not in describe(other, ensemble)["lesions"][0]
 
 
 def test_what_was_not_asked_for_is_left_out(tiny_ensemble: Path, head: Case, tmp_path: Path) -> None:

@@ -102,6 +102,12 @@ class Cohort:
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
 
+    def input_files(self, patient_id: str) -> dict[str, Path]:
+        """Name the files that a patient is answered from, by what they are."""
+        images = {"ct": f"{patient_id}__CT.nii.gz", "pet": f"{patient_id}__PT.nii.gz"}
+        found = {name: _find(self._places, patient_id, file) for name, file in images.items()}
+        return found | {"table": self.table}
+
     def fingerprint(self, patient_id: str, given_mask: Path | None = None) -> str:
         """Tell a patient apart from what it was: size and date of its images and masks, SUV factor, row of the table.
 

@@ -195,7 +195,7 @@ def main(
     settings = settings.model_copy(update={"clinical": schema})
     begun = begin(run, table, settings, radiomics, chosen, folds, center_out, without or ())
     fit(begun, Engine(workers))
-    evaluation = assess(out_of_fold_results(begun), resamples=resamples)
+    evaluation = assess(out_of_fold_results(begun), resamples)
     print_table(evaluation)
     with write_whole(run / EVALUATION_FILE) as partial:
         partial.write_text(evaluation.to_json())

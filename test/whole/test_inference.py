@@ -183,7 +183,12 @@ def test_the_command_gives_what_was_asked_for_and_takes_away_what_was_not(
     image = sitk.ReadImage(str(differing))
     assert (image.GetSize(), image.GetOrigin()) == (mask.GetSize(), mask.GetOrigin())
     assert sitk.GetArrayFromImage(image).max() > 0
-    predicted = command("--weights", calibrated_ensemble, "--hpv-prevalence", "0.2")
+    assert set(known["provenance"]["inputs"]) == {"ct", "pet", "clinical record"}
+    page = (output / "report.html").read_text()
+    assert all(digest in page for digest in known["provenance"]["inputs"].values())
+    assert "uuid" not in page  # the images' file names
+    predicted = command("--weights", calibrated_ensemble, "--hpv-prevalence", "0.2", "--no-page")
+    assert not (output / "report.html").exists()
     assert predicted["hpv"]["prevalence"] == 0.2
     assert not differing.exists()
     assert known["hpv"]["probability"] == predicted["hpv"]["probability"]
@@ -385,9 +390,10 @@ def test_changed_yaml_beside_the_code_changes_no_answer(
             request.getfixturevalue("other_resources")
         code, _, error = answer(folder)
         assert (code, error) == (0, "")
-        told.append({name: (output / name).read_bytes() for name in ANSWERS} | {"report": report.read_text()})
+        told.append({name: (output / name).read_bytes() for name in ANSWERS} | json.loads(report.read_text()))
+        assert told[-1].pop("provenance")["seconds"]["segmentation"] > 0
     assert told[0] == told[1]
-    assert "Performance Status is '5'" in told[0]["report"]
+    assert any("Performance Status is '5'" in note for note in told[0]["clinical_notes"])
 
 
 def test_a_time_budget_is_kept_by_doing_less_and_said(answer, write_input, output, monkeypatch, blind_ensemble):
@@ -683,7 +689,7 @@ def test_a_disk_that_is_full_is_named_and_holds_nothing(answer, write_input, bli
     assert "No space left on device" in error or "is the disk full?" in error
 
 
-@pytest.mark.parametrize("extra", ["picture", "report"])
+@pytest.mark.parametrize("extra", ["picture", "report", "page"])
 def test_what_stands_beside_the_answers_costs_none(
     answer, write_input, blind_ensemble, tmp_path, monkeypatch, output, extra
 ):

@@ -164,7 +164,7 @@ def test_radiomics_run_on_the_cpu() -> None:
 def runnable(project: Path) -> Path:
     """The project with `run.sh`, and a program that says which folders it was given."""
     shutil.copy(ROOT / "run.sh", project)
-    names = ("INPUT", "OUTPUT", "PICTURE", "REPORT", "WEIGHTS")
+    names = ("INPUT", "OUTPUT", "PICTURE", "REPORT", "PAGE", "WEIGHTS")
     lines = [f'print(os.path.abspath(os.environ.get("MMPL_{name}", "")))' for name in names]
     (project / "inference.py").write_text("\n".join(["import os", *lines, ""]))
     return project
@@ -186,9 +186,10 @@ def test_folders_are_those_of_whoever_calls(runnable: Path, tmp_path: Path, link
         program = elsewhere / "mmpl"
         program.symlink_to(runnable / "run.sh")
     before = sorted(path.name for path in runnable.iterdir())
-    source, target, picture, report, weights = given(program, elsewhere, "case", "out", MMPL_WEIGHTS="mine")
+    source, target, picture, report, page, weights = given(program, elsewhere, "case", "out", MMPL_WEIGHTS="mine")
     assert (source, target, weights) == (f"{elsewhere}/case", f"{elsewhere}/out", f"{elsewhere}/mine")
     assert (picture, report) == (f"{elsewhere}/out/picture.png", f"{elsewhere}/out/report.json")
+    assert page == f"{elsewhere}/out/report.html"
     assert given(program, elsewhere)[:2] == [f"{runnable}/test/input", f"{runnable}/output"]
     assert given(program, elsewhere, "/case", "/out")[:2] == ["/case", "/out"]
     assert given(runnable / "run.sh", runnable, "case", "out")[:2] == [f"{runnable}/case", f"{runnable}/out"]
