@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mmpl.calibration import check_prevalence
-from mmpl.case import Case
+from mmpl.case import Case, SuvFactor
 from mmpl.evidence import (
     ABSENT,
     HPV_PROBABILITY,
@@ -55,6 +55,7 @@ class PatientResult:
         notes: One sentence for each clinical value that was assumed.
         unlike_training: Distance of the images from those of the training patients; above 1 is more than all but one in
             a hundred of them have. None where the weights do not know them.
+        suv: How the PET came to be in SUV, where headers say so.
     """
 
     patient_id: str
@@ -65,6 +66,7 @@ class PatientResult:
     flags: tuple[str, ...]
     notes: tuple[str, ...]
     unlike_training: float | None = None
+    suv: SuvFactor | None = None
 
     @property
     def gtvp_ml(self) -> float:
@@ -160,7 +162,7 @@ class Pipeline:
             flags.append(f"{HPV_KNOWN} ({_status(case.known_hpv)})")
         radiomics = lesions.radiomics if lesions else None
         answers = segmentation, hpv, survival, radiomics
-        return PatientResult(case.patient_id, *answers, tuple(flags), notes, unlike_training)
+        return PatientResult(case.patient_id, *answers, tuple(flags), notes, unlike_training, case.suv)
 
     def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""

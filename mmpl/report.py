@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ def describe(result: PatientResult, ensemble: Ensemble, source: str | None = Non
         "unlike_training": result.unlike_training,
         "clinical_notes": result.notes,
     }
+    if result.suv:
+        content["suv"] = asdict(result.suv)
     if result.hpv:
         content["hpv"] = {
             "probability": result.hpv.probability,
