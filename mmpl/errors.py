@@ -9,7 +9,15 @@ from mmpl.datafiles import INSTALLED
 DEBUG_VARIABLE = "MMPL_DEBUG"
 """Set to anything, every error comes with its traceback."""
 
-_SERVING = ("fastapi", "uvicorn")
+_EXTRAS = {
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "pydicom": "dicom",
+    "gdcm": "dicom",
+    "highdicom": "dicom",
+    "pynetdicom": "dicom",
+}
+"""What brings a package that inference can do without; training brings all others."""
 _OURS = ("", "mmpl", "train")
 
 
@@ -27,8 +35,9 @@ def explain(error: BaseException) -> str:
     """Say what stopped a program: one line, or the lines of a list where an input has several problems."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package not in _OURS:
-        extra = "serve" if package in _SERVING else "train"
-        command = f"pip install 'mmpl[{extra}]'" if INSTALLED else "pip install -r requirements-train.txt"
+        extra = _EXTRAS.get(package, "train")
+        file = "requirements-dicom.txt" if extra == "dicom" else "requirements-train.txt"
+        command = f"pip install 'mmpl[{extra}]'" if INSTALLED else f"pip install -r {file}"
         return f"{package} is not installed: {command}"
     if isinstance(error, (ValueError, OSError)):
         return str(error) or type(error).__name__

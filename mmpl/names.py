@@ -38,6 +38,13 @@ class Modality(StrEnum):
     PET = "pet"
 
 
+class ImageFormat(StrEnum):
+    """The format of a cohort's images; its masks are NIfTI in any."""
+
+    NIFTI = "nifti"
+    DICOM = "dicom"
+
+
 class Column(StrEnum):
     """Columns of the released table that are not clinical fields (those are in `resources/clinical.yaml`)."""
 

@@ -150,6 +150,15 @@ def holds_dicom(place: Path) -> bool:
         return True  # which reading it will say more of
 
 
+def require_pydicom() -> None:
+    """Tell before anything is read whether DICOM can be.
+
+    Raises:
+        ModuleNotFoundError: The extra `dicom` is not installed.
+    """
+    import pydicom  # noqa: F401
+
+
 def is_zip(path: Path) -> bool:
     """Tell a zip archive by its name."""
     return path.is_file() and path.name.lower().endswith(ZIP_SUFFIX)

@@ -6,6 +6,9 @@ The images lie either in a folder a patient or all in the cohort's folder:
     <folder>/<ID>/<ID>__CT.nii.gz, <ID>__PT.nii.gz, <ID>.nii.gz
     <folder>/<ID>__CT.nii.gz, ...
 
+Where a patient's images are DICOM they lie, in any order and depth, in the patient's folder or in <ID>.zip. Such a
+folder needs no table to be answered: what the headers say of the patients is all that is known of them then.
+
 Where the challenge's three tasks came in folders `Task 1`, `Task 2` and `Task 3` with a table each, those are read as
 one cohort.
 """
@@ -19,7 +22,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from mmpl.case import Case, InvalidInputError, Patient, describe_problems
+from mmpl.case import Case, InvalidInputError, Outcome, Patient, describe_problems
+from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, require_pydicom, stored_files
+from mmpl.dicom.study import PatientImages, find_study, read_study
 from mmpl.errors import some_of
 from mmpl.geometry import check_overlap
 from mmpl.io.images import read_image
@@ -35,6 +40,7 @@ TABLE_SUFFIXES = (".csv", ".xlsx")
 NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME, SUV_TAGS_NAME)
 """Tables that may lie in the same folder: the synthetic cohort's latent variables, this program's own answers, and SUV
 factors."""
+DICOM_HEADER = "the DICOM header"
 FEWEST_DAYS = 120
 """A median follow-up below this is more likely one of months, written as days."""
 
@@ -52,6 +58,7 @@ class Cohort:
         patients: The patients, in the table's order.
         suv_factors: Factors that the PET of some patients is multiplied by to be in SUV, by patient ID.
         remarks: What its reader should know that keeps nobody from being answered, a sentence each.
+        schema: Schema of the clinical records.
     """
 
     folder: Path
@@ -59,6 +66,7 @@ class Cohort:
     patients: tuple[Patient, ...]
     suv_factors: Mapping[str, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    schema: ClinicalSchema = field(default_factory=default_schema)
 
     @cached_property
     def _by_id(self) -> dict[str, Patient]:
@@ -98,18 +106,28 @@ class Cohort:
             InvalidInputError: An image cannot be used, or the mask does not lie on the CT's grid.
         """
         patient, mask_path = self.patient(patient_id), self.mask_path(patient_id)
-        ct = read_image(_find(self._places, patient_id, f"{patient_id}__CT.nii.gz"))
-        pet = read_image(_find(self._places, patient_id, f"{patient_id}__PT.nii.gz"))
-        reference = None if mask_path is None else read_mask(mask_path, ct.grid)
+        images = self._read_images(patient_id)
+        reference = None if mask_path is None else read_mask(mask_path, images.ct.grid)
+        clinical = self.schema.complete(patient.clinical, images.found, DICOM_HEADER)
         try:
-            if patient_id in self.suv_factors:
-                pet = to_suv(pet, self.suv_factors[patient_id])
-            known_hpv = patient.known_hpv
-            case = check_units(Case(patient_id, ct, pet, patient.clinical, reference, known_hpv=known_hpv))
+            pet, factor = images.pet, self.suv_factors.get(patient_id)
+            if factor is not None and images.suv:
+                raise InvalidInputError("the PET is DICOM, which says its factor to SUV, and has another in a table")
+            if factor is not None:
+                pet = to_suv(pet, factor)
+            known_hpv, in_suv = patient.known_hpv, images.pet_is_suv
+            case = Case(patient_id, images.ct, pet, clinical, reference, in_suv, known_hpv=known_hpv, suv=images.suv)
+            case = check_units(case)
             check_overlap(case.ct.grid, case.pet.grid)
             return case
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
+
+    def _read_images(self, patient_id: str) -> PatientImages:
+        if study := _dicom_place(self._places, patient_id):
+            return read_study(find_study(study))
+        ct = read_image(_find(self._places, patient_id, f"{patient_id}__CT.nii.gz"))
+        return PatientImages(ct, read_image(_find(self._places, patient_id, f"{patient_id}__PT.nii.gz")))
 
     def fingerprint(self, patient_id: str) -> str:
         """Tell a patient apart from what it was: size and date of its images and mask, SUV factor, row of the table."""
@@ -118,6 +136,9 @@ class Cohort:
             path = _find(self._places, patient_id, f"{patient_id}{ending}")
             stat = path.stat() if path.is_file() else None
             files.append((stat.st_size, stat.st_mtime_ns) if stat else None)
+        if study := _dicom_place(self._places, patient_id):
+            stats = [path.stat() for path in (stored_files(study) if study.is_dir() else [study])]  # type: ignore[union-attr]
+            files += [(stat.st_size, stat.st_mtime_ns) for stat in stats]
         patient = self.patient(patient_id)
         row = (patient.center_id, sorted(patient.clinical.values.items()), asdict(patient.outcome), patient.known_hpv)
         return hashlib.sha256(repr((files, self.suv_factors.get(patient_id), row)).encode()).hexdigest()[:16]
@@ -172,7 +193,13 @@ def inspect_cohort(
     Raises:
         InvalidInputError: There is not exactly one table, or it cannot be read at all.
     """
-    schema, paths = schema or default_schema(), find_tables(folder)
+    schema = schema or default_schema()
+    if not outcomes and not training and (studies := find_studies(folder)):
+        nothing = schema.read({})
+        return Cohort(
+            folder, folder, tuple(Patient(name, "", nothing, Outcome()) for name in studies), schema=schema
+        ), []
+    paths = find_tables(folder)
     columns = [name for name in (*Column, *schema.names) if outcomes or name not in OUTCOMES]
     optional = [] if outcomes else [KNOWN_HPV]
 
@@ -193,7 +220,7 @@ def inspect_cohort(
     ):
         remarks.append(f"columns that are not read: {some_of(list(map(repr, others)))}")
     if Column.PATIENT_ID not in table.header:
-        return Cohort(folder, table.path, (), {}, tuple(remarks)), problems
+        return Cohort(folder, table.path, (), {}, tuple(remarks), schema), problems
     blank, places = dict.fromkeys((*Column, *schema.names, KNOWN_HPV), ""), _places(folder)
     read = (*columns, *optional)
     rows = [(line, blank | {name: row[name] for name in read if name in row}) for line, row in table.rows]
@@ -215,7 +242,7 @@ def inspect_cohort(
         given = sum(not schema.is_missing(row[name]) for _, row in rows)
         said = f"{name}: {len(cells)} of {given} values are not understood and taken as missing ({cells[0]!r}, ...)"
         (problems if training and len(cells) == given else remarks).append(said)
-    return Cohort(folder, table.path, tuple(patients), factors, tuple(remarks)), problems + wrong
+    return Cohort(folder, table.path, tuple(patients), factors, tuple(remarks), schema), problems + wrong
 
 
 def _not_understood(patients: Sequence[Patient], rows: Sequence[tuple[int, _Row]]) -> dict[str, list[str]]:
@@ -233,6 +260,24 @@ def _doubt_days(patients: Sequence[Patient]) -> list[str]:
     if not days or (median := statistics.median(days)) >= FEWEST_DAYS:
         return []
     return [f"{Column.RFS_DAYS}: the median is {median:g} days; if these are months, multiply them by 30.4"]
+
+
+def find_studies(folder: Path) -> list[str]:
+    """List the patients of a folder without any table whose folders, or zip archives, hold DICOM.
+
+    Raises:
+        ModuleNotFoundError: There are some, and the extra `dicom` is not installed.
+    """
+    if not folder.is_dir() or _tables_in(folder) or _task_folders(folder):
+        return []
+    names = dict.fromkeys(
+        path.name if path.is_dir() else path.name.removesuffix(ZIP_SUFFIX)
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and holds_dicom(path)
+    )
+    if names:
+        require_pydicom()
+    return list(names)
 
 
 def find_tables(folder: Path) -> list[Path]:
@@ -328,12 +373,34 @@ def _find(places: Sequence[Path], patient_id: str, name: str) -> Path:
     return found[0] if found else places[0] / patient_id / name
 
 
+def _dicom_place(places: Sequence[Path], patient_id: str) -> Path | None:
+    """Find the folder or the zip archive with a patient's DICOM files; None of who has images in the released layout.
+
+    Raises:
+        InvalidInputError: There are several.
+        ModuleNotFoundError: There is one, and the extra `dicom` is not installed.
+    """
+    if any(_find(places, patient_id, f"{patient_id}{end}").is_file() for end in ("__CT.nii.gz", "__PT.nii.gz")):
+        return None
+    named = [place / f"{patient_id}{end}" for place in places for end in ("", ZIP_SUFFIX)]
+    found = [path for path in named if holds_dicom(path)]
+    if len(found) > 1:
+        raise InvalidInputError(f"{' and '.join(map(str, found))}: one of the two is too many")
+    if found:
+        require_pydicom()
+    return found[0] if found else None
+
+
 def _check_images(places: Sequence[Path], patient_id: str) -> list[str]:
     """List the images that a patient lacks, and the images and masks that are there twice."""
     wrong = []
+    try:
+        dicom = _dicom_place(places, patient_id)
+    except InvalidInputError as error:
+        return [f"patient {patient_id}: {error}"]
     for name, needed in (
-        (f"{patient_id}__CT.nii.gz", "CT image"),
-        (f"{patient_id}__PT.nii.gz", "PT image"),
+        (f"{patient_id}__CT.nii.gz", None if dicom else "CT image"),
+        (f"{patient_id}__PT.nii.gz", None if dicom else "PT image"),
         (f"{patient_id}.nii.gz", None),
     ):
         try:
