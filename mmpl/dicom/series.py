@@ -5,20 +5,18 @@ and evenly spaced volume is refused: nothing is interpolated here.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Grid, Image, InvalidInputError, Vector
-from mmpl.dicom.headers import Header, Stored, quiet, read_dataset
+from mmpl.dicom.headers import Header, Stored
+from mmpl.dicom.pixels import read_pixels
 from mmpl.names import Modality
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 MOST_APART_MM = 0.1
 """How far a slice may lie from its place in the evenly spaced stack; headers round to a tenth of a millimeter."""
@@ -91,7 +89,8 @@ class Series:
         Raises:
             InvalidInputError: A header does not say where its slice lies.
         """
-        return tuple(found for header in self.headers for found in _slices(header))
+        with naming(self):
+            return tuple(found for header in self.headers for found in _slices(header))
 
     @property
     def about(self) -> str:
@@ -138,10 +137,7 @@ def read_series(series: Series) -> Image:
     Raises:
         InvalidInputError: The slices do not make one evenly spaced, right-angled volume, or a file is damaged.
     """
-    try:
-        stack, grid = _stacked(series)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{series.about}: {error}") from error
+    stack, grid = stacked(series)
     whole = series.modality is Modality.CT and all(
         each.slope.is_integer() and each.intercept.is_integer() for each in stack
     )
@@ -150,18 +146,29 @@ def read_series(series: Series) -> Image:
         in_file.setdefault(each.file, []).append(index)
     planes: dict[int, NDArray] = {}
     for file, indices in in_file.items():
-        frames = _read_pixels(file)
+        frames = read_pixels(file)
         planes |= {index: _rescaled(_frame(frames, stack[index]), stack[index], whole) for index in indices}
     return Image(np.stack([planes[index] for index in range(len(stack))]), grid)
 
 
-def grid_of_series(series: Series) -> Grid:
-    """Give the grid of a series' volume from its headers alone.
+def stacked(series: Series) -> tuple[list[Slice], Grid]:
+    """Sort a series' slices, and give the grid of the volume that they make, from the headers alone.
 
     Raises:
         InvalidInputError: The slices do not make one evenly spaced, right-angled volume.
     """
-    return _stacked(series)[1]
+    slices = list(series.slices)
+    with naming(series):
+        return _stacked(series, slices)
+
+
+@contextmanager
+def naming(series: Series) -> Iterator[None]:
+    """Let what cannot be used of a series name it."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{series.about}: {error}") from error
 
 
 def _slices(header: Header) -> list[Slice]:
@@ -233,9 +240,7 @@ def _right_angled(name: str, axes: Sequence[float]) -> tuple[Vector, Vector]:
     return x, y  # type: ignore[return-value]
 
 
-def _stacked(series: Series) -> tuple[list[Slice], Grid]:
-    """Sort the slices and check that they make a volume."""
-    slices = list(series.slices)
+def _stacked(series: Series, slices: list[Slice]) -> tuple[list[Slice], Grid]:
     if len(slices) < 2:
         raise InvalidInputError(f"{len(slices)} slice; a volume is needed")
     first = slices[0]
@@ -302,43 +307,6 @@ def _check_count(series: Series, found: int) -> None:
     told = series.first.number(keyword)
     if told and found < told <= 10_000:
         raise InvalidInputError(f"{found} slices, where the header counts {told:.0f}: the series is not whole")
-
-
-def _read_pixels(file: Stored) -> NDArray:
-    """Read the stored values of a file, (y, x) or (frame, y, x).
-
-    Raises:
-        InvalidInputError: They are damaged, cut short, or compressed in a way that is not read.
-    """
-    dataset = read_dataset(file, pixels=True)
-    try:
-        with quiet():
-            return _sign_extended(dataset.pixel_array, dataset)
-    except Exception:  # as in read_dataset
-        raise InvalidInputError(f"{file}: {_why_no_pixels(dataset)}") from None
-
-
-def _why_no_pixels(dataset: "Dataset") -> str:
-    from pydicom.pixels import get_decoder
-    from pydicom.uid import UID_dictionary
-
-    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    if syntax is None:
-        return "its header does not say how its pixels are written"
-    name = UID_dictionary[syntax][0] if syntax in UID_dictionary else "an unknown way"
-    try:
-        readable = get_decoder(syntax).is_available
-    except NotImplementedError:
-        readable = False
-    return "its pixels are damaged or cut short" if readable else f"its pixels are written as {name}, which is not read"
-
-
-def _sign_extended(stored: NDArray, dataset: "Dataset") -> NDArray:
-    """Drop what lies above the bits that are stored, as overlays do."""
-    if stored.dtype.kind not in "iu" or dataset.SamplesPerPixel != 1:
-        raise InvalidInputError("not a gray image")
-    unused = stored.dtype.itemsize * 8 - int(dataset.BitsStored)
-    return stored << unused >> unused if unused > 0 else stored
 
 
 def _frame(frames: NDArray, each: Slice) -> NDArray:

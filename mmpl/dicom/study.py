@@ -12,7 +12,7 @@ import numpy as np
 
 from mmpl.case import Image, InvalidInputError, SuvFactor
 from mmpl.dicom.headers import Header, as_moment, as_time, is_zip, read_headers
-from mmpl.dicom.series import Series, find_series, read_series
+from mmpl.dicom.series import Series, find_series, naming, read_series
 from mmpl.dicom.suv import PetHeader, suv_factor
 from mmpl.errors import some_of
 from mmpl.io.images import read_image
@@ -105,10 +105,8 @@ def read_pet(series: Series, weight_kg: float | None = None) -> tuple[Image, Suv
     Raises:
         InvalidInputError: The series cannot be used.
     """
-    try:
+    with naming(series):
         factor = suv_factor(pet_header(series, weight_kg))
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{series.about}: {error}") from error
     image = read_series(series)
     if factor.factor is None:
         return image, factor

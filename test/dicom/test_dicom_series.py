@@ -27,7 +27,7 @@ from pydicom.uid import (
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.dicom.headers import holds_dicom, read_headers
-from mmpl.dicom.series import LEFT_OUT, Series, find_series, grid_of_series, read_series
+from mmpl.dicom.series import LEFT_OUT, Series, find_series, read_series, stacked
 from mmpl.dicom.writing import ct_datasets, save_series
 from mmpl.geometry import lay_on
 from mmpl.names import Modality
@@ -71,7 +71,7 @@ def test_a_ct_comes_back_exactly(tmp_path, position):
     np.testing.assert_array_equal(found.voxels, written.voxels)
     for name in ("size_xyz", "spacing_xyz", "origin_xyz", "direction"):
         assert getattr(found.grid, name) == pytest.approx(getattr(GRID, name), abs=1e-11)
-    assert grid_of_series(series_in(tmp_path)) == found.grid
+    assert stacked(series_in(tmp_path))[1] == found.grid
 
 
 @pytest.mark.parametrize("direction", [*AXES, OBLIQUE, tuple(np.reshape(OBLIQUE, (3, 3)).T.ravel())])
@@ -144,6 +144,17 @@ def test_compressed_pixels_come_back_exactly(tmp_path, syntax):
         compress(path, syntax)
         assert dcmread(path).file_meta.TransferSyntaxUID == syntax
     assert_same(read_series(series_in(tmp_path)), noise_ct(GRID))
+
+
+def test_a_damaged_stream_is_not_read_as_noise(tmp_path, capfd):
+    write_ct(tmp_path, noise_ct(replace(GRID, size_xyz=(64, 64, 5))))
+    for path in tmp_path.iterdir():
+        compress(path, JPEGLosslessSV1)
+    content = bytearray((tmp_path / "0002.dcm").read_bytes())
+    content[-2000:-1000] = bytes(1000)
+    (tmp_path / "0002.dcm").write_bytes(content)
+    assert "0002.dcm: its pixels are damaged or cut short" in message(tmp_path)
+    assert capfd.readouterr().err == ""
 
 
 def test_jpeg_2000_comes_back_exactly(tmp_path):
