@@ -22,13 +22,13 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from mmpl.case import Case, Grid, Image, InvalidInputError
-from mmpl.geometry import check_overlap, to_sitk
+from mmpl.case import Grid, Image, InvalidInputError
+from mmpl.dicom.study import DICOM_HEADER, PatientImages, read_pair
+from mmpl.geometry import to_sitk
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import as_volume, from_sitk, read_image
 from mmpl.names import Task
 from mmpl.pipeline import PatientResult, Pipeline
-from mmpl.units import check_units
 from mmpl.weights import load_ensemble
 
 AnyImage = str | PathLike[str] | sitk.Image | tuple[NDArray, ArrayLike]
@@ -57,7 +57,8 @@ class Model:
 
         Args:
             ct: CT, HU.
-            pet: PET, SUV by body weight, on any grid that overlaps the CT's.
+            pet: PET, SUV by body weight, on any grid that overlaps the CT's; from DICOM in any unit. Where both are
+                paths, each may be a folder of DICOM files or a zip archive of one.
             record: Clinical fields by name, as in the challenge's `ehr.json`; what is missing is assumed, and said in
                 the result's `notes`.
             known_hpv: HPV status that replaces the predicted one in the survival model.
@@ -66,11 +67,13 @@ class Model:
         Raises:
             InvalidInputError: An image cannot be used, or CT and PET do not overlap.
         """
-        clinical = self.pipeline.ensemble.profile.clinical.read(record or {})
-        images = read_any_image("CT", ct), read_any_image("PET", pet)
-        case = Case(patient_id, *images, clinical, known_hpv=known_hpv)
-        check_overlap(case.ct.grid, case.pet.grid)
-        return self.pipeline(check_units(case))
+        schema = self.pipeline.ensemble.profile.clinical
+        if isinstance(ct, str | PathLike) and isinstance(pet, str | PathLike):
+            images = read_pair(Path(ct), Path(pet))
+        else:
+            images = PatientImages(read_any_image("CT", ct), read_any_image("PET", pet))
+        clinical = schema.complete(schema.read(record or {}), images.found, DICOM_HEADER)
+        return self.pipeline(images.to_case(patient_id, clinical, known_hpv=known_hpv))
 
     def answer_cohort(self, folder: str | PathLike[str]) -> Iterator[tuple[str, PatientResult | InvalidInputError]]:
         """Answer the patients of a cohort's folder, one after the other, in the order of its table.

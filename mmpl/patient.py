@@ -8,18 +8,15 @@ from pathlib import Path
 from mmpl.algorithm import Algorithm, log_remarks
 from mmpl.case import Case, InvalidInputError
 from mmpl.dicom.headers import require_pydicom
-from mmpl.dicom.study import PatientImages, find_study, is_dicom_place, read_pair, read_study
+from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, is_dicom_place, read_pair, read_study
 from mmpl.errors import one_line
 from mmpl.files import PARTIAL, refuse_inside
-from mmpl.geometry import check_overlap
 from mmpl.io.challenge import read_record_file
-from mmpl.io.cohort import DICOM_HEADER
 from mmpl.io.images import write_image
 from mmpl.names import Task
 from mmpl.picture import draw
 from mmpl.report import write_report
 from mmpl.schema import ClinicalSchema
-from mmpl.units import check_units
 
 MASK, REPORT, PICTURE, DISAGREEMENT = "mask.nii.gz", "report.json", "picture.png", "disagreement.nii.gz"
 WEIGHT = "weight"
@@ -78,13 +75,9 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
     images = _read_images(sources, _weight_kg(known))
     clinical = schema.complete(replace(record, assumed=(*notes, *record.assumed)), images.found, DICOM_HEADER)
     try:
-        in_suv, known_hpv = images.pet_is_suv, sources.known_hpv
-        case = Case(patient_id, images.ct, images.pet, clinical, None, in_suv, known_hpv=known_hpv, suv=images.suv)
-        case = check_units(case)
-        check_overlap(case.ct.grid, case.pet.grid)
+        return images.to_case(patient_id, clinical, known_hpv=sources.known_hpv)
     except InvalidInputError as error:
         raise InvalidInputError(f"{', '.join(map(str, sources.images))}: {error}") from error
-    return case
 
 
 def answer_patient(sources: Sources, out: Path, algorithm: Algorithm) -> None:

@@ -10,16 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpl.case import Image, InvalidInputError, SuvFactor
+from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SuvFactor
 from mmpl.dicom.headers import Header, as_moment, as_time, is_zip, read_headers
 from mmpl.dicom.series import Series, find_series, naming, read_series
 from mmpl.dicom.suv import PetHeader, suv_factor
 from mmpl.errors import some_of
+from mmpl.geometry import check_overlap
 from mmpl.io.images import read_image
 from mmpl.names import Modality
+from mmpl.units import check_units
 
 FEWEST_SLICES = 8
 """A series with fewer is no scan of a region, but one that followed a contrast agent, say."""
+DICOM_HEADER = "the DICOM header"
+"""Where a clinical value came from, in the notes on the record."""
 UNITS = {"{SUVbw}g/ml": "GML", "{SUVlbm}g/ml": "GML", "{SUVbsa}cm2/ml": "CM2ML", "Bq/ml": "BQML", "{counts}": "CNTS"}
 """Units of the PET module, by the code of an enhanced image."""
 
@@ -46,6 +50,20 @@ class PatientImages:
     def pet_is_suv(self) -> bool:
         """Whether the PET is in SUV, as far as headers say."""
         return self.suv is None or self.suv.factor is not None
+
+    def to_case(
+        self, patient_id: str, clinical: ClinicalRecord, reference: Image | None = None, known_hpv: bool | None = None
+    ) -> Case:
+        """Make the patient's case, in HU and, where it can be, in SUV.
+
+        Raises:
+            InvalidInputError: An image cannot be used, or CT and PET do not overlap.
+        """
+        case = Case(
+            patient_id, self.ct, self.pet, clinical, reference, self.pet_is_suv, known_hpv=known_hpv, suv=self.suv
+        )
+        check_overlap(case.ct.grid, case.pet.grid)
+        return check_units(case)
 
 
 @dataclass(frozen=True)

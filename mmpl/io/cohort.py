@@ -18,15 +18,14 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from mmpl.case import Case, InvalidInputError, Outcome, Patient, describe_problems
 from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, require_pydicom, stored_files
-from mmpl.dicom.study import PatientImages, find_study, read_study
+from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, read_study
 from mmpl.errors import some_of
-from mmpl.geometry import check_overlap
 from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
 from mmpl.io.outcomes import OUTCOMES, is_missing, is_plus, read_known_status, read_outcome
@@ -34,13 +33,11 @@ from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factor
 from mmpl.io.tables import merge_tables, read_table
 from mmpl.names import KNOWN_HPV, Column
 from mmpl.schema import ClinicalSchema, default_schema
-from mmpl.units import check_units
 
 TABLE_SUFFIXES = (".csv", ".xlsx")
 NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME, SUV_TAGS_NAME)
 """Tables that may lie in the same folder: the synthetic cohort's latent variables, this program's own answers, and SUV
 factors."""
-DICOM_HEADER = "the DICOM header"
 FEWEST_DAYS = 120
 """A median follow-up below this is more likely one of months, written as days."""
 
@@ -110,16 +107,12 @@ class Cohort:
         reference = None if mask_path is None else read_mask(mask_path, images.ct.grid)
         clinical = self.schema.complete(patient.clinical, images.found, DICOM_HEADER)
         try:
-            pet, factor = images.pet, self.suv_factors.get(patient_id)
+            factor = self.suv_factors.get(patient_id)
             if factor is not None and images.suv:
                 raise InvalidInputError("the PET is DICOM, which says its factor to SUV, and has another in a table")
             if factor is not None:
-                pet = to_suv(pet, factor)
-            known_hpv, in_suv = patient.known_hpv, images.pet_is_suv
-            case = Case(patient_id, images.ct, pet, clinical, reference, in_suv, known_hpv=known_hpv, suv=images.suv)
-            case = check_units(case)
-            check_overlap(case.ct.grid, case.pet.grid)
-            return case
+                images = replace(images, pet=to_suv(images.pet, factor))
+            return images.to_case(patient_id, clinical, reference, patient.known_hpv)
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
 import fuzz_dicom
+import pytest
 from fuzz import Target, fuzz
 from fuzz_tables import Tables, fuzz_tables
 
