@@ -33,7 +33,7 @@ _SOP_CLASSES = {  # PS3.4 B.5
     "1.2.840.10008.5.1.4.1.1.130": Modality.PET,
     "1.2.840.10008.5.1.4.1.1.128.1": Modality.PET,
 }
-_REFORMATS = {"REFORMATTED", "MPR", "CSA MPR", "CPR", "MIP", "MINIP", "AVERAGE", "PROJECTION IMAGE", "RESAMPLED"}
+_REFORMATS = {"REFORMATTED", "MPR", "CSA MPR", "CPR", "MIP", "MINIP", "PROJECTION IMAGE"}
 
 
 @dataclass(frozen=True)

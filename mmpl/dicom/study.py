@@ -6,6 +6,7 @@ Messages name series by their number and files by their path; nothing else of a 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -261,14 +262,17 @@ def _cts_of(place: Path, pet: Series, series: Sequence[Series]) -> list[Series]:
             f"{_numbers(cts)}, PET series {pet.number})"
         )
     for keyword in ("StudyInstanceUID", "AcquisitionDate"):
-        of_pet = pet.first.text(keyword)
-        found = _narrowed(found, lambda each, keyword=keyword, of_pet=of_pet: each.first.text(keyword) == of_pet)  # type: ignore[misc]
+        found = _narrowed(found, partial(_agree, pet, keyword))
     return _narrowed(found, _is_long)
 
 
 def _narrowed(series: list[Series], fits: Callable[[Series], bool]) -> list[Series]:
     """Keep those that fit, where any does."""
     return [each for each in series if fits(each)] or series
+
+
+def _agree(pet: Series, keyword: str, ct: Series) -> bool:
+    return pet.first.text(keyword) == ct.first.text(keyword)
 
 
 def _is_corrected(pet: Series) -> bool:
