@@ -34,7 +34,7 @@ def read_pixels(file: Stored) -> NDArray:
 
 
 def decode(dataset: "Dataset") -> NDArray:
-    """Decode the pixels of a dataset, without what lies above the bits that are stored, as overlays do.
+    """Decode the pixels of a dataset.
 
     Raises:
         ValueError: They are no gray image, or the decoder complains; or whatever else a decoder raises.
@@ -44,8 +44,7 @@ def decode(dataset: "Dataset") -> NDArray:
         stored = dataset.pixel_array
     if complaints or stored.dtype.kind not in "iu" or dataset.SamplesPerPixel != 1:
         raise ValueError("no gray image, or a damaged one")
-    unused = stored.dtype.itemsize * 8 - int(dataset.BitsStored)
-    return stored << unused >> unused if unused > 0 else stored
+    return stored
 
 
 def _in_another_process(dataset: "Dataset") -> NDArray:
@@ -59,7 +58,7 @@ def _why_not(dataset: "Dataset") -> str:
     from pydicom.uid import UID_dictionary
 
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    if syntax is None:
+    if not isinstance(syntax, str):
         return "its header does not say how its pixels are written"
     name = UID_dictionary[syntax][0] if syntax in UID_dictionary else "an unknown way"
     try:

@@ -92,6 +92,11 @@ class Series:
         with naming(self):
             return tuple(found for header in self.headers for found in _slices(header))
 
+    @cached_property
+    def count(self) -> int:
+        """Number of slices, wherever they lie."""
+        return sum(max(1, len(header.items("PerFrameFunctionalGroupsSequence"))) for header in self.headers)
+
     @property
     def about(self) -> str:
         """Series in a message, by its number and its files' folder."""

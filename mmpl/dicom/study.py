@@ -280,7 +280,7 @@ def _is_corrected(pet: Series) -> bool:
 
 
 def _is_long(series: Series) -> bool:
-    return len(series.slices) >= FEWEST_SLICES
+    return series.count >= FEWEST_SLICES
 
 
 def _share_frame(ct: Series, pet: Series) -> bool:
@@ -297,7 +297,7 @@ def _the_one(place: Path, candidates: Sequence[Series], modality: Modality, numb
         return named[0]
     if not candidates:
         raise InvalidInputError(f"{place}: no {name} series")
-    listed = some_of([f"{each.number} ({len(each.slices)} slices)" for each in candidates], 20)
+    listed = some_of([f"{each.number} ({each.count} slices)" for each in candidates], 20)
     if not named:
         raise InvalidInputError(f"{place}: no {name} series {number}; there are {listed}")
     if len({each.number for each in named}) == 1:

@@ -320,6 +320,13 @@ def test_pixels_in_a_way_that_is_not_read_are_named(tmp_path):
     assert "0001.dcm: its pixels are written as High-Throughput JPEG 2000" in message(tmp_path)
 
 
+def test_a_header_that_does_not_say_how_its_pixels_are_written(tmp_path):
+    write_ct(tmp_path, noise_ct(GRID))
+    content = (tmp_path / "0002.dcm").read_bytes()
+    (tmp_path / "0002.dcm").write_bytes(content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840\\10008.1.2.1\0"))
+    assert "0002.dcm: its header does not say how its pixels are written" in message(tmp_path)
+
+
 def test_one_slice_is_no_volume(tmp_path):
     write_ct(tmp_path, noise_ct(GRID))
     for path in sorted(tmp_path.iterdir())[1:]:

@@ -1,6 +1,7 @@
 """One patient's CT and PET among what lies in a folder: found, or refused in one line without the patient in it."""
 
 import re
+import warnings
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -139,6 +140,20 @@ def test_a_weight_that_is_known_better_goes_before_the_header(place):
     change(place / "b", PatientWeight="154")
     images = read_study(find_study(place), weight_kg=35.0)
     np.testing.assert_allclose(images.pet.voxels, PET.voxels / 2, atol=PET.voxels.max() / 60_000)
+
+
+def test_odd_values_are_not_said_to_anybody(place, caplog):
+    for path in (place / "b").iterdir():
+        content = path.read_bytes()
+        for there in (b"061Y", b"20250102", b"ISO_IR 192"):  # age, date, characters
+            content = content.replace(there, b"Somebody  "[: len(there)], 1)
+        path.write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_study(find_study(place))
+        assert patient_facts(find_one(place, Modality.PET).first) == {"sex": "F", "weight": 70.0}
+    assert caught == []
+    assert caplog.text == ""
 
 
 def test_philips_private_factor(place):

@@ -64,7 +64,7 @@ def test_damaged_dicom_is_answered_or_refused_without_a_word_of_the_patient(
     outcomes = fuzz_dicom.fuzz_dicom(study, kind, count, seed=20251126)
     assert outcomes["broken"] == 0
     assert outcomes["refused"] > 0
-    assert outcomes["answered"] > 0 or kind != "header"
+    assert kind != "header" or min(outcomes["answered"], outcomes["read"]) > 0
 
 
 @pytest.mark.parametrize("kind", ["record", "header", "image"])
