@@ -63,14 +63,13 @@ class Header:
 
     def words(self, keyword: str) -> tuple[str, ...]:
         """Give the values of a text that may have several."""
+        from pydicom.multival import MultiValue
+        from pydicom.sequence import Sequence as Items
+
         value = self.get(keyword)
-        if value is None or value == "":
+        if value is None or value == "" or isinstance(value, Items):
             return ()
-        values = [value] if isinstance(value, str | bytes | int | float) else value
-        try:
-            return tuple(str(each).strip() for each in values)
-        except Exception:
-            return (str(value).strip(),)
+        return tuple(str(each).strip() for each in (value if isinstance(value, MultiValue | list) else [value]))
 
     def number(self, keyword: str) -> float | None:
         """Give one finite number."""
@@ -235,7 +234,7 @@ def _read_header(file: Stored) -> Header | None:
         return None
     header = Header(file, read_dataset(file, pixels=False))
     if header.text("SOPClassUID") == "" and header.text("Modality") == "":
-        if header.dataset.get("DirectoryRecordSequence") is not None:
+        if header.get("DirectoryRecordSequence") is not None:
             return None
         raise InvalidInputError(f"{file}: not a readable DICOM file")
     return header

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from numpy.typing import NDArray
 
 from mmpl.case import InvalidInputError
-from mmpl.dicom.headers import Stored, quiet, read_dataset
+from mmpl.dicom.headers import Header, Stored, quiet, read_dataset
 from mmpl.io.integrity import caught_stderr
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def read_pixels(file: Stored) -> NDArray:
         syntax = dataset.file_meta.TransferSyntaxUID
         return _in_another_process(dataset) if syntax.is_encapsulated else decode(dataset)
     except Exception:  # a damaged file raises whatever it likes, and says values of the header in doing so
-        raise InvalidInputError(f"{file}: {_why_not(dataset)}") from None
+        raise InvalidInputError(f"{file}: {_why_not(file, dataset)}") from None
 
 
 def decode(dataset: "Dataset") -> NDArray:
@@ -53,11 +53,11 @@ def _in_another_process(dataset: "Dataset") -> NDArray:
     return get_reusable_executor(max_workers=1).submit(decode, dataset).result(LONGEST_S)
 
 
-def _why_not(dataset: "Dataset") -> str:
+def _why_not(file: Stored, dataset: "Dataset") -> str:
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID_dictionary
 
-    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    syntax = Header(file, dataset.file_meta).get("TransferSyntaxUID")
     if not isinstance(syntax, str):
         return "its header does not say how its pixels are written"
     name = UID_dictionary[syntax][0] if syntax in UID_dictionary else "an unknown way"
