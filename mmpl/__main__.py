@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mmpl.errors import explain, report_error, wanted_in_full
-from mmpl.names import DICOM_FORMATS, Format
+from mmpl.names import DICOM_FORMATS, Format, ImageFormat
 from mmpl.surroundings import settle
 from mmpl.version import __version__
 
@@ -104,11 +105,15 @@ def phantom(
     dose_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of patients with dose, where it is written.")
     ] = 0.125,
+    image_format: Annotated[
+        ImageFormat, typer.Option("--format", help="Images as NIfTI, or each patient's as a DICOM study.")
+    ] = ImageFormat.NIFTI,
 ) -> None:
     """Make a synthetic cohort in HECKTOR's layout."""
     from mmpl.phantom.cohort import write_cohort
 
-    write_cohort(patients, seed, out, centers.value, hpv_positive, version, dose_share if dose else 0.0)
+    share = dose_share if dose else 0.0
+    write_cohort(patients, seed, out, centers.value, hpv_positive, version, share, image_format=image_format)
 
 
 @app.command()
@@ -156,6 +161,46 @@ def answer(
         mask=mask,
         page=read if page else None,
     )
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def case(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Takes mask.nii.gz, report.json and picture.png.")],
+    dicom: Annotated[
+        Path | None, typer.Option(help="DICOM folder, or zip archive of one, in which CT and PET are to be found.")
+    ] = None,
+    ct: Annotated[Path | None, typer.Option(help="CT: an image file, a DICOM folder or a zip archive of one.")] = None,
+    pet: Annotated[Path | None, typer.Option(help="PET, likewise; in SUV where it is not DICOM.")] = None,
+    ct_series: Annotated[int | None, typer.Option(help="Number of the CT series, where there are several.")] = None,
+    pet_series: Annotated[int | None, typer.Option(help="Number of the PET series, likewise.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Clinical record, a JSON object.")] = None,
+    weights: Weights = None,
+    known_hpv: Annotated[
+        HpvStatus | None, typer.Option(help="A known HPV status, on which the risk then rests.")
+    ] = None,
+    hpv_prevalence: HpvPrevalence = None,
+    disagreement: Disagreement = False,
+) -> None:
+    """Answer one patient: mmpl case --ct CT --pet PET, or --dicom FOLDER, --age 61 --sex m --out OUT.
+
+    Any field of the clinical record is an option by its name: --age, --sex, --tobacco, --alcohol, --performance-status,
+    --treatment, --m-stage; and --weight, in kg, where the PET's header lacks it. What is lacking is the DICOM header's.
+    """
+    from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
+    from mmpl.logs import set_up_logging
+    from mmpl.patient import Sources, answer_patient, read_fields
+
+    use_weights(weights)
+    set_up_logging()
+    if hpv_prevalence is not None:
+        os.environ[PREVALENCE_VARIABLE] = str(hpv_prevalence)
+    os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")
+    status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
+    sources = Sources(dicom, ct, pet, ct_series, pet_series, record, known_hpv=status)
+    algorithm = Algorithm.load(disagreement=disagreement)
+    fields = read_fields(context.args, algorithm.pipeline.ensemble.profile.clinical)
+    answer_patient(replace(sources, fields=fields), out, algorithm)
 
 
 @app.command()

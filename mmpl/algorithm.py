@@ -176,13 +176,10 @@ class Algorithm:
             case = give_mask(case, mask)
         left_s = None if self.budget_s is None else began + self.budget_s - time.monotonic()
         result = self.pipeline(case, budget_s=left_s)
-        for note in result.notes:
-            log.info("clinical record: %s", note)
-        for flag in result.flags:
-            log.info("note: %s", flag)
+        log_remarks(result)
         written = write_challenge_result(result, target, self.pipeline.tasks)
         for task, path in written.items():
-            log.info("%s: %s", self._describe(task, result), path)
+            log.info("%s: %s", self.describe(task, result), path)
         extras: tuple[tuple[str, Path | None, Callable[[Path], None]], ...] = (
             ("picture", picture, lambda path: self._draw(path, case, result)),
             ("report", report, lambda path: self._report(path, source, result)),
@@ -224,7 +221,8 @@ class Algorithm:
             raise ValueError("one model alone answered")
         write_image(path, result.segmentation.disagreement)
 
-    def _describe(self, task: Task, result: PatientResult) -> str:
+    def describe(self, task: Task, result: PatientResult) -> str:
+        """Say the answer of a task in a line of the log."""
         if task is Task.SEGMENTATION:
             return f"GTVp {result.gtvp_ml:.1f} ml, GTVn {result.gtvn_ml:.1f} ml"
         if task is Task.SURVIVAL:
@@ -243,3 +241,11 @@ class Algorithm:
             return said
         said += f", calibrated {result.hpv.calibrated:.2f} at a prevalence of {result.hpv.prevalence:.2f}"
         return f"{said}, 90% set: {result.hpv.conformal_set}" if result.hpv.conformal_set else said
+
+
+def log_remarks(result: PatientResult) -> None:
+    """Log what was assumed of the patient, and what the reader of the answers should know."""
+    for note in result.notes:
+        log.info("clinical record: %s", note)
+    for flag in result.flags:
+        log.info("note: %s", flag)

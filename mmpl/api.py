@@ -23,9 +23,10 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from mmpl.case import Case, GivenMask, Grid, Image, InvalidInputError
+from mmpl.case import GivenMask, Grid, Image, InvalidInputError
 from mmpl.dicom.masks import give_mask
-from mmpl.geometry import check_overlap, lay_on, to_sitk
+from mmpl.dicom.study import DICOM_HEADER, PatientImages, read_pair
+from mmpl.geometry import lay_on, to_sitk
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import as_volume, from_sitk, read_image
 from mmpl.io.masks import as_labels
@@ -33,7 +34,6 @@ from mmpl.names import Task
 from mmpl.page import write_page
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.provenance import trace
-from mmpl.units import check_units
 from mmpl.weights import load_ensemble
 
 AnyImage = str | PathLike[str] | sitk.Image | tuple[NDArray, ArrayLike]
@@ -64,7 +64,8 @@ class Model:
 
         Args:
             ct: CT, HU.
-            pet: PET, SUV by body weight, on any grid that overlaps the CT's.
+            pet: PET, SUV by body weight, on any grid that overlaps the CT's; from DICOM in any unit. Where both are
+                paths, each may be a folder of DICOM files or a zip archive of one.
             record: Clinical fields by name, as in the challenge's `ehr.json`; what is missing is assumed, and said in
                 the result's `notes`.
             known_hpv: HPV status that replaces the predicted one in the survival model.
@@ -76,22 +77,25 @@ class Model:
             InvalidInputError: An image or the mask cannot be used, or CT and PET do not overlap.
             OSError: The page cannot be written.
         """
-        clinical = self.pipeline.ensemble.profile.clinical.read(record or {})
-        images = read_any_image("CT", ct), read_any_image("PET", pet)
-        case = Case(patient_id, *images, clinical, known_hpv=known_hpv)
-        check_overlap(case.ct.grid, case.pet.grid)
+        schema = self.pipeline.ensemble.profile.clinical
+        if isinstance(ct, str | PathLike) and isinstance(pet, str | PathLike):
+            images = read_pair(Path(ct), Path(pet))
+        else:
+            images = PatientImages(read_any_image("CT", ct), read_any_image("PET", pet))
+        clinical = schema.complete(schema.read(record or {}), images.found, DICOM_HEADER)
+        case = images.to_case(patient_id, clinical, known_hpv=known_hpv)
         if isinstance(mask, str | PathLike):
             case = give_mask(case, Path(mask))
         elif mask is not None:
             image = read_any_image("mask", mask)
             labels = lay_on(Image(as_labels(image.voxels), image.grid), case.ct.grid)
             case = replace(case, given_mask=GivenMask(labels, "in memory"))
-        case = check_units(case)
         result = self.pipeline(case)
         if page is not None:
-            files = {
+            paths = {
                 name: Path(image) for name, image in (("ct", ct), ("pet", pet)) if isinstance(image, str | PathLike)
             }
+            files = {name: path for name, path in paths.items() if path.is_file()}
             provenance = trace(self.pipeline.ensemble, self.pipeline.device, result.seconds, files)
             write_page(Path(page), case, result, self.pipeline.ensemble, provenance)
         return result

@@ -124,6 +124,36 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class SuvFactor:
+    """The factor that brought a PET's values to SUV by body weight, and what went into it; None where it did not.
+
+    Attributes:
+        factor: SUV for each unit of the values; None where it cannot be known.
+        why_none: The reason, then.
+        units: Unit of the values, in DICOM's terms.
+        suv_type: Kind of SUV that they were in already, in DICOM's terms; blank where they were in none.
+        decay_correction: Moment to which the scanner corrected the decay: START or ADMIN.
+        counted_to: Where that moment was read from.
+        uptake_s: Seconds from the injection to it.
+        dose_bq: Activity at the injection.
+        decayed_bq: Activity left of it at that moment.
+    """
+
+    factor: float | None
+    why_none: str = ""
+    units: str = ""
+    suv_type: str = ""
+    decay_correction: str = ""
+    counted_to: str = ""
+    uptake_s: float | None = None
+    half_life_s: float | None = None
+    dose_bq: float | None = None
+    decayed_bq: float | None = None
+    weight_kg: float | None = None
+    height_m: float | None = None
+
+
+@dataclass(frozen=True)
 class Case:
     """One patient as the system sees it; checks itself once, on entry.
 
@@ -136,6 +166,7 @@ class Case:
         flags: Findings on entry that the reader of the answers should know.
         known_hpv: HPV status, where it is known and takes the place of the predicted one in the survival model.
         given_mask: Mask that takes the place of the ensemble's in the answer, and for HPV and survival.
+        suv: How the PET came to be in SUV, where headers say so.
     """
 
     patient_id: str
@@ -147,6 +178,7 @@ class Case:
     flags: tuple[str, ...] = ()
     known_hpv: bool | None = None
     given_mask: GivenMask | None = None
+    suv: SuvFactor | None = None
 
     def __post_init__(self) -> None:
         for name, image in (("CT", self.ct), ("PET", self.pet)):

@@ -9,7 +9,10 @@ from mmpl.datafiles import INSTALLED
 DEBUG_VARIABLE = "MMPL_DEBUG"
 """Set to anything, every error comes with its traceback."""
 
-_EXTRA_OF = {"fastapi": "serve", "uvicorn": "serve", **dict.fromkeys(("pydicom", "highdicom", "pynetdicom"), "dicom")}
+_EXTRA_OF = {
+    **dict.fromkeys(("fastapi", "uvicorn"), "serve"),
+    **dict.fromkeys(("pydicom", "gdcm", "highdicom", "pynetdicom"), "dicom"),
+}
 """Extras of the package that bring what only some commands need; the rest is training's."""
 _OURS = ("", "mmpl", "train")
 

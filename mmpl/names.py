@@ -51,6 +51,13 @@ class Format(StrEnum):
 DICOM_FORMATS = frozenset((Format.SEG, Format.RTSTRUCT, Format.SR))
 
 
+class ImageFormat(StrEnum):
+    """The format of a cohort's images; its masks are NIfTI in any."""
+
+    NIFTI = "nifti"
+    DICOM = "dicom"
+
+
 class Column(StrEnum):
     """Columns of the released table that are not clinical fields (those are in `resources/clinical.yaml`)."""
 

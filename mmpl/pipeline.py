@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mmpl.calibration import check_prevalence
-from mmpl.case import Case
+from mmpl.case import Case, SuvFactor
 from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, survival_evidence
 from mmpl.hpv import HpvResult
 from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
@@ -47,6 +47,7 @@ class PatientResult:
             a hundred of them have. None where the weights do not know them.
         lesions: The lesions one by one; None where they were not asked for.
         seconds: Seconds that each stage took, in the order in which they were done.
+        suv: How the PET came to be in SUV, where headers say so.
     """
 
     patient_id: str
@@ -59,6 +60,7 @@ class PatientResult:
     unlike_training: float | None = None
     lesions: tuple[Lesion, ...] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    suv: SuvFactor | None = None
 
     @property
     def gtvp_ml(self) -> float:
@@ -168,7 +170,8 @@ class Pipeline:
         if self.lesions:
             measured = find_lesions(case, segmentation)
             watch.lap("lesions")
-        return PatientResult(case.patient_id, *answers, tuple(flags), notes, unlike_training, measured, watch.seconds)
+        told = tuple(flags), notes, unlike_training
+        return PatientResult(case.patient_id, *answers, *told, measured, watch.seconds, case.suv)
 
     def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""

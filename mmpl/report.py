@@ -59,6 +59,8 @@ def describe(
     }
     if result.lesions is not None:
         content["lesions"] = [describe_lesion(lesion) for lesion in result.lesions]
+    if result.suv:
+        content["suv"] = asdict(result.suv)
     if result.hpv:
         content["hpv"] = {
             "probability": result.hpv.probability,

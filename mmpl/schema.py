@@ -133,6 +133,22 @@ class ClinicalSchema(_Frozen):
                 odd.append(field.name)
         return ClinicalRecord(values, tuple(assumed), tuple(odd))
 
+    def complete(self, record: ClinicalRecord, found: Mapping[str, object], source: str) -> ClinicalRecord:
+        """Fill what a record lacks with what was found elsewhere, and say so, but not what it is.
+
+        Args:
+            record: A record of this schema.
+            found: Values by any spelling of their field; those of no field are left alone.
+            source: Where they were found, for the record's notes.
+        """
+        known = {name: value for key, value in found.items() if (name := self.field_of_key(key))}
+        more = {name: value for name, value in self.read(known).values.items() if value is not None}
+        filled = [name for name, value in more.items() if record.values.get(name) is None]
+        notes = [f"{name} is that of {source}" for name in filled]
+        notes += [note for note in record.assumed if not note.startswith(tuple(f"{name} is " for name in filled))]
+        values = dict(record.values) | {name: more[name] for name in filled}
+        return ClinicalRecord(values, tuple(notes), tuple(name for name in record.odd if name not in filled))
+
 
 @cache
 def default_schema() -> ClinicalSchema:

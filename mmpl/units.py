@@ -51,9 +51,9 @@ def check_units(case: Case) -> Case:
             flags.append(NOT_HU)
     if voxels.min() < LOWEST_HU:
         voxels = np.maximum(voxels, np.asarray(LOWEST_HU, voxels.dtype))
-    in_suv = is_suv(case.pet.voxels)
+    in_suv = case.pet_is_suv and is_suv(case.pet.voxels)
     if not in_suv:
-        flags.append(NOT_SUV)
+        flags.append(f"{NOT_SUV} ({case.suv.why_none})" if case.suv and case.suv.why_none else NOT_SUV)
     return replace(case, ct=Image(voxels, case.ct.grid), pet_is_suv=in_suv, flags=tuple(flags))
 
 

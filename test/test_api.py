@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 from cohorts import ROW, write_table
 from conftest import EHR
+from dicom_files import INJECTION, write_ct, write_pet
 
 import mmpl
 from mmpl.api import Model, mask_image, read_any_image
@@ -51,6 +52,17 @@ def test_a_path_an_image_and_an_array_are_one_image(head: Case, tmp_path: Path) 
             (read.grid.direction, image.GetDirection()),
         ):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_dicom_folders_are_read_in_suv_with_what_their_headers_say(model: Model, head: Case, tmp_path: Path) -> None:
+    write_ct(tmp_path / "ct", head.ct)
+    write_pet(tmp_path / "pet", head.pet)
+    record = {name: value for name, value in EHR.items() if name != "Age"}
+    found = model.answer(tmp_path / "ct", tmp_path / "pet", record)
+    wanted = model.pipeline(head)
+    assert found.survival.risk_score == pytest.approx(wanted.survival.risk_score, abs=1e-3)
+    assert found.suv.factor == pytest.approx(70_000 / INJECTION.decayed_bq)
+    assert found.notes == ("Age is that of the DICOM header",)
 
 
 def test_answers_are_those_of_the_pipeline(model: Model, head: Case, tmp_path: Path) -> None:

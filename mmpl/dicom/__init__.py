@@ -1,1 +1,1 @@
-"""DICOM: what studies hold, and answers as objects that other programs read; it needs the extra `dicom`."""
+"""DICOM: a hospital's studies in, answers out; it needs the extra `dicom`, which is imported only where it is used."""

@@ -176,13 +176,25 @@ def read_clinical_file(path: Path, schema: ClinicalSchema) -> ClinicalRecord:
     """
     if not path.is_file():
         return _assuming(schema.read({}), f"no such file as {path}")
+    content, notes = read_record_file(path)
+    return _assuming(schema.read(content), *notes)
+
+
+def read_record_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read a clinical record as it is written, and a sentence for each name that is there twice.
+
+    Raises:
+        InvalidInputError: The file is not there, or not a JSON object.
+    """
     try:
         content, repeated = parse_lenient_json(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise InvalidInputError(f"{path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise InvalidInputError(f"{path}: holds {type(content).__name__}, and an object of clinical fields is needed")
-    return _assuming(schema.read(content), *(f"{name[:60]!r} is there twice: the last is taken" for name in repeated))
+    return content, [f"{name[:60]!r} is there twice: the last is taken" for name in repeated]
 
 
 def _assuming(record: ClinicalRecord, *notes: str) -> ClinicalRecord:

@@ -6,6 +6,9 @@ The images lie either in a folder a patient or all in the cohort's folder:
     <folder>/<ID>/<ID>__CT.nii.gz, <ID>__PT.nii.gz, <ID>.nii.gz
     <folder>/<ID>__CT.nii.gz, ...
 
+Where a patient's images are DICOM they lie, in any order and depth, in the patient's folder or in <ID>.zip. Such a
+folder needs no table to be answered: what the headers say of the patients is all that is known of them then.
+
 Where the challenge's three tasks came in folders `Task 1`, `Task 2` and `Task 3` with a table each, those are read as
 one cohort.
 """
@@ -13,19 +16,19 @@ one cohort.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from mmpl.case import Case, InvalidInputError, Patient, describe_problems
-from mmpl.geometry import check_overlap
+from mmpl.case import Case, InvalidInputError, Outcome, Patient, describe_problems
+from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, require_pydicom, stored_files
+from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, read_study
 from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
 from mmpl.io.patients import can_name_a_file, inspect_patients, read_patients, says_nothing, spelling
 from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factors, to_suv
 from mmpl.io.tables import merge_tables, read_table
 from mmpl.schema import ClinicalSchema, default_schema
-from mmpl.units import check_units
 
 TABLE_SUFFIXES = (".csv", ".xlsx")
 NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME, SUV_TAGS_NAME)
@@ -43,6 +46,7 @@ class Cohort:
         patients: The patients, in the table's order.
         suv_factors: Factors that the PET of some patients is multiplied by to be in SUV, by patient ID.
         remarks: What its reader should know that keeps nobody from being answered, a sentence each.
+        schema: Schema of the clinical records.
     """
 
     folder: Path
@@ -50,6 +54,7 @@ class Cohort:
     patients: tuple[Patient, ...]
     suv_factors: Mapping[str, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    schema: ClinicalSchema = field(default_factory=default_schema)
 
     @cached_property
     def _by_id(self) -> dict[str, Patient]:
@@ -89,24 +94,30 @@ class Cohort:
             InvalidInputError: An image cannot be used, or the mask does not lie on the CT's grid.
         """
         patient, mask_path = self.patient(patient_id), self.mask_path(patient_id)
-        ct = read_image(_find(self._places, patient_id, f"{patient_id}__CT.nii.gz"))
-        pet = read_image(_find(self._places, patient_id, f"{patient_id}__PT.nii.gz"))
-        reference = None if mask_path is None else read_mask(mask_path, ct.grid)
+        images = self._read_images(patient_id)
+        reference = None if mask_path is None else read_mask(mask_path, images.ct.grid)
+        clinical = self.schema.complete(patient.clinical, images.found, DICOM_HEADER)
         try:
-            if patient_id in self.suv_factors:
-                pet = to_suv(pet, self.suv_factors[patient_id])
-            known_hpv = patient.known_hpv
-            case = check_units(Case(patient_id, ct, pet, patient.clinical, reference, known_hpv=known_hpv))
-            check_overlap(case.ct.grid, case.pet.grid)
-            return case
+            factor = self.suv_factors.get(patient_id)
+            if factor is not None and images.suv:
+                raise InvalidInputError("the PET is DICOM, which says its factor to SUV, and has another in a table")
+            if factor is not None:
+                images = replace(images, pet=to_suv(images.pet, factor))
+            return images.to_case(patient_id, clinical, reference, patient.known_hpv)
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
 
+    def _read_images(self, patient_id: str) -> PatientImages:
+        if study := _dicom_place(self._places, patient_id):
+            return read_study(find_study(study))
+        ct = read_image(_find(self._places, patient_id, f"{patient_id}__CT.nii.gz"))
+        return PatientImages(ct, read_image(_find(self._places, patient_id, f"{patient_id}__PT.nii.gz")))
+
     def input_files(self, patient_id: str) -> dict[str, Path]:
-        """Name the files that a patient is answered from, by what they are."""
+        """Name the files that a patient is answered from, by what they are; those of a folder of DICOM are too many."""
         images = {"ct": f"{patient_id}__CT.nii.gz", "pet": f"{patient_id}__PT.nii.gz"}
-        found = {name: _find(self._places, patient_id, file) for name, file in images.items()}
-        return found | {"table": self.table}
+        named = {name: _find(self._places, patient_id, file) for name, file in images.items()}
+        return {name: path for name, path in {**named, "table": self.table}.items() if path.is_file()}
 
     def fingerprint(self, patient_id: str, given_mask: Path | None = None) -> str:
         """Tell a patient apart from what it was: size and date of its images and masks, SUV factor, row of the table.
@@ -119,6 +130,9 @@ class Cohort:
         for path in (*paths, *filter(None, [given_mask])):
             stat = path.stat() if path.is_file() else None
             files.append((stat.st_size, stat.st_mtime_ns) if stat else None)
+        if study := _dicom_place(self._places, patient_id):
+            stats = [path.stat() for path in (stored_files(study) if study.is_dir() else [study])]  # type: ignore[union-attr]
+            files += [(stat.st_size, stat.st_mtime_ns) for stat in stats]
         patient = self.patient(patient_id)
         row = (patient.center_id, sorted(patient.clinical.values.items()), asdict(patient.outcome), patient.known_hpv)
         return hashlib.sha256(repr((files, self.suv_factors.get(patient_id), row)).encode()).hexdigest()[:16]
@@ -179,15 +193,37 @@ def inspect_cohort(
     Raises:
         InvalidInputError: There is not exactly one table, or it cannot be read at all.
     """
-    schema, paths = schema or default_schema(), find_tables(folder)
-    tables = [read_table(path, spelling(schema, outcomes)) for path in paths]
+    schema = schema or default_schema()
+    if not outcomes and not training and (studies := find_studies(folder)):
+        patients = tuple(Patient(name, "", schema.read({}), Outcome()) for name in studies)
+        return Cohort(folder, folder, patients, schema=schema), []
+    tables = [read_table(path, spelling(schema, outcomes)) for path in find_tables(folder)]
     table, problems = merge_tables(tables, folder, partial(says_nothing, schema))
     read, problems = inspect_patients(table, problems, schema, training, outcomes)
     names, places = list(dict.fromkeys(patient.patient_id for patient in read.patients)), _places(folder)
     for name in filter(can_name_a_file, names):
         problems += _check_images(places, name)
     factors, wrong, remarks = read_suv_factors(places, names)
-    return Cohort(folder, read.path, read.patients, factors, (*read.remarks, *remarks)), problems + wrong
+    found = Cohort(folder, read.path, read.patients, factors, (*read.remarks, *remarks), schema)
+    return found, problems + wrong
+
+
+def find_studies(folder: Path) -> list[str]:
+    """List the patients of a folder without any table whose folders, or zip archives, hold DICOM.
+
+    Raises:
+        ModuleNotFoundError: There are some, and the extra `dicom` is not installed.
+    """
+    if not folder.is_dir() or _tables_in(folder) or _task_folders(folder):
+        return []
+    names = dict.fromkeys(
+        path.name if path.is_dir() else path.name.removesuffix(ZIP_SUFFIX)
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and holds_dicom(path)
+    )
+    if names:
+        require_pydicom()
+    return list(names)
 
 
 def find_tables(folder: Path) -> list[Path]:
@@ -254,12 +290,34 @@ def _find(places: Sequence[Path], patient_id: str, name: str) -> Path:
     return found[0] if found else places[0] / patient_id / name
 
 
+def _dicom_place(places: Sequence[Path], patient_id: str) -> Path | None:
+    """Find the folder or the zip archive with a patient's DICOM files; None of who has images in the released layout.
+
+    Raises:
+        InvalidInputError: There are several.
+        ModuleNotFoundError: There is one, and the extra `dicom` is not installed.
+    """
+    if any(_find(places, patient_id, f"{patient_id}{end}").is_file() for end in ("__CT.nii.gz", "__PT.nii.gz")):
+        return None
+    named = [place / f"{patient_id}{end}" for place in places for end in ("", ZIP_SUFFIX)]
+    found = [path for path in named if holds_dicom(path)]
+    if len(found) > 1:
+        raise InvalidInputError(f"{' and '.join(map(str, found))}: one of the two is too many")
+    if found:
+        require_pydicom()
+    return found[0] if found else None
+
+
 def _check_images(places: Sequence[Path], patient_id: str) -> list[str]:
     """List the images that a patient lacks, and the images and masks that are there twice."""
     wrong = []
+    try:
+        dicom = _dicom_place(places, patient_id)
+    except InvalidInputError as error:
+        return [f"patient {patient_id}: {error}"]
     for name, needed in (
-        (f"{patient_id}__CT.nii.gz", "CT image"),
-        (f"{patient_id}__PT.nii.gz", "PT image"),
+        (f"{patient_id}__CT.nii.gz", None if dicom else "CT image"),
+        (f"{patient_id}__PT.nii.gz", None if dicom else "PT image"),
         (f"{patient_id}.nii.gz", None),
     ):
         try:

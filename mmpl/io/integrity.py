@@ -56,11 +56,13 @@ def _open_nowhere() -> IO[bytes]:
 
 
 def check_header(path: Path) -> None:
-    """Refuse an `.mha` whose header ITK must not see: it crashes on some, and follows others to another file.
+    """Refuse an `.mha` or `.nrrd` whose header ITK must not see: it crashes on some, and follows others to other files.
 
     Raises:
         InvalidInputError: The header does not describe one volume, stored in this file, of a size that a scan can have.
     """
+    if path.name.lower().endswith(".nrrd"):
+        _check_nrrd_header(path)
     if not path.name.lower().endswith(".mha"):
         return
     with path.open("rb") as file:
@@ -73,6 +75,13 @@ def check_header(path: Path) -> None:
     size = _whole_numbers(header.get(b"dimsize"))
     if len(size) != dimensions[0] or min(size) < 1 or math.prod(size) > MOST_VOXELS:
         raise InvalidInputError(f"{path}: not a readable image (DimSize is {_shown(header.get(b'dimsize'))})")
+
+
+def _check_nrrd_header(path: Path) -> None:
+    with path.open("rb") as file:
+        while (line := file.readline(_LONGEST_LINE)).strip():
+            if line.lower().replace(b" ", b"").startswith(b"datafile:"):
+                raise InvalidInputError(f"{path}: not a readable image (its voxels are in another file)")
 
 
 def _whole_numbers(text: bytes | None) -> list[int]:

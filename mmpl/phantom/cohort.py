@@ -6,6 +6,7 @@ Only what writes files imports an image library, so that training on a cohort in
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
@@ -13,8 +14,9 @@ from pathlib import Path
 from uuid import NAMESPACE_OID, uuid5
 
 from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient
-from mmpl.files import write_whole
-from mmpl.names import Column
+from mmpl.dicom.headers import require_pydicom
+from mmpl.files import PARTIAL, write_whole
+from mmpl.names import Column, ImageFormat
 from mmpl.parallel import call_each
 from mmpl.phantom.centers import CenterGroup
 from mmpl.phantom.dose import dose_map
@@ -35,6 +37,11 @@ CT, PET, LABELS, DOSE = "__CT", "__PT", "", "__RTDOSE"
 """Endings of a patient's files, before the suffix."""
 
 SAMPLE_SEED, SAMPLE_CENTER, SAMPLE_PIXELS = 2025, "HGJ", 200
+
+CT_FOLDER, PET_FOLDER = "CT", "PT"
+"""Folders of a patient's series in a cohort of DICOM."""
+DICOM_WEIGHT_KG = 75.0
+"""What a PET's header says; the cohort has no weights, and SUV come back whatever it is."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ def write_cohort(
     version: int = 1,
     dose_share: float = 0.0,
     workers: int = 2,
+    image_format: ImageFormat = ImageFormat.NIFTI,
 ) -> None:
     """Write images, table, `truth.csv` and `oracle.json`; patients that are already there are not drawn again.
 
@@ -103,15 +111,22 @@ def write_cohort(
         dose_share: Share of patients with a dose map.
 
     Raises:
-        InvalidInputError: The folder holds patients of another seed or other settings, or other files.
+        InvalidInputError: The folder holds patients of another seed, other settings or another format, or other files.
+        ModuleNotFoundError: The images are to be DICOM, and the extra `dicom` is not installed.
     """
+    if image_format is ImageFormat.DICOM:
+        require_pydicom()
     from rich.progress import track
 
     out.mkdir(parents=True, exist_ok=True)
     patients = draw_patients(count, seed, centers, hpv_positive, version, dose_share)
     _write_truth(out / TRUTH_NAME, patients)
-    waiting = [patient for patient in patients if not _is_written(out, patient)]
-    done = call_each(partial(write_patient, out), waiting, workers, ordered=False)
+    other = next(each for each in ImageFormat if each is not image_format)
+    if any(_is_written(out, patient, other) for patient in patients):
+        raise InvalidInputError(f"{out}: holds patients as {other}; name another folder")
+    waiting = [patient for patient in patients if not _is_written(out, patient, image_format)]
+    write = write_patient if image_format is ImageFormat.NIFTI else write_dicom_patient
+    done = call_each(partial(write, out), waiting, workers, ordered=False)
     for _ in track(done, description="drawing patients", total=len(waiting)):
         pass
     figures = {key: value if value is None else round(value, 6) for key, value in oracle_figures(patients).items()}
@@ -131,6 +146,29 @@ def write_patient(out: Path, patient: LatentPatient) -> None:
         image = images[ending]
         assert image is not None
         write_image(path, image, note=_version_text(patient.version))
+
+
+def write_dicom_patient(out: Path, patient: LatentPatient) -> None:
+    """Draw one patient and write its folder: CT and PET as DICOM, labels and dose as NIfTI; whole or not at all."""
+    from mmpl.dicom.writing import Injection, StudyHeader, ct_datasets, pet_datasets, save_series, to_bqml
+    from mmpl.io.images import write_image
+
+    case, name = render(patient, with_reference=True if patient.dose else None), patient.patient_id
+    partial_folder = out / f"{PARTIAL}{name}"
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    age, gender = (patient.clinical[CLINICAL_COLUMNS[field]] for field in ("age", "gender"))
+    sex = "" if gender is None else "FM"[int(gender)]
+    study = StudyHeader(name, sex, age if isinstance(age, int) else None, DICOM_WEIGHT_KG)
+    injection = Injection()
+    save_series(ct_datasets(case.ct, study), partial_folder / CT_FOLDER)
+    save_series(
+        pet_datasets(to_bqml(case.pet, DICOM_WEIGHT_KG, injection), study, injection), partial_folder / PET_FOLDER
+    )
+    dose = dose_map(patient.dose, case, patient.image_seed) if patient.dose else None
+    for ending, image in ((LABELS, case.reference if patient.mask_known else None), (DOSE, dose)):
+        if image is not None:
+            write_image(partial_folder / f"{name}{ending}.nii.gz", image, note=_version_text(patient.version))
+    partial_folder.rename(out / name)
 
 
 def table_patient(patient: LatentPatient, schema: ClinicalSchema | None = None) -> Patient:
@@ -224,7 +262,9 @@ def _paths(out: Path, patient: LatentPatient) -> dict[str, Path]:
     return {ending: out / patient.patient_id / f"{patient.patient_id}{ending}.nii.gz" for ending in endings}
 
 
-def _is_written(out: Path, patient: LatentPatient) -> bool:
+def _is_written(out: Path, patient: LatentPatient, image_format: ImageFormat) -> bool:
+    if image_format is ImageFormat.DICOM:
+        return (out / patient.patient_id / CT_FOLDER).is_dir()
     return all(path.is_file() for path in _paths(out, patient).values())
 
 

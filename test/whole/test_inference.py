@@ -727,3 +727,9 @@ def test_pet_without_any_signal_is_answered_and_flagged(answer, write_input, hea
     assert (code, error) == (0, "")
     assert "note: head not found" in text
     assert "note: PET without signal" in text
+
+
+def test_the_container_knows_nothing_of_dicom(root: Path) -> None:
+    code = "import sys, mmpl.algorithm; print([name for name in sys.modules if 'dicom' in name or name == 'gdcm'])"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("[]\n", "")

@@ -1,0 +1,249 @@
+"""DICOM files of a folder or a zip archive, and the values of their headers, read whatever they hold.
+
+A header's values identify a patient. None of them gets into a message: those name files, numbers and counts. So
+pydicom, whose warnings quote what they warn of, is kept quiet.
+"""
+
+import logging
+import math
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpl.case import InvalidInputError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+ZIP_SUFFIX = ".zip"
+MOST_UNPACKED = 16 << 30
+"""Bytes that a zip archive may hold, unpacked; more than any study."""
+
+_MAGIC, _MAGIC_AT = b"DICM", 128
+_NO_MAGIC_SUFFIXES = (".dcm", ".ima")  # of files that may lack the magic bytes and are DICOM all the same
+_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # RuntimeError: it wants a password
+_DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")
+_TIME = re.compile(r"(\d\d):?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?")
+
+Stored = Path | zipfile.Path
+"""A file on disk, or in a zip archive."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of one file, or of one frame of it; values that are not there, or not as they should be, are None.
+
+    Attributes:
+        file: The file.
+        dataset: Its header, or the parts of it that are one frame's.
+    """
+
+    file: Stored
+    dataset: "Dataset"
+
+    def get(self, keyword: str) -> Any:
+        """Give a value as pydicom has it."""
+        try:
+            with quiet():
+                return self.dataset.get(keyword)
+        except Exception:  # conversion of a damaged value raises whatever it likes
+            return None
+
+    def text(self, keyword: str) -> str:
+        """Give one value as text; blank where there is none."""
+        words = self.words(keyword)
+        return words[0] if words else ""
+
+    def words(self, keyword: str) -> tuple[str, ...]:
+        """Give the values of a text that may have several."""
+        from pydicom.multival import MultiValue
+        from pydicom.sequence import Sequence as Items
+
+        value = self.get(keyword)
+        if value is None or value == "" or isinstance(value, Items):
+            return ()
+        return tuple(str(each).strip() for each in (value if isinstance(value, MultiValue | list) else [value]))
+
+    def number(self, keyword: str) -> float | None:
+        """Give one finite number."""
+        numbers = self.numbers(keyword)
+        return numbers[0] if numbers else None
+
+    def numbers(self, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
+        """Give finite numbers, so many of them."""
+        try:
+            numbers = tuple(map(float, self.words(keyword)))
+        except (ValueError, OverflowError):
+            return None
+        right = len(numbers) > 0 if count is None else len(numbers) == count
+        return numbers if right and all(map(math.isfinite, numbers)) else None
+
+    def items(self, keyword: str) -> list["Header"]:
+        """Give the items of a sequence."""
+        from pydicom.sequence import Sequence as Items
+
+        value = self.get(keyword)
+        return [Header(self.file, item) for item in value] if isinstance(value, Items) else []
+
+    def item(self, *keywords: str) -> "Header":
+        """Give the first item of a sequence, of one in that, and so on; an empty header where there is none."""
+        from pydicom import Dataset
+
+        header = self
+        for keyword in keywords:
+            items = header.items(keyword)
+            header = items[0] if items else Header(self.file, Dataset())
+        return header
+
+    def private(self, creator: str, group: int, element: int) -> str:
+        """Give a private value as text; blank where there is none."""
+        try:
+            with quiet():
+                value = self.dataset.private_block(group, creator)[element].value
+        except Exception:
+            return ""
+        return value.decode("ascii", "replace").strip("\0 ") if isinstance(value, bytes) else str(value).strip()
+
+    def moment(self, date: str, time_of_day: str) -> datetime | None:
+        """Give the moment that two values are together."""
+        return as_moment(self.text(date), self.text(time_of_day))
+
+
+def as_moment(date: str, time_of_day: str) -> datetime | None:
+    """Read a date and a time as DICOM writes them, old spellings too."""
+    day, clock = _DATE.match(date), as_time(time_of_day)
+    if not day or clock is None:
+        return None
+    try:
+        return datetime.combine(datetime(*map(int, day.groups())), clock)  # type: ignore[arg-type]
+    except ValueError:
+        return None
+
+
+def as_time(text: str) -> time | None:
+    """Read a time of day."""
+    found = _TIME.match(text)
+    if not found:
+        return None
+    hour, minute, second, fraction = found.groups()
+    try:
+        return time(int(hour), int(minute), int(second or 0), int((fraction or "0").ljust(6, "0")))
+    except ValueError:
+        return None
+
+
+def holds_dicom(place: Path) -> bool:
+    """Tell whether a folder, or a zip archive, has a DICOM file somewhere; needs no extra."""
+    if not (place.is_dir() or is_zip(place)):
+        return False
+    try:
+        return any(map(_looks_like_dicom, stored_files(place)))
+    except InvalidInputError:
+        return True  # which reading it will say more of
+
+
+def require_pydicom() -> None:
+    """Tell before anything is read whether DICOM can be.
+
+    Raises:
+        ModuleNotFoundError: The extra `dicom` is not installed.
+    """
+    import pydicom  # noqa: F401
+
+
+def is_zip(path: Path) -> bool:
+    """Tell a zip archive by its name."""
+    return path.is_file() and path.name.lower().endswith(ZIP_SUFFIX)
+
+
+def read_headers(place: Path) -> list[Header]:
+    """Read the headers of all DICOM files in a folder and those below it, or in a zip archive.
+
+    Files that are not DICOM are passed over, as are directories of media (DICOMDIR).
+
+    Raises:
+        InvalidInputError: There is none, or one is damaged; the message names it.
+        ModuleNotFoundError: The extra `dicom` is not installed.
+    """
+    files = stored_files(place)
+    headers = [header for header in map(_read_header, files) if header]
+    if not headers:
+        raise InvalidInputError(f"{place}: no DICOM file among {len(files)} files")
+    return headers
+
+
+def stored_files(place: Path) -> Sequence[Stored]:
+    """List the files of a folder and those below it, or of a zip archive, but for hidden ones.
+
+    Raises:
+        InvalidInputError: There is no such folder, or the archive is damaged.
+    """
+    if place.is_dir():
+        return sorted(path for path in place.rglob("[!.]*") if path.is_file())
+    if not place.is_file():
+        raise InvalidInputError(f"{place}: no such folder or zip archive")
+    try:
+        archive = zipfile.ZipFile(place)
+    except (OSError, *_DAMAGED_ZIP) as error:
+        raise InvalidInputError(f"{place}: not a readable zip archive") from error
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    if sum(member.file_size for member in members) > MOST_UNPACKED:
+        raise InvalidInputError(f"{place}: holds more than {MOST_UNPACKED >> 30} GiB")
+    names = sorted(member.filename for member in members)
+    return [zipfile.Path(archive, name) for name in names if not Path(name).name.startswith(".")]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let pydicom say nothing: what it says may hold a header's values."""
+    logger = logging.getLogger("pydicom")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was_disabled
+
+
+def read_dataset(file: Stored, pixels: bool) -> "Dataset":
+    """Read one file.
+
+    Raises:
+        InvalidInputError: It is damaged.
+    """
+    import pydicom
+
+    try:
+        with quiet(), file.open("rb") as stream:
+            return pydicom.dcmread(stream, stop_before_pixels=not pixels, force=True)
+    except Exception:  # a damaged file raises whatever it likes, and says values of the header in doing so
+        raise InvalidInputError(f"{file}: not a readable DICOM file") from None
+
+
+def _read_header(file: Stored) -> Header | None:
+    """Read one header; None of what is no DICOM file, or none with an image."""
+    if not _looks_like_dicom(file):
+        return None
+    header = Header(file, read_dataset(file, pixels=False))
+    if header.text("SOPClassUID") == "" and header.text("Modality") == "":
+        if header.get("DirectoryRecordSequence") is not None:
+            return None
+        raise InvalidInputError(f"{file}: not a readable DICOM file")
+    return header
+
+
+def _looks_like_dicom(file: Stored) -> bool:
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(_MAGIC_AT + len(_MAGIC))
+    except (OSError, EOFError, *_DAMAGED_ZIP) as error:
+        raise InvalidInputError(f"{file}: cannot be read") from error
+    return start[_MAGIC_AT:] == _MAGIC or file.name.lower().endswith(_NO_MAGIC_SUFFIXES)

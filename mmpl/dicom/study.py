@@ -1,0 +1,333 @@
+"""CT and PET of one patient, found among the series of a folder, with what the headers say of patient and PET.
+
+Messages name series by their number and files by their path; nothing else of a header gets into them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SuvFactor
+from mmpl.dicom.headers import Header, as_moment, as_time, is_zip, read_headers
+from mmpl.dicom.series import Series, find_series, naming, read_series
+from mmpl.dicom.suv import PetHeader, suv_factor
+from mmpl.errors import some_of
+from mmpl.geometry import check_overlap
+from mmpl.io.images import read_image
+from mmpl.names import Modality
+from mmpl.units import check_units
+
+FEWEST_SLICES = 8
+"""A series with fewer is no scan of a region, but one that followed a contrast agent, say."""
+DICOM_HEADER = "the DICOM header"
+"""Where a clinical value came from, in the notes on the record."""
+UNITS = {"{SUVbw}g/ml": "GML", "{SUVlbm}g/ml": "GML", "{SUVbsa}cm2/ml": "CM2ML", "Bq/ml": "BQML", "{counts}": "CNTS"}
+"""Units of the PET module, by the code of an enhanced image."""
+
+_CODED_SUV = {"{SUVbw}g/ml": "BW", "{SUVlbm}g/ml": "LBM", "{SUVbsa}cm2/ml": "BSA"}
+
+
+@dataclass(frozen=True)
+class PatientImages:
+    """The two images of a patient, whatever files they came from.
+
+    Attributes:
+        ct: CT, HU.
+        pet: PET, SUV by body weight where `suv` has a factor or is None; else as it was stored.
+        suv: The PET's factor and what went into it, by its headers; None where it came without.
+        found: What headers say of the patient, by clinical field: age (years), sex (M, F), weight (kg).
+    """
+
+    ct: Image
+    pet: Image
+    suv: SuvFactor | None = None
+    found: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def pet_is_suv(self) -> bool:
+        """Whether the PET is in SUV, as far as headers say."""
+        return self.suv is None or self.suv.factor is not None
+
+    def to_case(
+        self, patient_id: str, clinical: ClinicalRecord, reference: Image | None = None, known_hpv: bool | None = None
+    ) -> Case:
+        """Make the patient's case, in HU and, where it can be, in SUV.
+
+        Raises:
+            InvalidInputError: An image cannot be used, or CT and PET do not overlap.
+        """
+        case = Case(
+            patient_id, self.ct, self.pet, clinical, reference, self.pet_is_suv, known_hpv=known_hpv, suv=self.suv
+        )
+        check_overlap(case.ct.grid, case.pet.grid)
+        return check_units(case)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The CT and the PET of one patient that belong together."""
+
+    ct: Series
+    pet: Series
+
+
+def read_pair(
+    ct: Path, pet: Path, ct_number: int | None = None, pet_number: int | None = None, weight_kg: float | None = None
+) -> PatientImages:
+    """Read a CT and a PET, each an image file, a folder of DICOM files or a zip archive of one.
+
+    Args:
+        ct: CT, HU.
+        pet: PET, in SUV by body weight, or DICOM in any unit.
+        ct_number, pet_number: Numbers of the series, where a folder holds several.
+        weight_kg: The patient's weight, where it is known better than by the headers.
+
+    Raises:
+        InvalidInputError: One of them cannot be used; the message names it.
+    """
+    ct_series = find_one(ct, Modality.CT, ct_number) if is_dicom_place(ct) else None
+    pet_series = find_one(pet, Modality.PET, pet_number) if is_dicom_place(pet) else None
+    if ct_series and pet_series:
+        _check_one_patient(f"{ct}, {pet}", (ct_series, pet_series))
+    found: dict[str, float | str] = {}
+    for series in filter(None, (ct_series, pet_series)):
+        found |= patient_facts(series.first)
+    ct_image = read_series(ct_series) if ct_series else read_image(ct)
+    if pet_series is None:
+        return PatientImages(ct_image, read_image(pet), None, found)
+    return PatientImages(ct_image, *read_pet(pet_series, weight_kg), found)
+
+
+def read_study(study: Study, weight_kg: float | None = None) -> PatientImages:
+    """Read the images of a study.
+
+    Args:
+        study: The study.
+        weight_kg: The patient's weight, where it is known better than by the headers.
+
+    Raises:
+        InvalidInputError: A series cannot be used; the message names it.
+    """
+    pet, factor = read_pet(study.pet, weight_kg)
+    return PatientImages(
+        read_series(study.ct), pet, factor, patient_facts(study.ct.first) | patient_facts(study.pet.first)
+    )
+
+
+def read_pet(series: Series, weight_kg: float | None = None) -> tuple[Image, SuvFactor]:
+    """Read a PET, in SUV by body weight where its headers allow it.
+
+    Raises:
+        InvalidInputError: The series cannot be used.
+    """
+    with naming(series):
+        factor = suv_factor(pet_header(series, weight_kg))
+    image = read_series(series)
+    if factor.factor is None:
+        return image, factor
+    return Image(image.voxels * np.float32(factor.factor), image.grid), factor
+
+
+def is_dicom_place(path: Path) -> bool:
+    """Tell whether a path is read as DICOM: a folder or a zip archive."""
+    return path.is_dir() or is_zip(path)
+
+
+def find_study(place: Path, ct_number: int | None = None, pet_number: int | None = None) -> Study:
+    """Find the CT and the PET of one patient that belong together, in a folder and those below it, or a zip archive.
+
+    The PET is one that was corrected for attenuation. The CT shares its frame of reference and, where there are such,
+    its study and its day.
+
+    Args:
+        place: The folder or archive.
+        ct_number, pet_number: Numbers of the series, where there are several.
+
+    Raises:
+        InvalidInputError: There is no such pair, or several, or the folder holds several patients.
+    """
+    series = _series_in(place)
+    _check_one_patient(place, series)
+    pet = _the_one(place, _pets(series), Modality.PET, pet_number)
+    ct = _the_one(place, _cts_of(place, pet, series), Modality.CT, ct_number)
+    return Study(ct, pet)
+
+
+def find_one(place: Path, modality: Modality, number: int | None = None) -> Series:
+    """Find the one series of a modality in a folder and those below it, or a zip archive.
+
+    Raises:
+        InvalidInputError: There is none, or there are several, or the folder holds several patients.
+    """
+    series = _series_in(place)
+    _check_one_patient(place, series)
+    candidates = _pets(series) if modality is Modality.PET else [each for each in series if each.modality is modality]
+    return _the_one(place, candidates, modality, number)
+
+
+def pet_header(series: Series, weight_kg: float | None = None) -> PetHeader:
+    """Collect what a PET's headers say of its values, of classic and of enhanced images."""
+    first = series.first
+    tracer = first.item("RadiopharmaceuticalInformationSequence")
+    shared = first.item("SharedFunctionalGroupsSequence")
+    converted = shared.item("UnassignedSharedConvertedAttributesSequence")
+
+    def said(keyword: str) -> str:
+        return (first.text(keyword) or converted.text(keyword)).upper()
+
+    units, suv_type = said("Units"), said("SUVType")
+    if not units:
+        code = shared.item("RealWorldValueMappingSequence", "MeasurementUnitsCodeSequence").text("CodeValue")
+        code = {known.casefold(): known for known in UNITS}.get(code.casefold(), "")
+        units, suv_type = UNITS.get(code, ""), _CODED_SUV.get(code, "")
+    corrected = tuple(word.upper() for word in first.words("CorrectedImage") or converted.words("CorrectedImage"))
+    decay_correction = said("DecayCorrection")
+    if first.text("DecayCorrected"):
+        corrections = {"DECY": "DecayCorrected", "ATTN": "AttenuationCorrected"}
+        corrected = tuple(word for word, keyword in corrections.items() if first.text(keyword).upper() == "YES")
+        decay_correction = "START" if "DECY" in corrected else "NONE"
+    return PetHeader(
+        units=units if units in UNITS.values() else "",
+        suv_type=suv_type,
+        corrected=corrected or (("none",) if decay_correction == "NONE" else ()),
+        decay_correction=decay_correction,
+        dose_bq=tracer.number("RadionuclideTotalDose"),
+        half_life_s=tracer.number("RadionuclideHalfLife"),
+        weight_kg=first.number("PatientWeight") if weight_kg is None else weight_kg,
+        height_m=first.number("PatientSize"),
+        sex=first.text("PatientSex").upper(),
+        injected=_stamp(tracer.text("RadiopharmaceuticalStartDateTime")),
+        injected_at=as_time(tracer.text("RadiopharmaceuticalStartTime")),
+        series=first.moment("SeriesDate", "SeriesTime"),
+        acquisition=min(filter(None, map(_acquired, series.headers)), default=None),
+        corrected_to=_stamp(first.text("DecayCorrectionDateTime")),
+        private_scan=_stamp(first.private("GEMS_PETD_01", 0x0009, 0x0D)),
+        philips_suv=_number(first.private("Philips PET Private Group", 0x7053, 0x00)),
+        philips_bqml=_number(first.private("Philips PET Private Group", 0x7053, 0x09)),
+    )
+
+
+def patient_facts(header: Header) -> dict[str, float | str]:
+    """Collect age (years), sex (M, F) and weight (kg), as far as a header says them."""
+    facts: dict[str, float | str] = {}
+    age = header.text("PatientAge").upper()
+    born, seen = as_moment(header.text("PatientBirthDate"), "0000"), header.moment("StudyDate", "StudyTime")
+    if age[:-1].isdecimal() and age[-1:] == "Y":
+        facts["age"] = float(age[:-1])
+    elif born and seen and born < seen:
+        facts["age"] = float(seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day)))
+    if (sex := header.text("PatientSex").upper()) in ("M", "F"):
+        facts["sex"] = sex
+    if weight := header.number("PatientWeight"):
+        facts["weight"] = weight
+    return facts
+
+
+def _series_in(place: Path) -> list[Series]:
+    series, left_out = find_series(read_headers(place))
+    if not series:
+        others = ", ".join(f"{count} x {reason}" for reason, count in left_out.items())
+        raise InvalidInputError(f"{place}: no CT or PET series ({others})")
+    return series
+
+
+def _check_one_patient(place: object, series: Sequence[Series]) -> None:
+    patients = {_identity(header) for each in series for header in each.headers}
+    if len(patients) > 1:
+        raise InvalidInputError(f"{place}: images of {len(patients)} patients; a folder for each is needed")
+
+
+def _identity(header: Header) -> tuple[str, ...]:
+    number = header.text("PatientID")
+    return (number,) if number else (header.text("PatientName"), header.text("PatientBirthDate"))
+
+
+def _pets(series: Sequence[Series]) -> list[Series]:
+    """List the PET series, those that were corrected for attenuation where there are such."""
+    found = [each for each in series if each.modality is Modality.PET]
+    return _narrowed(_narrowed(found, _is_corrected), _is_long)
+
+
+def _cts_of(place: Path, pet: Series, series: Sequence[Series]) -> list[Series]:
+    """List the CT series of a PET."""
+    cts = [each for each in series if each.modality is Modality.CT]
+    found = [each for each in cts if _share_frame(each, pet)]
+    if cts and not found:
+        raise InvalidInputError(
+            f"{place}: no CT of the PET's frame of reference, and {len(cts)} of another (CT series "
+            f"{_numbers(cts)}, PET series {pet.number})"
+        )
+    for keyword in ("StudyInstanceUID", "AcquisitionDate"):
+        found = _narrowed(found, partial(_agree, pet, keyword))
+    return _narrowed(found, _is_long)
+
+
+def _narrowed(series: list[Series], fits: Callable[[Series], bool]) -> list[Series]:
+    """Keep those that fit, where any does."""
+    return [each for each in series if fits(each)] or series
+
+
+def _agree(pet: Series, keyword: str, ct: Series) -> bool:
+    return pet.first.text(keyword) == ct.first.text(keyword)
+
+
+def _is_corrected(pet: Series) -> bool:
+    return "ATTN" in pet_header(pet).corrected
+
+
+def _is_long(series: Series) -> bool:
+    return series.count >= FEWEST_SLICES
+
+
+def _share_frame(ct: Series, pet: Series) -> bool:
+    frames = [each.first.text("FrameOfReferenceUID") for each in (ct, pet)]
+    if all(frames):
+        return frames[0] == frames[1]
+    return ct.first.text("StudyInstanceUID") == pet.first.text("StudyInstanceUID")
+
+
+def _the_one(place: Path, candidates: Sequence[Series], modality: Modality, number: int | None) -> Series:
+    name, option = modality.upper(), f"--{modality}-series"
+    named = candidates if number is None else [each for each in candidates if each.number == str(number)]
+    if len(named) == 1:
+        return named[0]
+    if not candidates:
+        raise InvalidInputError(f"{place}: no {name} series")
+    listed = some_of([f"{each.number} ({each.count} slices)" for each in candidates], 20)
+    if not named:
+        raise InvalidInputError(f"{place}: no {name} series {number}; there are {listed}")
+    if len({each.number for each in named}) == 1:
+        raise InvalidInputError(
+            f"{place}: {len(named)} {name} series of one number, {listed}; move them into folders of their own"
+        )
+    raise InvalidInputError(f"{place}: {len(named)} {name} series, {listed}; name one with {option}")
+
+
+def _numbers(series: Sequence[Series]) -> str:
+    return some_of([each.number for each in series])
+
+
+def _acquired(header: Header) -> datetime | None:
+    """Give the moment at which the acquisition of a file's first image began."""
+    moments = [
+        _stamp(frame.item("FrameContentSequence").text("FrameAcquisitionDateTime"))
+        for frame in header.items("PerFrameFunctionalGroupsSequence")
+    ]
+    of_file = _stamp(header.text("AcquisitionDateTime")) or header.moment("AcquisitionDate", "AcquisitionTime")
+    return min(filter(None, moments), default=of_file)
+
+
+def _stamp(text: str) -> datetime | None:
+    """Read date and time in one; what follows of a time zone is the same in all of a study's headers."""
+    return as_moment(text[:8], text[8:].split("+")[0].split("-")[0])
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,233 @@
+"""The factor that brings a PET to SUV by body weight, from what its headers say; pure functions.
+
+The way is that of the QIBA profile for FDG-PET (RSNA, 2016), with what it leaves open said here. A factor comes with
+all that went into it; where there is none, the reason stands in its place, and it names no value that identifies.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from datetime import datetime, time, timedelta
+from enum import StrEnum
+
+from mmpl.case import InvalidInputError, SuvFactor
+
+LEAST_KG, MOST_KG = 2.0, 300.0
+MOST_BMI = 50.0
+"""Body mass index, kg/m², above which a weight is taken for one in pounds: that of an ordinary patient is, then."""
+LEAST_BQ, MOST_BQ = 1e6, 2e10
+"""Doses outside are no doses of a scan in Bq: 350 is one in MBq, 0.35 in GBq."""
+LEAST_M, MOST_M = 0.4, 2.5
+LEAST_HALF_LIFE_S = 60.0
+MOST_HALF_LIVES = 5.0
+"""From the injection to the scan; of fluorine-18 nine hours. More says that one of the times was moved."""
+LONGEST_SCAN_S = 6 * 3600.0
+"""From the begin of a series to its first image; more says that one of the times was moved."""
+
+_SAME_S = 1.0
+
+
+class Clock(StrEnum):
+    """What the decay is counted to."""
+
+    STATED = "decay correction time"
+    SERIES = "series time"
+    PRIVATE = "scan time of a private header"
+    ACQUISITION = "earliest acquisition time, as the series was rewritten"
+    ADMINISTRATION = "injection, to which the scanner corrected"
+    NONE = "nothing: the numbers were in SUV already"
+
+
+@dataclass(frozen=True)
+class PetHeader:
+    """What the headers of a PET series say of its values; None, or blank, where they do not.
+
+    Attributes:
+        units: Units of the rescaled values, in DICOM's terms: BQML, CNTS, GML, CM2ML.
+        suv_type: Kind of SUV where the values are in it: BW, LBM, LBMJAMES128, LBMJANMA, BSA, IBW.
+        corrected: What the image was corrected for: ATTN, DECY.
+        decay_correction: Moment that the decay was corrected to: START, ADMIN, NONE.
+        dose_bq: Activity at the injection.
+        injected: Moment of the injection, with its date.
+        injected_at: Time of day of the injection.
+        series: Moment that the series began, which rewriting may have moved.
+        acquisition: The earliest moment of acquisition of its images.
+        corrected_to: Moment that the decay was corrected to, which enhanced images say.
+        private_scan: Moment of the scan in GE's private header.
+        philips_suv: Philips' private factor to SUV.
+        philips_bqml: Philips' private factor to Bq/ml.
+    """
+
+    units: str
+    suv_type: str = ""
+    corrected: tuple[str, ...] = ()
+    decay_correction: str = ""
+    dose_bq: float | None = None
+    half_life_s: float | None = None
+    weight_kg: float | None = None
+    height_m: float | None = None
+    sex: str = ""
+    injected: datetime | None = None
+    injected_at: time | None = None
+    series: datetime | None = None
+    acquisition: datetime | None = None
+    corrected_to: datetime | None = None
+    private_scan: datetime | None = None
+    philips_suv: float | None = None
+    philips_bqml: float | None = None
+
+
+class _NoFactor(Exception):
+    """Why there is no factor."""
+
+
+def suv_factor(pet: PetHeader) -> SuvFactor:
+    """Find the factor of a PET's rescaled values, or say why there is none.
+
+    Raises:
+        InvalidInputError: The PET was not corrected for decay, or for attenuation: it measures nothing.
+    """
+    if ("DECY" not in pet.corrected and pet.corrected) or pet.decay_correction == "NONE":
+        raise InvalidInputError("the PET was not corrected for decay")
+    if "ATTN" not in pet.corrected and pet.corrected:
+        raise InvalidInputError("the PET was not corrected for attenuation")
+    said = SuvFactor(None, "", pet.units, pet.suv_type)
+    try:
+        if pet.units == "GML" or pet.units == "CM2ML":
+            return _from_other_suv(pet, said)
+        if pet.units == "CNTS" and pet.philips_suv:
+            return replace(said, factor=_positive("Philips' private factor", pet.philips_suv), counted_to=Clock.NONE)
+        if pet.units == "CNTS" and pet.philips_bqml:
+            scale = _positive("Philips' private factor", pet.philips_bqml)
+            found = _from_bqml(pet, said)
+            return replace(found, factor=scale * (found.factor or math.nan))
+        if pet.units == "CNTS":
+            raise _NoFactor("its values are counts, without Philips' private factor")
+        if pet.units == "BQML":
+            return _from_bqml(pet, said)
+        raise _NoFactor("its units are neither Bq/ml nor SUV")
+    except _NoFactor as why:
+        return replace(said, why_none=str(why))
+
+
+def _from_bqml(pet: PetHeader, said: SuvFactor) -> SuvFactor:
+    dose, weight = _dose(pet.dose_bq), _weight(pet)
+    said = replace(said, dose_bq=dose, weight_kg=weight, decay_correction=pet.decay_correction)
+    if pet.decay_correction == "ADMIN":
+        return replace(said, factor=weight * 1000 / dose, decayed_bq=dose, counted_to=Clock.ADMINISTRATION)
+    if pet.decay_correction != "START":
+        raise _NoFactor("the moment that its decay was corrected to is not said")
+    half_life = pet.half_life_s
+    if half_life is None or not half_life >= LEAST_HALF_LIFE_S:
+        raise _NoFactor("the tracer's half-life is missing or absurd")
+    scan, clock = _scan(pet)
+    uptake = _uptake_s(pet, scan, half_life)
+    decayed = dose * 2 ** (-uptake / half_life)
+    return replace(
+        said,
+        factor=weight * 1000 / decayed,
+        decayed_bq=decayed,
+        half_life_s=half_life,
+        uptake_s=uptake,
+        counted_to=clock,
+    )
+
+
+def _scan(pet: PetHeader) -> tuple[datetime, Clock]:
+    """Find the moment that START means: the series', unless the series was rewritten since (the QIBA rule)."""
+    if pet.corrected_to:
+        return pet.corrected_to, Clock.STATED
+    if pet.series and pet.acquisition:
+        waited = (pet.acquisition - pet.series).total_seconds()
+        if -_SAME_S <= waited <= LONGEST_SCAN_S:
+            return pet.series, Clock.SERIES
+    if pet.private_scan and (
+        not pet.acquisition or abs((pet.acquisition - pet.private_scan).total_seconds()) <= LONGEST_SCAN_S
+    ):
+        return pet.private_scan, Clock.PRIVATE
+    if pet.acquisition:
+        return pet.acquisition, Clock.ACQUISITION
+    if pet.series:
+        return pet.series, Clock.SERIES
+    raise _NoFactor("its headers have no time of the scan")
+
+
+def _uptake_s(pet: PetHeader, scan: datetime, half_life_s: float) -> float:
+    """Find the seconds from the injection to the scan: by the dates where those agree, else by the time of day."""
+    if pet.injected:
+        seconds = (scan - pet.injected).total_seconds()
+        if 0 <= seconds <= MOST_HALF_LIVES * half_life_s:
+            return seconds
+    clock = pet.injected_at or (pet.injected.time() if pet.injected else None)
+    if clock is None:
+        raise _NoFactor("the time of the injection is missing")
+    injected = datetime.combine(scan.date(), clock)
+    if injected > scan:
+        injected -= timedelta(days=1)  # over midnight
+    seconds = (scan - injected).total_seconds()
+    if seconds > MOST_HALF_LIVES * half_life_s:
+        raise _NoFactor(
+            f"the injection lies {seconds / 3600:.1f} h before the scan, {seconds / half_life_s:.0f} half-lives: "
+            "one of the times was moved"
+        )
+    return seconds
+
+
+def _from_other_suv(pet: PetHeader, said: SuvFactor) -> SuvFactor:
+    """Bring SUV by another measure of the body to that by weight: the body's measure cancels out."""
+    kind = pet.suv_type or ("BSA" if pet.units == "CM2ML" else "BW")
+    said = replace(said, suv_type=kind, counted_to=Clock.NONE)
+    if kind == "BW":
+        return replace(said, factor=1.0)
+    if kind not in ("LBM", "LBMJAMES128", "LBMJANMA", "BSA"):
+        raise _NoFactor("its SUV are by a measure of the body that is not known")
+    weight, height = _weight(pet), pet.height_m
+    if height is None or not LEAST_M <= height <= MOST_M:
+        raise _NoFactor("its SUV are not by body weight, and the patient's height is missing or absurd")
+    said = replace(said, weight_kg=weight, height_m=height)
+    if kind == "BSA":
+        square_cm = 71.84 * weight**0.425 * (height * 100) ** 0.725  # DuBois, 1916
+        return replace(said, factor=weight * 1000 / square_cm)
+    if pet.sex not in ("M", "F"):
+        raise _NoFactor("its SUV are by lean body mass, and the patient's sex is missing")
+    return replace(said, factor=weight / _lean_kg(kind, pet.sex, weight, height))
+
+
+def _lean_kg(kind: str, sex: str, weight: float, height: float) -> float:
+    """Give lean body mass: James, 1976, with DICOM's two factors for men, or Janmahasatian, 2005."""
+    if kind == "LBMJANMA":
+        index = weight / height**2
+        lean = 9270 * weight / (6680 + 216 * index if sex == "M" else 8780 + 244 * index)
+    else:
+        share = (weight / (height * 100)) ** 2
+        of_men = 128 if kind == "LBMJAMES128" else 120
+        lean = 1.10 * weight - of_men * share if sex == "M" else 1.07 * weight - 148 * share
+    if not 0 < lean <= weight:
+        raise _NoFactor("its SUV are by lean body mass, which is absurd for that weight and height")
+    return lean
+
+
+def _weight(pet: PetHeader) -> float:
+    weight, height = pet.weight_kg, pet.height_m
+    if not weight:
+        raise _NoFactor("the patient's weight is missing or 0")
+    if not LEAST_KG <= weight <= MOST_KG:
+        hint = ", as in grams" if LEAST_KG * 1000 <= weight <= MOST_KG * 1000 else ""
+        raise _NoFactor(f"the patient's weight is absurd, {weight:.4g} kg{hint}")
+    if height and LEAST_M <= height <= MOST_M and weight / height**2 > MOST_BMI:
+        raise _NoFactor(f"the patient's weight is absurd for the height, {weight:.4g} kg, as in pounds")
+    return weight
+
+
+def _dose(dose: float | None) -> float:
+    if not dose:
+        raise _NoFactor("the injected dose is missing or 0")
+    if not LEAST_BQ <= dose <= MOST_BQ:
+        hint = ", as in MBq" if LEAST_BQ <= dose * 1e6 <= MOST_BQ else ""
+        raise _NoFactor(f"the injected dose is absurd, {dose:.4g} Bq{hint}")
+    return dose
+
+
+def _positive(name: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise _NoFactor(f"{name} is not above 0")
+    return value

@@ -1,0 +1,230 @@
+"""One patient's CT and PET among what lies in a folder: found, or refused in one line without the patient in it."""
+
+import re
+import warnings
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import INJECTION, SECRETS, STUDY, change, enhanced, noise_ct, noise_pet, write_ct, write_pet
+from pydicom import dcmread
+
+from mmpl.case import Grid, InvalidInputError
+from mmpl.dicom.headers import Header
+from mmpl.dicom.study import find_one, find_study, patient_facts, pet_header, read_pair, read_pet, read_study
+from mmpl.dicom.suv import Clock
+from mmpl.dicom.writing import save_series
+from mmpl.io.images import write_image
+from mmpl.names import Modality
+
+CT_GRID = Grid((8, 7, 12), (2.5, 2.5, 3.27), (-10.0, -9.0, 5.0))
+PET_GRID = Grid((5, 5, 10), (4.0, 4.0, 4.0), (-10.0, -9.0, 5.0))
+CT, PET = noise_ct(CT_GRID), noise_pet(PET_GRID)
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """A study of one CT and one PET."""
+    folder = tmp_path / "study"
+    write_ct(folder / "a", CT)
+    write_pet(folder / "b", PET)
+    return folder
+
+
+def message(place: Path, **numbers: int) -> str:
+    with pytest.raises(InvalidInputError, match=re.escape(str(place))) as caught:
+        read_study(find_study(place, **numbers))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert not any(secret in text for secret in SECRETS)
+    return text
+
+
+def test_a_study_is_read_in_hu_and_suv(place):
+    images = read_study(find_study(place))
+    np.testing.assert_array_equal(images.ct.voxels, CT.voxels)
+    np.testing.assert_allclose(images.pet.voxels, PET.voxels, atol=PET.voxels.max() / 60_000)
+    assert images.pet_is_suv
+    assert images.suv is not None
+    assert images.suv.factor == pytest.approx(70_000 / INJECTION.decayed_bq)
+    assert (images.suv.uptake_s, images.suv.counted_to) == (3600.0, Clock.SERIES)
+    assert images.found == {"age": 61.0, "sex": "F", "weight": 70.0}
+
+
+def test_one_of_several_pets_must_be_named(place):
+    write_pet(place / "c", PET, number=5)
+    said = message(place)
+    assert said.endswith("2 PET series, 2 (10 slices), 5 (10 slices); name one with --pet-series")
+    assert find_study(place, pet_number=5).pet.number == "5"
+    assert "no PET series 7; there are 2 (10 slices), 5 (10 slices)" in message(place, pet_number=7)
+
+
+def test_one_of_several_cts_must_be_named(place):
+    write_ct(place / "c", CT, number=4)
+    assert message(place).endswith("2 CT series, 1 (12 slices), 4 (12 slices); name one with --ct-series")
+    assert find_study(place, ct_number=4).ct.number == "4"
+
+
+def test_series_of_one_number_cannot_be_named(place):
+    write_pet(place / "c", PET, number=5)
+    change(place / "c", SeriesNumber=2)
+    assert "move them into folders of their own" in message(place)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"CorrectedImage": ["NORM", "DECY"]}, {"ImageType": ["DERIVED", "SECONDARY", "MIP"]}]
+)
+def test_a_pet_without_attenuation_correction_is_not_the_one_nor_is_a_projection(place, changes):
+    write_pet(place / "c", PET, number=5)
+    change(place / "c", **changes)
+    assert find_study(place).pet.number == "2"
+
+
+def test_short_series_and_cts_of_another_frame_study_or_day_are_not_the_one(place):
+    write_ct(place / "c", noise_ct(replace(CT_GRID, size_xyz=(8, 7, 3))), number=4)
+    write_ct(place / "d", CT, replace(STUDY, start=STUDY.start - timedelta(days=90)), number=5)
+    write_ct(place / "e", CT, number=6)
+    change(place / "e", AcquisitionDate="20250101")
+    assert find_study(place).ct.number == "1"
+
+
+def test_a_ct_of_another_frame_of_reference(place):
+    change(place / "a", FrameOfReferenceUID="1.2.3")
+    assert message(place).endswith(
+        "no CT of the PET's frame of reference, and 1 of another (CT series 1, PET series 2)"
+    )
+
+
+def test_without_a_frame_of_reference_the_study_decides(place):
+    change(place / "a", FrameOfReferenceUID="")
+    assert find_study(place).ct.number == "1"
+
+
+def test_two_patients_in_one_folder(place):
+    write_ct(place / "c", CT, replace(STUDY, patient_id="Another-4711"), number=4)
+    assert message(place).endswith("images of 2 patients; a folder for each is needed")
+
+
+def test_a_series_cut_in_half(place):
+    for number in range(6, 11):
+        (place / "b" / f"{number:04d}.dcm").unlink()
+    assert "5 slices, where the header counts 10: the series is not whole" in message(place)
+
+
+@pytest.mark.parametrize(("gone", "said"), [("a", "no CT series"), ("b", "no PET series")])
+def test_a_study_without_one_of_the_two(place, gone, said):
+    for path in (place / gone).iterdir():
+        path.unlink()
+    assert message(place).endswith(said)
+
+
+def test_a_pet_that_was_not_corrected_is_refused(place):
+    change(place / "b", DecayCorrection="NONE")
+    assert message(place).endswith("PET series 2: the PET was not corrected for decay")
+    change(place / "b", DecayCorrection="START", CorrectedImage=["DECY"])
+    assert message(place).endswith("PET series 2: the PET was not corrected for attenuation")
+
+
+def test_a_pet_whose_suv_cannot_be_known_is_read_as_it_is(place):
+    change(place / "b", PatientWeight="154")
+    images = read_study(find_study(place))
+    assert not images.pet_is_suv
+    assert images.suv is not None
+    assert images.suv.why_none == "the patient's weight is absurd for the height, 154 kg, as in pounds"
+    assert images.pet.voxels.max() == pytest.approx(PET.voxels.max() * INJECTION.decayed_bq / 70_000, rel=1e-4)
+
+
+def test_a_weight_that_is_known_better_goes_before_the_header(place):
+    change(place / "b", PatientWeight="154")
+    images = read_study(find_study(place), weight_kg=35.0)
+    np.testing.assert_allclose(images.pet.voxels, PET.voxels / 2, atol=PET.voxels.max() / 60_000)
+
+
+def test_odd_values_are_not_said_to_anybody(place, caplog):
+    for path in (place / "b").iterdir():
+        content = path.read_bytes()
+        for there in (b"061Y", b"20250102", b"ISO_IR 192"):  # age, date, characters
+            content = content.replace(there, b"Somebody  "[: len(there)], 1)
+        path.write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_study(find_study(place))
+        assert patient_facts(find_one(place, Modality.PET).first) == {"sex": "F", "weight": 70.0}
+    assert caught == []
+    assert caplog.text == ""
+
+
+def test_philips_private_factor(place):
+    for path in (place / "b").iterdir():
+        dataset = dcmread(path)
+        dataset.Units = "CNTS"
+        dataset.private_block(0x7053, "Philips PET Private Group", create=True).add_new(0x00, "DS", "0.0005")
+        dataset.save_as(path)
+    _, factor = read_pet(find_one(place, Modality.PET))
+    assert factor.factor == 0.0005
+
+
+def test_ge_private_scan_time(place):
+    change(place / "b", SeriesTime="180000", AcquisitionTime="121000")
+    for path in (place / "b").iterdir():
+        dataset = dcmread(path)
+        dataset.private_block(0x0009, "GEMS_PETD_01", create=True).add_new(0x0D, "DT", "20250102120000.00")
+        dataset.save_as(path)
+    header = pet_header(find_one(place, Modality.PET))
+    assert header.private_scan == STUDY.start
+    _, factor = read_pet(find_one(place, Modality.PET))
+    assert (factor.counted_to, factor.uptake_s) == (Clock.PRIVATE, 3600.0)
+
+
+def test_the_earliest_of_all_acquisitions_counts_where_the_series_was_rewritten(place):
+    change(place / "b", SeriesTime="180000", AcquisitionTime="121500")
+    dataset = dcmread(place / "b" / "0007.dcm")
+    dataset.AcquisitionTime = "120000"
+    dataset.save_as(place / "b" / "0007.dcm")
+    _, factor = read_pet(find_one(place, Modality.PET))
+    assert (factor.counted_to, factor.uptake_s) == (Clock.ACQUISITION, 3600.0)
+
+
+def test_an_enhanced_pet_says_its_unit_and_moment_in_other_words(place):
+    datasets = [dcmread(path) for path in sorted((place / "b").iterdir())]
+    save_series([enhanced(datasets)], place.parent / "enhanced")
+    image, factor = read_pet(find_one(place.parent / "enhanced", Modality.PET))
+    np.testing.assert_allclose(image.voxels, PET.voxels, atol=PET.voxels.max() / 60_000)
+    assert (factor.units, factor.counted_to) == ("BQML", Clock.STATED)
+
+
+def test_images_of_different_kinds_make_a_pair(place, tmp_path):
+    write_image(tmp_path / "ct.nii.gz", CT)
+    images = read_pair(tmp_path / "ct.nii.gz", place / "b")
+    np.testing.assert_array_equal(images.ct.voxels, CT.voxels)
+    np.testing.assert_allclose(images.pet.voxels, PET.voxels, atol=PET.voxels.max() / 60_000)
+    assert images.found["age"] == 61
+    write_image(tmp_path / "pet.mha", PET)
+    images = read_pair(place, tmp_path / "pet.mha")
+    assert (images.suv, images.pet_is_suv) == (None, True)
+    np.testing.assert_array_equal(images.pet.voxels, PET.voxels)
+
+
+def test_a_pair_of_two_patients_is_refused(place, tmp_path):
+    write_ct(tmp_path / "other", CT, replace(STUDY, patient_id="Another"))
+    with pytest.raises(InvalidInputError, match="images of 2 patients"):
+        read_pair(tmp_path / "other", place / "b")
+
+
+@pytest.mark.parametrize(
+    ("values", "age"),
+    [
+        ({"PatientAge": "007Y"}, 7.0),
+        ({"PatientAge": "061W"}, None),
+        ({"PatientAge": "", "PatientBirthDate": "19630103"}, 61.0),
+        ({"PatientAge": "", "PatientBirthDate": "19630102"}, 62.0),
+        ({"PatientAge": "", "PatientBirthDate": ""}, None),
+    ],
+)
+def test_age_by_the_header(place, values, age):
+    dataset = dcmread(place / "a" / "0001.dcm")
+    for keyword, value in values.items():
+        dataset[keyword if keyword in dataset else "PatientAge"].value = value
+    assert patient_facts(Header(place, dataset)).get("age") == age

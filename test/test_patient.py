@@ -1,0 +1,279 @@
+"""One patient by name: images of any kind, and the record from a file, from options and from headers."""
+
+import json
+import logging
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import INJECTION, SECRETS, STUDY, change, write_ct, write_pet
+
+from mmpl.__main__ import main
+from mmpl.case import Case, InvalidInputError
+from mmpl.io.cohort import read_cohort
+from mmpl.io.images import read_image, write_image
+from mmpl.patient import Sources, read_fields, read_patient
+from mmpl.predict import predict
+from mmpl.schema import default_schema
+from mmpl.units import NOT_SUV
+
+SCHEMA = default_schema()
+
+
+@pytest.fixture(scope="module")
+def written(head: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The standard head as a DICOM study; not to be written to."""
+    folder = tmp_path_factory.mktemp("dicom") / "visit"
+    write_ct(folder / "ct", head.ct)
+    write_pet(folder / "pet", head.pet)
+    return folder
+
+
+@pytest.fixture
+def study(written: Path, tmp_path: Path) -> Path:
+    """The same, to be written to."""
+    return Path(shutil.copytree(written, tmp_path / "visit"))
+
+
+@pytest.fixture
+def run(
+    blind_ensemble: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run a command in this process: exit code, stdout, stderr."""
+    for name in ("MMPL_TIME_BUDGET_S", "MMPL_HPV_PREVALENCE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("MMPL_TIME_BUDGET_S", "0")
+    monkeypatch.setenv("MMPL_WEIGHTS", str(blind_ensemble))
+
+    def start(*arguments: object) -> tuple[int, str, str]:
+        for handler in list(logging.root.handlers):
+            logging.root.removeHandler(handler)
+        monkeypatch.setattr("sys.argv", ["mmpl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capfd.readouterr()
+        return int(stopped.value.code or 0), printed.out, printed.err
+
+    yield start
+    logging.captureWarnings(False)
+    for handler in list(logging.root.handlers):
+        logging.root.removeHandler(handler)
+
+
+def test_a_study_is_answered_as_its_images_are(run, written, head, tmp_path):
+    code, text, error = run("case", "--dicom", written, "--treatment", "1", "--m-stage=M0", "--out", tmp_path / "a")
+    assert (code, error) == (0, "")
+    assert not any(secret in text for secret in SECRETS)
+    assert "clinical record: Age is that of the DICOM header" in text
+    assert "clinical record: Gender is that of the DICOM header" in text
+    assert "M-stage is" not in text
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["mask.nii.gz", "picture.png", "report.json"]
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert report["suv"] == {
+        "factor": pytest.approx(70_000 / INJECTION.decayed_bq),
+        "why_none": "",
+        "units": "BQML",
+        "suv_type": "",
+        "decay_correction": "START",
+        "counted_to": "series time",
+        "uptake_s": 3600.0,
+        "half_life_s": INJECTION.half_life_s,
+        "dose_bq": INJECTION.dose_bq,
+        "decayed_bq": pytest.approx(INJECTION.decayed_bq),
+        "weight_kg": 70.0,
+        "height_m": None,
+    }
+    write_image(tmp_path / "ct.nrrd", head.ct)
+    write_image(tmp_path / "pet.mha", head.pet)
+    record = tmp_path / "record.json"
+    record.write_text('{"Age": 61, "Sex": "f", "Treatment": 1, "M-stage": "M0"}')
+    images = ("--ct", tmp_path / "ct.nrrd", "--pet", tmp_path / "pet.mha")
+    code, _, error = run("case", *images, "--record", record, "--out", tmp_path / "b")
+    assert (code, error) == (0, "")
+    other = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert "suv" not in other
+    assert other["risk"]["score"] == pytest.approx(report["risk"]["score"], abs=1e-3)
+    masks = [read_image(tmp_path / name / "mask.nii.gz") for name in "ab"]
+    np.testing.assert_array_equal(masks[0].voxels, masks[1].voxels)
+    assert masks[0].grid.shape_zyx == head.ct.grid.shape_zyx
+
+
+def test_what_is_stated_goes_before_the_header_and_the_file(study, tmp_path):
+    record = tmp_path / "record.json"
+    record.write_text('{"Age": 50, "Performance Status": 2, "Weight": 35}')
+    case = read_patient(Sources(study, record=record, fields={"age": "40"}), SCHEMA, "x")
+    assert (case.clinical.values["Age"], case.clinical.values["Gender"]) == (40.0, "0")
+    assert case.clinical.values["Performance Status"] == "2"
+    assert case.suv is not None
+    assert case.suv.weight_kg == 35
+    assert "Age is given twice: '40' taken, 50 not used" in case.clinical.assumed
+    assert "Gender is that of the DICOM header" in case.clinical.assumed
+    assert not any(note.startswith("Gender is not given") for note in case.clinical.assumed)
+    assert "Treatment is not given: taken as missing" in case.clinical.assumed
+
+
+def test_an_odd_value_gives_way_to_the_header(study):
+    case = read_patient(Sources(study, fields={"age": "old"}), SCHEMA, "x")
+    assert case.clinical.values["Age"] == 61
+    assert case.clinical.odd == ()
+
+
+def test_a_pet_without_weight_is_answered_without_pet_radiomics(study):
+    change(study / "pet", PatientWeight=None)
+    case = read_patient(Sources(study), SCHEMA, "x")
+    assert not case.pet_is_suv
+    assert case.flags == (f"{NOT_SUV} (the patient's weight is missing or 0)",)
+    assert read_patient(Sources(study, fields={"weight": "70"}), SCHEMA, "x").flags == ()
+
+
+def test_a_pet_whose_counts_look_like_suv_is_not_taken_for_suv(study):
+    change(study / "pet", Units="CNTS", RescaleSlope="0.0003")
+    case = read_patient(Sources(study), SCHEMA, "x")
+    assert not case.pet_is_suv
+    assert case.flags == (f"{NOT_SUV} (its values are counts, without Philips' private factor)",)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda study: change(study / "pet", DecayCorrection="NONE"), "the PET was not corrected for decay"),
+        (lambda study: (study / "ct" / "0007.dcm").unlink(), "slice 7 is missing"),
+        (lambda study: change(study / "ct", PatientID="other"), "images of 2 patients"),
+        (lambda study: change(study / "ct", FrameOfReferenceUID="1.2"), "no CT of the PET's frame of reference"),
+        (lambda study: shutil.rmtree(study / "pet"), "no PET series"),
+        (lambda study: change(study / "pet", ImagePositionPatient=[0, 0, 0]), "lie at one place"),
+    ],
+)
+def test_a_study_that_cannot_be_answered_is_one_line_and_leaves_nothing(run, study, tmp_path, spoil, said):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("mask.nii.gz", "report.json", "picture.png"):
+        (out / name).write_text("of an earlier run")
+    spoil(study)
+    code, _, error = run("case", "--dicom", study, "--out", out)
+    assert code == 1
+    assert error.startswith(f"error: {study}")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not any(secret in error for secret in SECRETS)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "either --dicom is needed, or both --ct and --pet"),
+        (("--ct", "a.mha"), "either --dicom is needed, or both --ct and --pet"),
+        (("--dicom", "a", "--ct", "b", "--pet", "c"), "either --dicom is needed, or both --ct and --pet"),
+        (("--dicom", "absent"), "absent: no such folder or zip archive"),
+        (("--dicom", "absent", "--shoe-size", "44"), "there is no option --shoe-size, nor such a clinical field"),
+        (("--dicom", "absent", "--age"), "--age has no value"),
+        (("--dicom", "absent", "--record", "none.json"), "none.json: No such file or directory"),
+        (("--ct", "a.mha", "--pet", "b.mha"), "a.mha: no such file"),
+    ],
+)
+def test_what_is_named_wrongly_is_one_line(run, tmp_path, arguments, said):
+    code, _, error = run("case", *arguments, "--out", tmp_path / "out")
+    assert (code, error.count("\n")) == (1, 1)
+    assert error.startswith(f"error: {said}")
+
+
+def test_answers_do_not_lie_among_what_is_read(run, study):
+    code, _, error = run("case", "--dicom", study, "--out", study / "answers")
+    assert code == 1
+    assert "which is read; name a folder outside it" in error
+    assert not (study / "answers").exists()
+
+
+def test_fields_are_options_by_any_of_their_names():
+    assert read_fields(["--sex", "m", "--performance-status=1", "--Weight", "70"], SCHEMA) == {
+        "sex": "m",
+        "performance-status": "1",
+        "Weight": "70",
+    }
+
+
+def test_a_folder_of_studies_is_answered_without_a_table(written, tmp_path, monkeypatch, blind_ensemble):
+    cohort = tmp_path / "cohort"
+    shutil.copytree(written, cohort / "first")
+    with zipfile.ZipFile(cohort / "second.zip", "w") as archive:
+        for path in sorted(written.rglob("*.dcm")):
+            archive.write(path, path.relative_to(written))
+    shutil.copytree(written, cohort / "third")
+    change(cohort / "third" / "ct", FrameOfReferenceUID="1.2")
+    (cohort / "no study").mkdir()
+    monkeypatch.setenv("MMPL_WEIGHTS", str(blind_ensemble))
+    failures = predict(cohort, tmp_path / "out", pictures=False)
+    assert list(failures) == ["third"]
+    assert "no CT of the PET's frame of reference" in failures["third"]
+    reports = [json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("first", "second")]
+    assert reports[0]["suv"] == reports[1]["suv"]
+    assert reports[0]["risk"]["score"] == reports[1]["risk"]["score"]
+    assert predict(cohort, tmp_path / "out", pictures=False).keys() == {"third"}  # the others are finished
+    change(cohort / "first" / "ct", Manufacturer="another")
+    assert "answered from other images" in predict(cohort, tmp_path / "out", pictures=False)["first"]
+
+
+def test_a_table_says_what_is_known_of_studies(written, head, tmp_path):
+    shutil.copytree(written, tmp_path / "A-1")
+    write_image(tmp_path / "A-1" / "A-1.nii.gz", head.reference)
+    (tmp_path / "EHR.csv").write_text("PatientID,Age,Treatment\nA-1,,1\n")
+    cohort = read_cohort(tmp_path, outcomes=False)
+    case = cohort.read_case("A-1")
+    assert (case.clinical.values["Age"], case.clinical.values["Treatment"]) == (61.0, "1")
+    assert case.reference is not None
+    np.testing.assert_array_equal(case.reference.voxels, head.reference.voxels)
+    np.testing.assert_array_equal(case.ct.voxels, head.ct.voxels)
+
+
+def test_a_study_takes_no_factor_from_a_table(written, tmp_path):
+    shutil.copytree(written, tmp_path / "A-1")
+    (tmp_path / "EHR.csv").write_text("PatientID\nA-1\n")
+    (tmp_path / "suv_factors.csv").write_text("PatientID,Factor\nA-1,0.0002\n")
+    with pytest.raises(InvalidInputError, match="has another in a table"):
+        read_cohort(tmp_path, outcomes=False).read_case("A-1")
+
+
+def test_a_study_beside_a_zip_of_it_is_one_too_many(written, tmp_path):
+    shutil.copytree(written, tmp_path / "A-1")
+    with zipfile.ZipFile(tmp_path / "A-1.zip", "w") as archive:
+        archive.write(written / "ct" / "0001.dcm")
+    (tmp_path / "EHR.csv").write_text("PatientID\nA-1\n")
+    with pytest.raises(InvalidInputError, match=r"A-1 and .*A-1\.zip: one of the two is too many"):
+        read_cohort(tmp_path, outcomes=False)
+
+
+def test_without_the_extra_commands_that_need_it_say_so_in_one_line(run, written, tmp_path, monkeypatch):
+    shutil.copytree(written, tmp_path / "cohort" / "first")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    for arguments in (
+        ("case", "--dicom", written, "--out", tmp_path / "out"),
+        ("case", "--ct", written, "--pet", written, "--out", tmp_path / "out"),
+        ("predict", tmp_path / "cohort", tmp_path / "out"),
+        ("check", tmp_path / "cohort"),
+        ("phantom", "--patients", 1, "--seed", 1, "--out", tmp_path / "new", "--format", "dicom"),
+    ):
+        code, _, error = run(*arguments)
+        assert code == 1
+        assert re.fullmatch(r"error: pydicom is not installed: pip install .*dicom.*\n", error)
+    assert not (tmp_path / "new").exists()
+
+
+def test_reading_a_case_of_other_images_needs_no_extra(head, tmp_path, monkeypatch):
+    write_image(tmp_path / "ct.mha", head.ct)
+    write_image(tmp_path / "pet.mha", head.pet)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    case = read_patient(Sources(ct=tmp_path / "ct.mha", pet=tmp_path / "pet.mha"), SCHEMA, "x")
+    assert case.pet_is_suv
+
+
+def test_a_ct_and_a_pet_of_two_patients_are_refused(study, head, tmp_path):
+    write_ct(tmp_path / "other", head.ct, replace(STUDY, patient_id="other"))
+    with pytest.raises(InvalidInputError, match="images of 2 patients"):
+        read_patient(Sources(ct=tmp_path / "other", pet=study), SCHEMA, "x")
