@@ -51,6 +51,10 @@ Forms = Annotated[
     typer.Option("--format", help="Form of the answers; may be repeated. DICOM forms need the CT's DICOM files."),
 ]
 
+GivenMask = Annotated[
+    Path | None,
+    typer.Option(help="A person's mask (image, DICOM SEG or RTSTRUCT), which replaces the ensemble's."),
+]
 
 Page = Annotated[bool, typer.Option("--page/--no-page", help="Write a page of the patient, HTML, to be read.")]
 
@@ -126,10 +130,7 @@ def answer(
     ] = None,
     hpv_prevalence: HpvPrevalence = None,
     disagreement: Disagreement = False,
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="A person's mask (image, DICOM SEG or RTSTRUCT), which replaces the ensemble's."),
-    ] = None,
+    mask: GivenMask = None,
     page: Page = True,
 ) -> None:
     """Answer the one case in INPUT, in the challenge's layout, with picture, page and report beside the answers."""
@@ -166,7 +167,7 @@ def answer(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def case(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Takes mask.nii.gz, report.json and picture.png.")],
+    out: Annotated[Path, typer.Option(help="Takes mask.nii.gz, report.json, report.html and picture.png.")],
     dicom: Annotated[
         Path | None, typer.Option(help="DICOM folder, or zip archive of one, in which CT and PET are to be found.")
     ] = None,
@@ -181,6 +182,9 @@ def case(
     ] = None,
     hpv_prevalence: HpvPrevalence = None,
     disagreement: Disagreement = False,
+    mask: GivenMask = None,
+    form: Forms = None,
+    page: Page = True,
 ) -> None:
     """Answer one patient: mmpl case --ct CT --pet PET, or --dicom FOLDER, --age 61 --sex m --out OUT.
 
@@ -198,9 +202,9 @@ def case(
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
     sources = Sources(dicom, ct, pet, ct_series, pet_series, record, known_hpv=status)
-    algorithm = Algorithm.load(disagreement=disagreement)
+    algorithm = Algorithm.load(disagreement=disagreement, lesions=True)
     fields = read_fields(context.args, algorithm.pipeline.ensemble.profile.clinical)
-    answer_patient(replace(sources, fields=fields), out, algorithm)
+    answer_patient(replace(sources, fields=fields), out, algorithm, mask, form or (), page)
 
 
 @app.command()

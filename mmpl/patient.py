@@ -1,24 +1,30 @@
 """One patient by name: images of any kind, and what is known of the patient, to a folder of answers."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmpl.algorithm import Algorithm, log_remarks
 from mmpl.case import Case, InvalidInputError
 from mmpl.dicom.headers import require_pydicom
+from mmpl.dicom.masks import give_mask
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, is_dicom_place, read_pair, read_study
 from mmpl.errors import one_line
-from mmpl.files import PARTIAL, refuse_inside
+from mmpl.export import MASK, REPORT, check_study, export, exported
+from mmpl.files import PARTIAL, refuse_inside, refuse_to_replace
 from mmpl.io.challenge import read_record_file
 from mmpl.io.images import write_image
-from mmpl.names import Task
+from mmpl.names import Format, Task
+from mmpl.page import write_page
 from mmpl.picture import draw
+from mmpl.provenance import trace
 from mmpl.report import write_report
 from mmpl.schema import ClinicalSchema
 
-MASK, REPORT, PICTURE, DISAGREEMENT = "mask.nii.gz", "report.json", "picture.png", "disagreement.nii.gz"
+PICTURE, PAGE, DISAGREEMENT = "picture.png", "report.html", "disagreement.nii.gz"
+FILES = (MASK, REPORT, PICTURE, PAGE, DISAGREEMENT)
+"""The files of an answer."""
 WEIGHT = "weight"
 """What is no clinical field, and brings a PET to SUV where its header does not."""
 
@@ -80,44 +86,76 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
         raise InvalidInputError(f"{', '.join(map(str, sources.images))}: {error}") from error
 
 
-def answer_patient(sources: Sources, out: Path, algorithm: Algorithm) -> None:
-    """Answer a patient: the mask on the CT's grid, then the report, then the picture and what else was asked for.
+def answer_patient(
+    sources: Sources,
+    out: Path,
+    algorithm: Algorithm,
+    mask: Path | None = None,
+    formats: Collection[Format] = (),
+    page: bool = True,
+) -> None:
+    """Answer a patient: the mask on the CT's grid, then the report, then the other forms, the picture and the page.
 
     Answers of an earlier run are removed first.
 
+    Args:
+        sources: What the case is read from.
+        out: Folder that takes the answers, and names the patient.
+        algorithm: The ensemble, which measures lesions where there is to be a page.
+        mask: A person's mask, which takes the place of the ensemble's.
+        formats: Other forms of the answers; DICOM forms need a DICOM CT.
+        page: Whether to write the page that a person reads.
+
     Raises:
         InvalidInputError: The case cannot be answered; nothing is left in the folder.
-        OverwriteError: The folder lies in one that is read.
+        OverwriteError: The folder lies in one that is read, or the mask is one of its files.
     """
     for path in filter(is_dicom_place, sources.images):
         refuse_inside(out, path)
+    study = next((path for path in (sources.dicom, sources.ct) if path and is_dicom_place(path)), None)
+    check_study(formats, study)
+    former = [*(out / name for name in FILES), *exported(out), *out.glob(f"{PARTIAL}*")]
+    if mask:
+        refuse_to_replace(mask, out)
     out.mkdir(parents=True, exist_ok=True)
-    for path in (*(out / name for name in (MASK, REPORT, PICTURE, DISAGREEMENT)), *out.glob(f"{PARTIAL}*")):
+    for path in former:
         path.unlink(missing_ok=True)
     ensemble = algorithm.pipeline.ensemble
     case = read_patient(sources, ensemble.profile.clinical, out.resolve().name)
+    if mask:
+        case = give_mask(case, mask)
     result = algorithm.pipeline(case)
     log_remarks(result)
+    named = {"ct": sources.ct, "pet": sources.pet, "clinical record": sources.record}
+    files = {name: path for name, path in named.items() if path and path.is_file()}
+    provenance = trace(ensemble, algorithm.pipeline.device, result.seconds, files)
     try:
         write_image(out / MASK, result.segmentation.mask)
-        write_report(out / REPORT, result, ensemble)
+        write_report(out / REPORT, result, ensemble, provenance=provenance)
     except BaseException:
         (out / MASK).unlink(missing_ok=True)
         raise
-    asked = [
-        Task.SEGMENTATION,
-        *(task for task, found in ((Task.HPV, result.hpv), (Task.SURVIVAL, result.survival)) if found),
-    ]
-    for task in asked:
-        log.info("%s: %s", algorithm.describe(task, result), out / (MASK if task is Task.SEGMENTATION else REPORT))
+    answered = {Task.SEGMENTATION: MASK}
+    answered |= {task: REPORT for task, found in ((Task.HPV, result.hpv), (Task.SURVIVAL, result.survival)) if found}
+    for task, name in answered.items():
+        log.info("%s: %s", algorithm.describe(task, result), out / name)
     if result.segmentation.disagreement:
         write_image(out / DISAGREEMENT, result.segmentation.disagreement)
         log.info("disagreement: %s", out / DISAGREEMENT)
-    try:
-        draw(case, result, out / PICTURE, ensemble.hpv_threshold)
-        log.info("picture: %s", out / PICTURE)
-    except Exception as error:  # it is worth no answer
-        log.warning("note: no picture (%s)", one_line(error))
+    if formats:
+        for path in export(out, formats, study, sources.ct_series):
+            log.info("export: %s", path)
+    extras: list[tuple[str, Callable[[Path], None]]] = [
+        (PICTURE, lambda path: draw(case, result, path, ensemble.hpv_threshold, ensemble.calibration.training_curve))
+    ]
+    if page:
+        extras.append((PAGE, lambda path: write_page(path, case, result, ensemble, provenance)))
+    for name, write in extras:
+        try:
+            write(out / name)
+            log.info("%s: %s", Path(name).stem, out / name)
+        except Exception as error:  # it is worth no answer
+            log.warning("note: no %s (%s)", name, one_line(error))
 
 
 def read_fields(arguments: list[str], schema: ClinicalSchema) -> dict[str, str]:

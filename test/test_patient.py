@@ -15,9 +15,10 @@ import pytest
 from dicom_files import INJECTION, SECRETS, STUDY, change, write_ct, write_pet
 
 from mmpl.__main__ import main
-from mmpl.case import Case, InvalidInputError
+from mmpl.case import Case, Image, InvalidInputError
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import read_image, write_image
+from mmpl.names import Label
 from mmpl.patient import Sources, read_fields, read_patient
 from mmpl.predict import predict
 from mmpl.schema import default_schema
@@ -73,7 +74,8 @@ def test_a_study_is_answered_as_its_images_are(run, written, head, tmp_path):
     assert "clinical record: Age is that of the DICOM header" in text
     assert "clinical record: Gender is that of the DICOM header" in text
     assert "M-stage is" not in text
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["mask.nii.gz", "picture.png", "report.json"]
+    names = ["mask.nii.gz", "picture.png", "report.html", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert report["suv"] == {
         "factor": pytest.approx(70_000 / INJECTION.decayed_bq),
@@ -102,6 +104,46 @@ def test_a_study_is_answered_as_its_images_are(run, written, head, tmp_path):
     masks = [read_image(tmp_path / name / "mask.nii.gz") for name in "ab"]
     np.testing.assert_array_equal(masks[0].voxels, masks[1].voxels)
     assert masks[0].grid.shape_zyx == head.ct.grid.shape_zyx
+
+
+def test_a_persons_mask_and_other_forms(run, written, head, tmp_path):
+    """The mask that was exported as a structure set comes back as the answer, and the report says whose it is."""
+    labels = np.zeros(head.ct.grid.shape_zyx, np.uint8)
+    z, y, x = (length // 2 for length in labels.shape)
+    labels[z - 3 : z + 4, y - 8 : y + 8, x - 12 : x + 4] = Label.GTVP
+    write_image(tmp_path / "mine.nii.gz", Image(labels, head.ct.grid))
+    forms = ("--format", "rtstruct", "--format", "dicom-seg", "--format", "mha")
+    given = ("--dicom", written, "--out", tmp_path / "a", "--mask", tmp_path / "mine.nii.gz")
+    assert run("case", *given, *forms)[0] == 0
+    names = {
+        "mask.nii.gz",
+        "mask.mha",
+        "mask_seg.dcm",
+        "mask_rtstruct.dcm",
+        "report.json",
+        "report.html",
+        "picture.png",
+    }
+    assert {path.name for path in (tmp_path / "a").iterdir()} == names
+    back = ("--dicom", written, "--out", tmp_path / "b", "--no-page", "--mask", tmp_path / "a" / "mask_rtstruct.dcm")
+    assert run("case", *back)[0] == 0
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"mask.nii.gz", "report.json", "picture.png"}
+    assert (read_image(tmp_path / "b" / "mask.nii.gz").voxels == labels).all()
+    said = json.loads((tmp_path / "b" / "report.json").read_text())["mask"]
+    assert (said["by"], said["file"]) == ("person", "mask_rtstruct.dcm")
+    assert said["dice_with_ensemble"]["gtvp"] < 1
+    code, _, error = run("case", *given[:4], "--mask", tmp_path / "a" / "mask.mha")
+    assert (code, error.count("\n"), "copy it elsewhere first" in error) == (1, 1, True)
+    assert (tmp_path / "a" / "mask_seg.dcm").is_file()
+
+
+def test_dicom_forms_need_a_dicom_ct(run, head, tmp_path):
+    write_image(tmp_path / "ct.nii.gz", head.ct)
+    write_image(tmp_path / "pet.nii.gz", head.pet)
+    images = ("--ct", tmp_path / "ct.nii.gz", "--pet", tmp_path / "pet.nii.gz")
+    code, _, error = run("case", *images, "--out", tmp_path / "a", "--format", "rtstruct")
+    assert (code, error) == (1, "error: rtstruct: needs the CT's DICOM files; name their folder (--dicom)\n")
+    assert not (tmp_path / "a").exists()
 
 
 def test_what_is_stated_goes_before_the_header_and_the_file(study, tmp_path):
