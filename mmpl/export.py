@@ -7,10 +7,12 @@ from pathlib import Path
 
 from mmpl.case import Image, InvalidInputError, describe_problems
 from mmpl.dicom.ct_series import CtSeries, find_ct_series
-from mmpl.dicom.objects import is_dicom, write_object
+from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, is_zip
+from mmpl.dicom.objects import write_object
 from mmpl.dicom.segmentation_object import make_segmentation
 from mmpl.dicom.structure_set import make_structure_set
 from mmpl.dicom.structured_report import Outlook, make_report
+from mmpl.dicom.study import find_study, read_pet
 from mmpl.files import refuse_inside
 from mmpl.io.challenge import read_edition
 from mmpl.io.images import read_image, write_image
@@ -75,8 +77,8 @@ def export(
     Args:
         answers: Folder of answers, of `mmpl predict` or of `mmpl answer`.
         formats: The forms.
-        study: Folder with the DICOM files of the CT, which DICOM forms need; of several answers, a folder with a folder
-            for each patient, by the patient's name.
+        study: Folder or zip archive with the CT's DICOM files, which DICOM forms need; of several answers, a folder
+            with one for each patient, by the patient's name.
         ct_series: Number of the CT's series, where the mask lies on several.
         out: Folder that takes the files; by default that of the answers.
 
@@ -98,11 +100,13 @@ def export(
     written, problems = list[Path](), list[str]()
     for answer in found:
         try:
-            image, series = read_image(answer.mask_path), None
+            image, series, pet = read_image(answer.mask_path), None, None
             mask = Image(as_labels(image.voxels), image.grid)
             if study and wanted & DICOM_FORMATS:
-                series = find_ct_series(_study_of(answer, study, alone=len(found) == 1), mask, ct_series)
-            written += write_forms(answer, mask, [form for form in Format if form in wanted], target, series)
+                place = _study_of(answer, study, alone=len(found) == 1)
+                series = find_ct_series(place, mask, ct_series)
+                pet = _pet_of(place) if Format.SR in wanted else None
+            written += write_forms(answer, mask, [form for form in Format if form in wanted], target, series, pet)
         except InvalidInputError as error:
             problems.append(str(error))
     if problems:
@@ -119,7 +123,7 @@ def check_study(formats: Collection[Format], study: Path | None) -> None:
     asked = ", ".join(sorted(DICOM_FORMATS.intersection(formats)))
     if asked and study is None:
         raise ValueError(f"{asked}: needs the CT's DICOM files; name their folder (--dicom)")
-    if asked and study and not any(map(is_dicom, study.rglob("[!.]*"))):
+    if asked and study and not holds_dicom(study):
         raise ValueError(f"{study}: no DICOM file, which {asked} would refer to")
 
 
@@ -188,10 +192,19 @@ def write_forms(
 
 
 def _study_of(answer: Answer, study: Path, alone: bool) -> Path:
-    """Find the folder of a patient's study: the one of that name, or all there is where there is one answer alone."""
-    own = study / answer.name
-    if own.is_dir():
-        return own
-    if alone and study.is_dir():
+    """Find a patient's study: the folder or zip archive of that name, or all there is for one answer alone."""
+    for own in (study / answer.name, study / f"{answer.name}{ZIP_SUFFIX}"):
+        if own.exists():
+            return own
+    if alone and (study.is_dir() or is_zip(study)):
         return study
-    raise InvalidInputError(f"{own}: no such folder")
+    raise InvalidInputError(f"{study / answer.name}: no such folder")
+
+
+def _pet_of(place: Path) -> Image | None:
+    """Read a study's PET in SUV; None where there is not one alone, or its headers do not say how to."""
+    try:
+        image, suv = read_pet(find_study(place).pet)
+    except InvalidInputError:
+        return None
+    return image if suv.factor is not None else None

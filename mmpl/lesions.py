@@ -129,6 +129,16 @@ def components(mask: Image) -> list[tuple[Label, Image]]:
     return sorted(found, key=lambda each: (each[0], -np.count_nonzero(each[1].voxels)))
 
 
+def cut_class(mask: Image, label: Label) -> Image | None:
+    """Cut all lesions of a class out of a label map, as one boolean image on their box; None where there is none."""
+    inside = mask.voxels == label
+    if not inside.any():
+        return None
+    (box,) = ndimage.find_objects(inside.astype(np.uint8))
+    z, y, x = (part.start for part in box)
+    return Image(inside[box], crop_grid(mask.grid, (x, y, z), inside[box].shape[::-1]))
+
+
 def longest_diameter_mm(lesion: Image) -> float:
     """Measure the longest distance between two points of a lesion's surface, mm.
 

@@ -38,7 +38,8 @@ def make_case(grid: Grid, pet: Image | None = None, in_suv: bool = True, middle_
 
 
 def find(case: Case, mask: np.ndarray, members: MemberMasks | None = None) -> tuple[Lesion, ...]:
-    return find_lesions(case, Segmentation(Image(mask.astype(np.uint8), case.ct.grid), 1.0, 1, (), None, members))
+    image = Image(mask.astype(np.uint8), case.ct.grid)
+    return find_lesions(case, Segmentation(image, 1.0, 1, (), member_masks=members))
 
 
 @pytest.mark.parametrize("direction", [IDENTITY_DIRECTION, TURNED, OBLIQUE], ids=["identity", "turned", "oblique"])

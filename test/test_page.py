@@ -171,7 +171,7 @@ def shown(head: Case, result: PatientResult, ensemble: Ensemble, tmp_path_factor
     mask = np.zeros(grid.shape_zyx, np.uint8)
     mask[(x - 29) ** 2 + (y - 18) ** 2 + (z - 25) ** 2 < 30] = Label.GTVP
     mask[(x - 14) ** 2 + (y - 30) ** 2 + (z - 33) ** 2 < 20] = Label.GTVN
-    both = Segmentation(Image(mask, grid), 0.9, 2, (), None, None, result.segmentation.roi)
+    both = Segmentation(Image(mask, grid), 0.9, 2, (), roi=result.segmentation.roi)
     page = tmp_path_factory.mktemp("page") / "patient.html"
     lesions = find_lesions(head, both)
     named = replace(result, segmentation=both, lesions=lesions, patient_id=NASTY, notes=("Age is 7: odd",))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_files import INJECTION, SECRETS, STUDY, change, write_ct, write_pet
 
@@ -135,6 +136,22 @@ def test_a_persons_mask_and_other_forms(run, written, head, tmp_path):
     code, _, error = run("case", *given[:4], "--mask", tmp_path / "a" / "mask.mha")
     assert (code, error.count("\n"), "copy it elsewhere first" in error) == (1, 1, True)
     assert (tmp_path / "a" / "mask_seg.dcm").is_file()
+
+
+def test_a_structured_report_has_the_uptake(run, written, head, tmp_path):
+    """The SUV of the PET that was answered, from the headers."""
+    labels = np.zeros(head.ct.grid.shape_zyx, np.uint8)
+    z, y, x = (length // 2 for length in labels.shape)
+    labels[z - 3 : z + 4, y - 8 : y + 8, x - 12 : x + 4] = Label.GTVP
+    write_image(tmp_path / "mine.nii.gz", Image(labels, head.ct.grid))
+    given = ("--dicom", written, "--out", tmp_path / "a", "--mask", tmp_path / "mine.nii.gz")
+    assert run("case", *given, "--format", "dicom-sr", "--no-page")[0] == 0
+    (lesion,) = json.loads((tmp_path / "a" / "report.json").read_text())["lesions"]
+    report = pydicom.dcmread(tmp_path / "a" / "mask_sr.dcm")
+    numbers = [float(element.value) for element in report.iterall() if element.keyword == "NumericValue"]
+    for measured in (lesion["suv_max"], lesion["suv_mean"]):
+        assert measured > 0
+        assert any(value == pytest.approx(measured, abs=2e-3) for value in numbers)
 
 
 def test_dicom_forms_need_a_dicom_ct(run, head, tmp_path):

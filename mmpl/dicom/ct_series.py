@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Grid, Image, InvalidInputError
-from mmpl.dicom.objects import is_dicom, read_object, reading
+from mmpl.dicom.headers import read_headers
+from mmpl.dicom.objects import reading
 from mmpl.errors import some_of
 from mmpl.geometry import lay_on
 from mmpl.io.masks import as_labels
@@ -140,11 +141,11 @@ def plane_grid(
     return Grid((columns, rows, 1), (between_columns, between_rows, 1.0), (x, y, z), tuple(direction.ravel().tolist()))
 
 
-def find_ct_series(folder: Path, mask: Image, number: int | None = None) -> CtSeries:
-    """Find the CT series that a label map lies on, among the DICOM files of a folder and those below it.
+def find_ct_series(place: Path, mask: Image, number: int | None = None) -> CtSeries:
+    """Find the CT series that a label map lies on, among the DICOM files of a place.
 
     Args:
-        folder: The folder.
+        place: A folder, with those below it, or a zip archive.
         mask: The label map.
         number: SeriesNumber, where the mask lies on several, as on two reconstructions of one scan.
 
@@ -152,14 +153,11 @@ def find_ct_series(folder: Path, mask: Image, number: int | None = None) -> CtSe
         InvalidInputError: There is none, or there are several.
     """
     groups: dict[str, list[Dataset]] = defaultdict(list)
-    for path in sorted(folder.rglob("[!.]*")):
-        if is_dicom(path):
-            header = read_object(path, pixels=False)
-            with reading("DICOM header"):
-                if header.get("SOPClassUID") == _CT_STORAGE and number in (None, header.get("SeriesNumber")):
-                    groups[str(header.get("SeriesInstanceUID"))].append(header)
+    for header in read_headers(place):
+        if header.text("SOPClassUID") == _CT_STORAGE and number in (None, header.number("SeriesNumber")):
+            groups[header.text("SeriesInstanceUID")].append(header.dataset)
     if not groups:
-        raise InvalidInputError(f"{folder}: no CT series" + ("" if number is None else f" of number {number}"))
+        raise InvalidInputError(f"{place}: no CT series" + ("" if number is None else f" of number {number}"))
     found, reasons = list[CtSeries](), list[str]()
     for slices in groups.values():
         try:
@@ -169,8 +167,8 @@ def find_ct_series(folder: Path, mask: Image, number: int | None = None) -> CtSe
         except InvalidInputError as error:
             reasons.append(str(error))
     if not found:
-        raise InvalidInputError(f"{folder}: {reasons[0]}" if len(reasons) == 1 else f"{folder}: the mask lies on no CT")
+        raise InvalidInputError(f"{place}: {reasons[0]}" if len(reasons) == 1 else f"{place}: the mask lies on no CT")
     if len(found) > 1:
         numbers = some_of(sorted(str(series.slices[0].get("SeriesNumber")) for series in found))
-        raise InvalidInputError(f"{folder}: the mask lies on {len(found)} CT series; name one of {numbers}")
+        raise InvalidInputError(f"{place}: the mask lies on {len(found)} CT series; name one of {numbers}")
     return found[0]

@@ -144,7 +144,7 @@ def holds_dicom(place: Path) -> bool:
     if not (place.is_dir() or is_zip(place)):
         return False
     try:
-        return any(map(_looks_like_dicom, stored_files(place)))
+        return any(map(looks_like_dicom, stored_files(place)))
     except InvalidInputError:
         return True  # which reading it will say more of
 
@@ -202,15 +202,18 @@ def stored_files(place: Path) -> Sequence[Stored]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let pydicom say nothing: what it says may hold a header's values."""
-    logger = logging.getLogger("pydicom")
-    was_disabled, logger.disabled = logger.disabled, True
+    """Let pydicom and highdicom say nothing: what they say may hold a header's values, as names and dates of birth."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    before = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = was_disabled
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def read_dataset(file: Stored, pixels: bool) -> "Dataset":
@@ -230,7 +233,7 @@ def read_dataset(file: Stored, pixels: bool) -> "Dataset":
 
 def _read_header(file: Stored) -> Header | None:
     """Read one header; None of what is no DICOM file, or none with an image."""
-    if not _looks_like_dicom(file):
+    if not looks_like_dicom(file):
         return None
     header = Header(file, read_dataset(file, pixels=False))
     if header.text("SOPClassUID") == "" and header.text("Modality") == "":
@@ -240,7 +243,12 @@ def _read_header(file: Stored) -> Header | None:
     return header
 
 
-def _looks_like_dicom(file: Stored) -> bool:
+def looks_like_dicom(file: Stored) -> bool:
+    """Tell a DICOM file by its magic bytes, or by its name where it may lack them; needs no extra.
+
+    Raises:
+        InvalidInputError: It cannot be read.
+    """
     try:
         with file.open("rb") as stream:
             start = stream.read(_MAGIC_AT + len(_MAGIC))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mmpl.case import Case, GivenMask, Grid, Image, InvalidInputError
 from mmpl.dicom.ct_series import SeriesIdentity
-from mmpl.dicom.objects import is_dicom, read_object, reading
+from mmpl.dicom.headers import looks_like_dicom
+from mmpl.dicom.objects import read_object, reading
 from mmpl.dicom.segmentation_object import SEGMENTATION_STORAGE, lay_segmentation_on
 from mmpl.dicom.structure_set import STRUCTURE_SET_STORAGE, lay_structure_set_on
 from mmpl.io.images import IMAGE_SUFFIXES
@@ -25,7 +26,7 @@ def read_any_mask(path: Path, grid: Grid, series: SeriesIdentity | None = None) 
     Raises:
         InvalidInputError: It cannot be read, is none of these, or is of another CT; the message names it.
     """
-    if not is_dicom(path):
+    if not (path.is_file() and looks_like_dicom(path)):
         return read_mask(path, grid)
     content = read_object(path)
     try:

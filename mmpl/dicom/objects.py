@@ -1,13 +1,12 @@
 """What all objects that are written have in common: whose they are, who made them, what for, and the way to disk."""
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpl.case import InvalidInputError
+from mmpl.dicom.headers import quiet
 from mmpl.files import write_whole
 from mmpl.version import __version__
 
@@ -20,7 +19,6 @@ RESEARCH_ONLY = "Research only, not for clinical use"
 SERIES_NUMBER = 9000
 """Far from those of scanners; each kind of object adds its own few."""
 
-_MAGIC, _PREAMBLE = b"DICM", 128  # bytes
 _REQUIRED = (
     "PatientName",
     "PatientID",
@@ -67,43 +65,19 @@ def without_identity(source: "Dataset", *keywords: str) -> "Dataset":
 
 
 @contextmanager
-def silently() -> Iterator[None]:
-    """Keep pydicom and highdicom from logging or warning of odd values, as they repeat them: names, dates of birth."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    before = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Look into an object, silently: pydicom raises whatever it meets, when it meets it, and repeats the value.
+    """Look into an object, quietly: pydicom raises whatever it meets, when it meets it, and repeats the value.
 
     Raises:
         InvalidInputError: It cannot be used; the message repeats nothing of its content.
     """
     try:
-        with silently():
+        with quiet():
             yield
     except InvalidInputError:
         raise
     except Exception as error:
         raise InvalidInputError(f"not a whole {what} ({type(error).__name__})") from error
-
-
-def is_dicom(path: Path) -> bool:
-    """Tell a DICOM file by its magic bytes, whatever its name."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
 
 
 def read_object(path: Path, pixels: bool = True) -> "Dataset":
@@ -136,5 +110,5 @@ def write_object(path: Path, content: "Dataset") -> None:
     Raises:
         OSError: It cannot be written, as where the disk is full.
     """
-    with write_whole(path) as partial, silently():
+    with write_whole(path) as partial, quiet():
         content.save_as(partial, enforce_file_format=True)

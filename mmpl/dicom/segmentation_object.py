@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.dicom.ct_series import MOST_UNEVEN_MM, CtSeries, SeriesIdentity, plane_grid
+from mmpl.dicom.headers import quiet
 from mmpl.dicom.lesions import ABNORMAL, LESION_OF, Named, Term, match_lesions
 from mmpl.dicom.objects import (
     MANUFACTURER,
@@ -18,7 +19,6 @@ from mmpl.dicom.objects import (
     copy_identity,
     one_line_of,
     reading,
-    silently,
     without_identity,
 )
 from mmpl.geometry import lay_part_on
@@ -51,7 +51,7 @@ def make_segmentation(mask: Image, series: CtSeries, by_person: bool = False) ->
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
     labels = series.labels(mask)
-    with silently():
+    with quiet():
         made = Segmentation(
             source_images=[_header(each, series.grid) for each in series.slices],
             pixel_array=labels,
@@ -169,7 +169,7 @@ def _frames(content: "Dataset") -> NDArray:
         InvalidInputError: They cannot be decoded.
     """
     try:
-        with silently():
+        with quiet():
             pixels = content.pixel_array
     except Exception as error:  # each decoder has its own
         raise InvalidInputError(f"its pixels cannot be read ({type(error).__name__})") from error

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.dicom.contours import Polygon, fill, outline
 from mmpl.dicom.ct_series import MOST_UNEVEN_MM, CtSeries, SeriesIdentity
+from mmpl.dicom.headers import quiet
 from mmpl.dicom.lesions import LESION_OF, Named, Term, match_lesions
 from mmpl.dicom.objects import (
     MANUFACTURER,
@@ -21,7 +22,6 @@ from mmpl.dicom.objects import (
     copy_identity,
     one_line_of,
     reading,
-    silently,
 )
 from mmpl.geometry import index_to_mm, mm_to_index
 from mmpl.names import LESIONS, Label
@@ -65,7 +65,7 @@ def make_structure_set(mask: Image, series: CtSeries, by_person: bool = False) -
     made.SOPClassUID, made.SOPInstanceUID = STRUCTURE_SET_STORAGE, generate_uid()
     made.InstanceCreationDate = made.StructureSetDate = now.strftime("%Y%m%d")
     made.InstanceCreationTime = made.StructureSetTime = now.strftime("%H%M%S")
-    with silently():
+    with quiet():
         copy_identity(series.slices[0], made)
     made.Modality, made.SeriesInstanceUID, made.SeriesNumber = "RTSTRUCT", generate_uid(), SERIES_NUMBER + 1
     made.SeriesDescription = f"GTVp, GTVn ({RESEARCH_ONLY})"

@@ -7,6 +7,7 @@ import numpy as np
 
 from mmpl.case import Image
 from mmpl.dicom.ct_series import CtSeries
+from mmpl.dicom.headers import quiet
 from mmpl.dicom.lesions import ABNORMAL, LESION_OF, Term
 from mmpl.dicom.objects import (
     MANUFACTURER,
@@ -16,11 +17,10 @@ from mmpl.dicom.objects import (
     SERIES_NUMBER,
     VERSION,
     copy_identity,
-    silently,
     without_identity,
 )
 from mmpl.dicom.segmentation_object import coded
-from mmpl.geometry import Interpolation, box_slices, crop_grid, resample
+from mmpl.lesions import cut_class, measure_uptake
 from mmpl.names import LESIONS, Label
 
 if TYPE_CHECKING:
@@ -44,14 +44,6 @@ _WHOLE_PATIENT = "HPV and recurrence"
 
 
 @dataclass(frozen=True)
-class Uptake:
-    """Uptake of a lesion, SUV by body weight."""
-
-    mean: float
-    maximum: float
-
-
-@dataclass(frozen=True)
 class Outlook:
     """What is said of the patient; None where it was not answered.
 
@@ -68,25 +60,6 @@ class Outlook:
     hpv_positive: bool | None = None
     risk_score: float | None = None
     risk_percentile: float | None = None
-
-
-def measure_uptake(mask: Image, pet: Image, label: Label) -> Uptake | None:
-    """Measure a lesion's uptake, the PET interpolated linearly at the mask's voxels; None without such voxels.
-
-    Args:
-        mask: Label map.
-        pet: PET, SUV, on any grid.
-        label: The lesion's class.
-    """
-    drawn = mask.voxels == label
-    if not drawn.any():
-        return None
-    voxels = np.argwhere(drawn)[:, ::-1]
-    first, last = voxels.min(axis=0), voxels.max(axis=0)
-    start, size = tuple(map(int, first)), tuple(map(int, last - first + 1))
-    values = resample(pet, crop_grid(mask.grid, start, size), Interpolation.LINEAR, 0.0)  # type: ignore[arg-type]
-    inside = values[drawn[box_slices(start, size)]]  # type: ignore[arg-type]
-    return Uptake(float(inside.mean()), float(inside.max()))
 
 
 def make_report(
@@ -135,7 +108,7 @@ def make_report(
         coded(_IMAGING),
         [*(_lesion(label, mask, series, segmentation, pet) for label in LESIONS), patient],
     )
-    with silently():
+    with quiet():
         made = Comprehensive3DSR(
             evidence=[
                 without_identity(segmentation, "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
@@ -173,9 +146,10 @@ def _lesion(
     segment = segmentation.SegmentSequence[int(label) - 1]
     volume_ml = int(np.count_nonzero(mask.voxels == label)) * mask.grid.voxel_ml
     numbers = [_measurement(_VOLUME, volume_ml, _ML)]
-    if pet and (uptake := measure_uptake(mask, pet, label)):
-        numbers.append(_measurement(_SUV, uptake.mean, _SUV_UNIT, _MEAN))
-        numbers.append(_measurement(_SUV, uptake.maximum, _SUV_UNIT, _MAXIMUM))
+    drawn = cut_class(mask, label)
+    if pet and drawn and (uptake := measure_uptake(pet, drawn, volume_ml)):
+        numbers.append(_measurement(_SUV, uptake.suv_mean, _SUV_UNIT, _MEAN))
+        numbers.append(_measurement(_SUV, uptake.suv_max, _SUV_UNIT, _MAXIMUM))
     by_person = segment.SegmentAlgorithmType == "MANUAL"
     return VolumetricROIMeasurementsAndQualitativeEvaluations(
         TrackingIdentifier(segment.TrackingUID, lesion.name),

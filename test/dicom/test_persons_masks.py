@@ -12,8 +12,9 @@ from small_series import lesions_on, make_series
 
 from mmpl.case import InvalidInputError
 from mmpl.dicom.ct_series import CtSeries, SeriesIdentity, order_slices
+from mmpl.dicom.headers import quiet
 from mmpl.dicom.masks import read_any_mask
-from mmpl.dicom.objects import silently, write_object
+from mmpl.dicom.objects import write_object
 from mmpl.dicom.segmentation_object import make_segmentation
 from mmpl.dicom.structure_set import make_structure_set
 from mmpl.io.images import write_image
@@ -70,7 +71,7 @@ def test_nothing_of_the_patient_is_said_of_a_damaged_file(
 ) -> None:
     path = tmp_path / "rtstruct.dcm"
     made = make_structure_set(lesions_on(series.grid), series)
-    with silently():
+    with quiet():
         made.PatientName, made.PatientBirthDate, made.PatientID = "SECRET", "SECRET", "SECRET " * 20
         made.StructureSetROISequence[0].ROINumber = 471147114
         write_object(path, made)

@@ -13,7 +13,8 @@ from small_series import BIRTH_DATE, NAME, ORIENTATIONS, PATIENT_ID, lesions_on,
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.dicom.ct_series import order_slices
-from mmpl.dicom.objects import RESEARCH_ONLY, silently, write_object
+from mmpl.dicom.headers import quiet
+from mmpl.dicom.objects import RESEARCH_ONLY, write_object
 from mmpl.dicom.segmentation_object import lay_segmentation_on, make_segmentation
 from mmpl.geometry import lay_on
 from mmpl.names import Label
@@ -182,7 +183,7 @@ def test_what_makes_no_volume_is_refused(change: Callable[[list[Dataset]], None]
 @pytest.mark.parametrize("missing", ["PatientSex", "AccessionNumber", "StudyDate", "PatientName"])
 def test_headers_of_the_wild(missing: str) -> None:
     slices = make_series()
-    with silently():
+    with quiet():
         for each in slices:
             delattr(each, missing)
             each.PatientBirthDate = "1951"
@@ -197,7 +198,7 @@ def test_nothing_of_the_patient_is_logged(
 ) -> None:
     """A name without a caret is one that highdicom doubts, in its log."""
     slices = make_series()
-    with silently():
+    with quiet():
         for each in slices:
             each.PatientName, each.PatientID = "JaneDoe", "4711 " * 20
     with caplog.at_level(logging.DEBUG):

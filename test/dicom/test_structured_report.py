@@ -13,7 +13,7 @@ from mmpl.case import Grid, Image
 from mmpl.dicom.ct_series import CtSeries, order_slices
 from mmpl.dicom.objects import RESEARCH_ONLY, write_object
 from mmpl.dicom.segmentation_object import make_segmentation
-from mmpl.dicom.structured_report import OUR_SCHEME, Outlook, make_report, measure_uptake
+from mmpl.dicom.structured_report import OUR_SCHEME, Outlook, make_report
 from mmpl.geometry import index_to_mm
 from mmpl.names import LESIONS, Label
 
@@ -52,8 +52,8 @@ def test_each_lesion_has_its_numbers_and_its_segment(tmp_path: Path, series: CtS
         at = index_to_mm(series.grid, np.argwhere(mask.voxels == label)[:, ::-1])[:, 0]
         assert values == {
             ("Volume", None): pytest.approx(len(at) * 0.003, abs=1e-4),
-            ("SUVbw", "Mean"): pytest.approx(at.mean(), abs=1e-3),
-            ("SUVbw", "Maximum"): pytest.approx(at.max(), abs=1e-3),
+            ("SUVbw", "Mean"): pytest.approx(at.mean(), abs=0.1),
+            ("SUVbw", "Maximum"): pytest.approx(at.max(), abs=1.5),  # the PET's own voxels, of 3 mm
         }
         (referred,) = [item for item in group[0].ContentSequence if item.name.meaning == "Referenced Segment"]
         assert referred.referenced_sop_instance_uid == segmentation.SOPInstanceUID
@@ -85,7 +85,6 @@ def test_what_was_not_answered_is_not_there(tmp_path: Path, series: CtSeries) ->
 def test_no_lesion_has_no_uptake(tmp_path: Path, series: CtSeries, pet: Image) -> None:
     mask = lesions_on(series.grid)
     primary = replace(mask, voxels=np.where(mask.voxels == Label.GTVP, mask.voxels, 0))
-    assert measure_uptake(primary, pet, Label.GTVN) is None
     report = read(tmp_path, make_report(primary, series, make_segmentation(primary, series), OUTLOOK, pet))
     none = report.content.get_volumetric_roi_measurement_groups()[1]
     assert [(m.name.meaning, m.value) for m in none.get_measurements()] == [("Volume", 0.0)]
