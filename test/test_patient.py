@@ -62,7 +62,9 @@ def run(
         printed = capfd.readouterr()
         return int(stopped.value.code or 0), printed.out, printed.err
 
+    level = logging.root.level
     yield start
+    logging.root.setLevel(level)
     logging.captureWarnings(False)
     for handler in list(logging.root.handlers):
         logging.root.removeHandler(handler)

@@ -4,6 +4,7 @@ Decoders of compressed pixels are written in C, and a damaged stream may end the
 in one of their own.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from mmpl.dicom.headers import Header, Stored, quiet, read_dataset
 from mmpl.io.integrity import caught_stderr
 
 if TYPE_CHECKING:
+    from joblib.externals.loky import ProcessPoolExecutor
     from pydicom import Dataset
 
 LONGEST_S = 120.0
@@ -47,10 +49,23 @@ def decode(dataset: "Dataset") -> NDArray:
     return stored
 
 
-def _in_another_process(dataset: "Dataset") -> NDArray:
-    from joblib.externals.loky import get_reusable_executor
+@cache
+def _decoders() -> "ProcessPoolExecutor":
+    """Start the process once; not joblib's own, which its other callers share."""
+    from joblib.externals.loky import ProcessPoolExecutor
 
-    return get_reusable_executor(max_workers=1).submit(decode, dataset).result(LONGEST_S)
+    return ProcessPoolExecutor(max_workers=1)
+
+
+def _in_another_process(dataset: "Dataset") -> NDArray:
+    from joblib.externals.loky import BrokenProcessPool
+
+    try:
+        return _decoders().submit(decode, dataset).result(LONGEST_S)
+    except (BrokenProcessPool, TimeoutError):
+        _decoders().shutdown(wait=False, kill_workers=True)
+        _decoders.cache_clear()
+        raise
 
 
 def _why_not(file: Stored, dataset: "Dataset") -> str:

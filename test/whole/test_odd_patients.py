@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from mmpl.case import Case, ClinicalRecord, Grid, Image
 from mmpl.geometry import index_to_mm
+from mmpl.integration import CLINICAL_ASSUMED
 from mmpl.names import Label
-from mmpl.pipeline import CLINICAL_ASSUMED, PatientResult, Pipeline
+from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.preprocess import FIELD_OF_VIEW_CUT, HEAD_NOT_FOUND, NO_PET_SIGNAL, prepare
 from mmpl.profile import load_profile
 from mmpl.radiomics import extract
