@@ -32,7 +32,7 @@ from mmpl.algorithm import Algorithm  # noqa: E402
 from mmpl.case import Grid, Image  # noqa: E402
 from mmpl.dicom.writing import StudyHeader  # noqa: E402
 from mmpl.errors import explain  # noqa: E402
-from mmpl.patient import MASK, PICTURE, REPORT, Sources, answer_patient, read_patient  # noqa: E402
+from mmpl.patient import MASK, PAGE, PICTURE, REPORT, Sources, answer_patient, read_patient  # noqa: E402
 from mmpl.schema import default_schema  # noqa: E402
 
 SECRET = "Geheimrat"
@@ -144,7 +144,7 @@ class Target:
         finally:
             logging.root.removeHandler(handler)
         left = {path.name for path in self.out.iterdir()} if self.out.is_dir() else set()
-        if left != ({MASK, REPORT, PICTURE} if outcome == "answered" else set()):
+        if left != ({MASK, REPORT, PAGE, PICTURE} if outcome == "answered" else set()):
             raise Broken(f"{outcome}, and left {sorted(left)}")
         if SECRET in said + log.getvalue():
             raise Broken(f"says what a header holds: {said}{log.getvalue()}")
