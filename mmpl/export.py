@@ -71,6 +71,7 @@ def export(
     study: Path | None = None,
     ct_series: int | None = None,
     out: Path | None = None,
+    pet: Image | None = None,
 ) -> list[Path]:
     """Write the answers in a folder in other forms.
 
@@ -81,6 +82,7 @@ def export(
             with one for each patient, by the patient's name.
         ct_series: Number of the CT's series, where the mask lies on several.
         out: Folder that takes the files; by default that of the answers.
+        pet: PET that was answered, SUV; by default that of the study, as far as its headers bring it to SUV.
 
     Returns:
         The files.
@@ -100,13 +102,14 @@ def export(
     written, problems = list[Path](), list[str]()
     for answer in found:
         try:
-            image, series, pet = read_image(answer.mask_path), None, None
+            image, series, suv = read_image(answer.mask_path), None, pet
             mask = Image(as_labels(image.voxels), image.grid)
             if study and wanted & DICOM_FORMATS:
                 place = _study_of(answer, study, alone=len(found) == 1)
                 series = find_ct_series(place, mask, ct_series)
-                pet = _pet_of(place) if Format.SR in wanted else None
-            written += write_forms(answer, mask, [form for form in Format if form in wanted], target, series, pet)
+                if Format.SR in wanted and suv is None:
+                    suv = _pet_of(place)
+            written += write_forms(answer, mask, [form for form in Format if form in wanted], target, series, suv)
         except InvalidInputError as error:
             problems.append(str(error))
     if problems:

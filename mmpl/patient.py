@@ -12,7 +12,7 @@ from mmpl.dicom.masks import give_mask
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, is_dicom_place, read_pair, read_study
 from mmpl.errors import one_line
 from mmpl.export import MASK, REPORT, check_study, export, exported
-from mmpl.files import PARTIAL, refuse_inside, refuse_to_replace
+from mmpl.files import PARTIAL, OverwriteError, refuse_inside, refuse_to_replace
 from mmpl.io.challenge import read_record_file
 from mmpl.io.images import write_image
 from mmpl.names import Format, Task
@@ -76,7 +76,7 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
         ModuleNotFoundError: An image is DICOM, and the extra `dicom` is not installed.
     """
     content, notes = read_record_file(sources.record) if sources.record else ({}, [])
-    known = {**sources.fields, **content}
+    known = dict(sources.fields) | {name: value for name, value in content.items() if name not in sources.fields}
     record = schema.read(known)
     images = _read_images(sources, _weight_kg(known))
     clinical = schema.complete(replace(record, assumed=(*notes, *record.assumed)), images.found, DICOM_HEADER)
@@ -117,6 +117,12 @@ def answer_patient(
     former = [*(out / name for name in FILES), *exported(out), *out.glob(f"{PARTIAL}*")]
     if mask:
         refuse_to_replace(mask, out)
+    replaced = {path.resolve() for path in former}
+    for path in filter(None, (*sources.images, sources.record)):
+        if path.resolve() in replaced:
+            raise OverwriteError(
+                f"{path}: {out} takes the answers, and this is one of its files; copy it elsewhere first"
+            )
     out.mkdir(parents=True, exist_ok=True)
     for path in former:
         path.unlink(missing_ok=True)
@@ -143,7 +149,8 @@ def answer_patient(
         write_image(out / DISAGREEMENT, result.segmentation.disagreement)
         log.info("disagreement: %s", out / DISAGREEMENT)
     if formats:
-        for path in export(out, formats, study, sources.ct_series):
+        suv = case.pet if case.pet_is_suv else None
+        for path in export(out, formats, study, sources.ct_series, pet=suv):
             log.info("export: %s", path)
     extras: list[tuple[str, Callable[[Path], None]]] = [
         (PICTURE, lambda path: draw(case, result, path, ensemble.hpv_threshold, ensemble.calibration.training_curve))
@@ -189,11 +196,15 @@ def _read_images(sources: Sources, weight_kg: float | None) -> PatientImages:
 
 
 def _weight_kg(known: Mapping[str, object]) -> float | None:
-    """Give the weight that a record states, where it is a number."""
+    """Give the weight that is stated first.
+
+    Raises:
+        InvalidInputError: It is no number.
+    """
     for name, value in known.items():
-        if str(name).strip().casefold() == WEIGHT:
+        if str(name).strip().casefold() == WEIGHT and value not in (None, ""):
             try:
                 return float(str(value))
             except ValueError:
-                return None
+                raise InvalidInputError(f"weight is {str(value)[:40]!r}, not a number of kg") from None
     return None

@@ -145,7 +145,8 @@ def predict(
                 if known.source != source:
                     failures[name] = f"{report}: answered from other images or another record; name another folder"
                 continue
-            for extra in (features, differing, *(set(exported(out, name)) - {mask})):
+            shown = out / f"{name}.png", out / f"{name}.html"
+            for extra in (features, differing, *shown, *(set(exported(out, name)) - {mask})):
                 extra.unlink(missing_ok=True)  # of an earlier answer
             try:
                 case = patients.read_case(name)

@@ -146,7 +146,7 @@ def test_a_structured_report_has_the_uptake(run, written, head, tmp_path):
     z, y, x = (length // 2 for length in labels.shape)
     labels[z - 3 : z + 4, y - 8 : y + 8, x - 12 : x + 4] = Label.GTVP
     write_image(tmp_path / "mine.nii.gz", Image(labels, head.ct.grid))
-    given = ("--dicom", written, "--out", tmp_path / "a", "--mask", tmp_path / "mine.nii.gz")
+    given = ("--dicom", written, "--out", tmp_path / "a", "--mask", tmp_path / "mine.nii.gz", "--weight", "35")
     assert run("case", *given, "--format", "dicom-sr", "--no-page")[0] == 0
     (lesion,) = json.loads((tmp_path / "a" / "report.json").read_text())["lesions"]
     report = pydicom.dcmread(tmp_path / "a" / "mask_sr.dcm")
@@ -154,6 +154,28 @@ def test_a_structured_report_has_the_uptake(run, written, head, tmp_path):
     for measured in (lesion["suv_max"], lesion["suv_mean"]):
         assert measured > 0
         assert any(value == pytest.approx(measured, abs=2e-3) for value in numbers)
+
+
+def test_what_is_read_is_not_written_over(run, head, tmp_path):
+    for name, image in (("mask.mha", head.ct), ("pet.mha", head.pet)):
+        write_image(tmp_path / name, image)
+    code, _, error = run("case", "--ct", tmp_path / "mask.mha", "--pet", tmp_path / "pet.mha", "--out", tmp_path)
+    assert (code, error.count("\n"), "copy it elsewhere first" in error) == (1, 1, True)
+    assert (tmp_path / "mask.mha").is_file()
+
+
+@pytest.mark.parametrize("weight", ["70,5", "seventy", "140 kg"])
+def test_a_weight_that_is_no_number_is_refused(study, weight):
+    with pytest.raises(InvalidInputError, match="not a number of kg"):
+        read_patient(Sources(dicom=study, fields={"weight": weight}), SCHEMA, "P")
+
+
+def test_options_go_before_the_record(study, tmp_path):
+    (tmp_path / "record.json").write_text('{"weight": 90, "Age": 40}')
+    sources = Sources(dicom=study, record=tmp_path / "record.json", fields={"weight": "140", "Age": "61"})
+    case = read_patient(sources, SCHEMA, "P")
+    assert case.suv is not None
+    assert (case.suv.weight_kg, case.clinical.values["Age"]) == (140, 61)
 
 
 def test_dicom_forms_need_a_dicom_ct(run, head, tmp_path):

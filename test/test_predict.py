@@ -303,9 +303,8 @@ def test_finished_patients_are_not_done_again(cohort, names, out, use, monkeypat
         f"{names[0]}.nii.gz",
         f"{names[0]}.png",
         f"{names[0]}.json",
-        f"{names[2]}.png",
     }
-    assert f"{names[1]}.png" not in after
+    assert not {f"{names[1]}.png", f"{names[2]}.png"} & set(after)  # one would be of the answer before
 
     seen.clear()
     assert predict(cohort, out, pictures=False) == {}

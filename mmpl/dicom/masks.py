@@ -12,7 +12,7 @@ from mmpl.dicom.structure_set import STRUCTURE_SET_STORAGE, lay_structure_set_on
 from mmpl.io.images import IMAGE_SUFFIXES
 from mmpl.io.masks import read_mask
 
-MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".dcm")
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".nrrd", ".dcm")
 
 
 def read_any_mask(path: Path, grid: Grid, series: SeriesIdentity | None = None) -> Image:

@@ -71,12 +71,14 @@ def make_structure_set(mask: Image, series: CtSeries, by_person: bool = False) -
     made.SeriesDescription = f"GTVp, GTVn ({RESEARCH_ONLY})"
     made.Manufacturer, made.ManufacturerModelName, made.SoftwareVersions = MANUFACTURER, MODEL, VERSION
     made.InstanceNumber, made.OperatorsName = 1, None
-    made.FrameOfReferenceUID = series.identity.frame_of_reference_uid
-    made.PositionReferenceIndicator = series.slices[0].get("PositionReferenceIndicator")
+    with quiet():
+        made.FrameOfReferenceUID = series.identity.frame_of_reference_uid
+        made.PositionReferenceIndicator = series.slices[0].get("PositionReferenceIndicator")
+        made.ReferencedFrameOfReferenceSequence = [_reference(series)]
     made.StructureSetLabel, made.StructureSetName, made.StructureSetDescription = "GTV", "GTVp, GTVn", RESEARCH_ONLY
-    made.ReferencedFrameOfReferenceSequence = [_reference(series)]
     made.StructureSetROISequence = [_region(label, series, by_person) for label in LESIONS]
-    made.ROIContourSequence = [_contours(label, labels == label, series) for label in LESIONS]
+    with quiet():
+        made.ROIContourSequence = [_contours(label, labels == label, series) for label in LESIONS]
     made.RTROIObservationsSequence = [_observation(label) for label in LESIONS]
     made.ApprovalStatus = "UNAPPROVED"
     return made
