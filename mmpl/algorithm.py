@@ -16,7 +16,7 @@ from mmpl.case import Case
 from mmpl.errors import one_line
 from mmpl.io.challenge import (
     clear_challenge_result,
-    input_files,
+    image_files,
     read_challenge_case,
     read_edition,
     write_challenge_result,
@@ -214,7 +214,7 @@ class Algorithm:
     def _trace(self, source: Path, result: PatientResult) -> "Provenance":
         from mmpl.provenance import trace
 
-        return trace(self.pipeline.ensemble, self.pipeline.device, result.seconds, input_files(source))
+        return trace(self.pipeline.ensemble, self.pipeline.device, result.seconds, image_files(source))
 
     def _write_disagreement(self, path: Path, result: PatientResult) -> None:
         if result.segmentation.disagreement is None:

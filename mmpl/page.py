@@ -1,7 +1,8 @@
 """One HTML file a patient that a person reads: images to scroll through, the answers and what they rest on.
 
 It holds all it needs and fetches nothing, which its content security policy enforces. What names a patient is the
-identifier that was given; nothing of the images' headers or file names gets in. The template escapes all it is given.
+identifier that was given; nothing of the images' headers or file names gets in. The CT itself, at about 2 mm, shows a
+face: a page is as private as the images. The template escapes all it is given.
 """
 
 import base64

@@ -132,7 +132,7 @@ def answer_patient(
         case = give_mask(case, mask)
     result = algorithm.pipeline(case)
     log_remarks(result)
-    named = {"ct": sources.ct, "pet": sources.pet, "clinical record": sources.record}
+    named = {"ct": sources.ct, "pet": sources.pet}
     files = {name: path for name, path in named.items() if path and path.is_file()}
     provenance = trace(ensemble, algorithm.pipeline.device, result.seconds, files)
     try:

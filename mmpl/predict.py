@@ -165,7 +165,7 @@ def predict(
                 write_radiomics(features, result.radiomics)
             if result.segmentation.disagreement:
                 write_image(differing, result.segmentation.disagreement)
-            provenance = trace(ensemble, device, result.seconds, patients.input_files(name))
+            provenance = trace(ensemble, device, result.seconds, patients.image_files(name))
             write_report(report, result, ensemble, source, provenance)
             table.write_now_and_then()
             show: dict[str, Callable[[], None]] = {}

@@ -1,4 +1,4 @@
-"""Where an answer comes from: versions, device, threads, the weights' and the inputs' SHA-256, seconds a stage."""
+"""Where an answer comes from: versions, device, threads, the weights' and the images' SHA-256, seconds a stage."""
 
 import json
 import platform
@@ -40,7 +40,8 @@ class Provenance:
         device: The GPU's name, or "CPU".
         threads: Threads that PyTorch computes with on the CPU.
         weights: SHA-256 of the weights' manifest, which names every other file by its own.
-        inputs: SHA-256 of each input file, by what it is; none of images that came as no files.
+        inputs: SHA-256 of each image file, by what it is; none of images that came as no files. Never of a record: its
+            few fields are found by trying all, until one has that hash.
         seconds: Seconds of each stage.
         answered: Moment of the answer, ISO 8601 in UTC.
     """
@@ -63,7 +64,7 @@ def trace(
         ensemble: The ensemble that gave it.
         device: Device that it was given on.
         seconds: Seconds of each stage (`PatientResult.seconds`).
-        files: Files that were read, by what they are.
+        files: Image files that were read, by what they are.
     """
     return Provenance(
         versions=find_versions(),

@@ -398,7 +398,7 @@ def test_lesions_stand_in_a_table_of_their_own(head, tiny_ensemble, tmp_path, mo
         assert listed == {name: "" if value is None else str(value) for name, value in lesion.items()}
     by_class = [sum(each["volume_ml"] for each in report["lesions"] if each["class"] == name) for name in CLASSES]
     assert by_class == pytest.approx([float(row["gtvp_ml"]), float(row["gtvn_ml"])], abs=0.01)
-    assert set(report["provenance"]["inputs"]) == {"ct", "pet", "table"}
+    assert set(report["provenance"]["inputs"]) == {"ct", "pet"}
 
 
 def test_pages_are_written_where_asked(cohort, names, tmp_path, use, monkeypatch):

@@ -141,12 +141,10 @@ def read_challenge_case(folder: Path, schema: ClinicalSchema | None = None, know
     return case
 
 
-def input_files(folder: Path) -> dict[str, Path]:
-    """Name the files of the one case in a folder of the challenge's layout, by what they are."""
+def image_files(folder: Path) -> dict[str, Path]:
+    """Name the images of the one case in a folder of the challenge's layout, by what they are."""
     layout, edition = _Layout(folder, _read_listed_paths(folder / "inputs.json")), read_edition()
-    images = {"ct": find_image(layout.path(edition.ct), "CT"), "pet": find_image(layout.path(edition.pet), "PET")}
-    record = layout.path(edition.clinical)
-    return images | ({"clinical record": record} if record.is_file() else {})
+    return {"ct": find_image(layout.path(edition.ct), "CT"), "pet": find_image(layout.path(edition.pet), "PET")}
 
 
 def find_image(folder: Path, what: str) -> Path:

@@ -113,11 +113,11 @@ class Cohort:
         ct = read_image(_find(self._places, patient_id, f"{patient_id}__CT.nii.gz"))
         return PatientImages(ct, read_image(_find(self._places, patient_id, f"{patient_id}__PT.nii.gz")))
 
-    def input_files(self, patient_id: str) -> dict[str, Path]:
-        """Name the files that a patient is answered from, by what they are; those of a folder of DICOM are too many."""
+    def image_files(self, patient_id: str) -> dict[str, Path]:
+        """Name the images that a patient is answered from, by what they are; none where they are DICOM."""
         images = {"ct": f"{patient_id}__CT.nii.gz", "pet": f"{patient_id}__PT.nii.gz"}
         named = {name: _find(self._places, patient_id, file) for name, file in images.items()}
-        return {name: path for name, path in {**named, "table": self.table}.items() if path.is_file()}
+        return {name: path for name, path in named.items() if path.is_file()}
 
     def fingerprint(self, patient_id: str, given_mask: Path | None = None) -> str:
         """Tell a patient apart from what it was: size and date of its images and masks, SUV factor, row of the table.
