@@ -1,6 +1,6 @@
 """What one patient brings: two images with their geometry, a clinical record and, in training, labels and outcome."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -124,6 +124,30 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class SeriesIdentity:
+    """The DICOM series that an image was read from; a mask that belongs to the image refers to it.
+
+    Attributes:
+        frame_of_reference_uid: Frame of reference; blank where the header has none.
+    """
+
+    series_uid: str
+    frame_of_reference_uid: str
+
+    def check(self, series_uids: Collection[str], frame_of_reference_uids: Collection[str]) -> None:
+        """Compare with the series and frames of reference that an object refers to; of none, it says nothing.
+
+        Raises:
+            InvalidInputError: This one is not among them.
+        """
+        frame = self.frame_of_reference_uid
+        if frame and frame_of_reference_uids and frame not in frame_of_reference_uids:
+            raise InvalidInputError("it belongs to another CT (its frame of reference is another)")
+        if series_uids and self.series_uid not in series_uids:
+            raise InvalidInputError("it belongs to another CT (it refers to another series)")
+
+
+@dataclass(frozen=True)
 class SuvFactor:
     """The factor that brought a PET's values to SUV by body weight, and what went into it; None where it did not.
 
@@ -167,6 +191,7 @@ class Case:
         known_hpv: HPV status, where it is known and takes the place of the predicted one in the survival model.
         given_mask: Mask that takes the place of the ensemble's in the answer, and for HPV and survival.
         suv: How the PET came to be in SUV, where headers say so.
+        ct_series: Series that the CT was read from; None where it is not DICOM.
     """
 
     patient_id: str
@@ -179,6 +204,7 @@ class Case:
     known_hpv: bool | None = None
     given_mask: GivenMask | None = None
     suv: SuvFactor | None = None
+    ct_series: SeriesIdentity | None = None
 
     def __post_init__(self) -> None:
         for name, image in (("CT", self.ct), ("PET", self.pet)):

@@ -140,6 +140,30 @@ def test_a_persons_mask_and_other_forms(run, written, head, tmp_path):
     assert (tmp_path / "a" / "mask_seg.dcm").is_file()
 
 
+def test_a_mask_of_another_ct_is_refused_even_on_the_same_grid(run, written, head, tmp_path):
+    """A structure set drawn on another patient's CT, whose slices lie where these do."""
+    labels = np.zeros(head.ct.grid.shape_zyx, np.uint8)
+    z, y, x = (length // 2 for length in labels.shape)
+    labels[z - 3 : z + 4, y - 8 : y + 8, x - 12 : x + 4] = Label.GTVP
+    write_image(tmp_path / "mine.nii.gz", Image(labels, head.ct.grid))
+    given = ("--dicom", written, "--mask", tmp_path / "mine.nii.gz", "--no-page")
+    assert run("case", *given, "--out", tmp_path / "a", "--format", "rtstruct", "--format", "dicom-seg")[0] == 0
+    other = tmp_path / "other"
+    shutil.copytree(written, other)
+    change(other / "ct", SeriesInstanceUID="1.2.3.4", FrameOfReferenceUID="1.2.3.5")
+    change(other / "pet", FrameOfReferenceUID="1.2.3.5")
+    for name in ("mask_rtstruct.dcm", "mask_seg.dcm"):
+        code, _, error = run("case", "--dicom", other, "--mask", tmp_path / "a" / name, "--out", tmp_path / "b")
+        assert (code, error.count("\n"), "belongs to another CT" in error) == (1, 1, True)
+        assert not list((tmp_path / "b").iterdir())
+
+
+def test_two_series_of_two_frames_of_reference_are_refused(study):
+    change(study / "pet", FrameOfReferenceUID="1.2.3.5")
+    with pytest.raises(InvalidInputError, match="do not have one frame of reference"):
+        read_patient(Sources(ct=study / "ct", pet=study / "pet"), SCHEMA, "P")
+
+
 def test_a_structured_report_has_the_uptake(run, written, head, tmp_path):
     """The SUV of the PET that was answered, from the headers."""
     labels = np.zeros(head.ct.grid.shape_zyx, np.uint8)

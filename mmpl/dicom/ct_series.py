@@ -1,7 +1,7 @@
 """The CT series that a mask lies on: its slices in order, and the grid they make."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpl.case import Grid, Image, InvalidInputError
+from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity
 from mmpl.dicom.headers import read_headers
 from mmpl.dicom.objects import reading
 from mmpl.errors import some_of
@@ -30,25 +30,6 @@ _SAME_FOR_ALL = (
     "ImageOrientationPatient",
     "PixelSpacing",
 )
-
-
-@dataclass(frozen=True)
-class SeriesIdentity:
-    """What a mask that belongs to a series refers to."""
-
-    series_uid: str
-    frame_of_reference_uid: str
-
-    def check(self, series_uids: Collection[str], frame_of_reference_uids: Collection[str]) -> None:
-        """Compare with the series and frames of reference that an object refers to; of none, it says nothing.
-
-        Raises:
-            InvalidInputError: This one is not among them.
-        """
-        if frame_of_reference_uids and self.frame_of_reference_uid not in frame_of_reference_uids:
-            raise InvalidInputError("it belongs to another CT (its frame of reference is another)")
-        if series_uids and self.series_uid not in series_uids:
-            raise InvalidInputError("it belongs to another CT (it refers to another series)")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mmpl.case import Case, GivenMask, Grid, Image, InvalidInputError
-from mmpl.dicom.ct_series import SeriesIdentity
+from mmpl.case import Case, GivenMask, Grid, Image, InvalidInputError, SeriesIdentity
 from mmpl.dicom.headers import looks_like_dicom
 from mmpl.dicom.objects import read_object, reading
 from mmpl.dicom.segmentation_object import SEGMENTATION_STORAGE, lay_segmentation_on
@@ -41,10 +40,10 @@ def read_any_mask(path: Path, grid: Grid, series: SeriesIdentity | None = None) 
     raise InvalidInputError(f"{path}: neither a DICOM segmentation nor an RT structure set")
 
 
-def give_mask(case: Case, path: Path, series: SeriesIdentity | None = None) -> Case:
+def give_mask(case: Case, path: Path) -> Case:
     """Let a mask in a file take the place of the ensemble's in a case.
 
     Raises:
         InvalidInputError: It cannot be used, as in `read_any_mask`.
     """
-    return replace(case, given_mask=GivenMask(read_any_mask(path, case.ct.grid, series), path.name))
+    return replace(case, given_mask=GivenMask(read_any_mask(path, case.ct.grid, case.ct_series), path.name))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpl.case import Grid, Image, InvalidInputError
-from mmpl.dicom.ct_series import MOST_UNEVEN_MM, CtSeries, SeriesIdentity, plane_grid
+from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity
+from mmpl.dicom.ct_series import MOST_UNEVEN_MM, CtSeries, plane_grid
 from mmpl.dicom.headers import quiet
 from mmpl.dicom.lesions import ABNORMAL, LESION_OF, Named, Term, match_lesions
 from mmpl.dicom.objects import (

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpl.case import Grid, Image, InvalidInputError, Vector
+from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity, Vector
 from mmpl.dicom.headers import Header, Stored
 from mmpl.dicom.pixels import read_pixels
 from mmpl.names import Modality
@@ -81,6 +81,11 @@ class Series:
         """The series' number, which says which is meant; "?" where it has none."""
         number = self.first.number("SeriesNumber")
         return "?" if number is None else f"{number:.0f}"
+
+    @property
+    def identity(self) -> SeriesIdentity:
+        """UIDs of the series and of its frame of reference."""
+        return SeriesIdentity(self.first.text("SeriesInstanceUID"), self.first.text("FrameOfReferenceUID"))
 
     @cached_property
     def slices(self) -> tuple[Slice, ...]:

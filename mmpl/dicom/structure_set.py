@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpl.case import Grid, Image, InvalidInputError
+from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity
 from mmpl.dicom.contours import Polygon, fill, outline
-from mmpl.dicom.ct_series import MOST_UNEVEN_MM, CtSeries, SeriesIdentity
+from mmpl.dicom.ct_series import MOST_UNEVEN_MM, CtSeries
 from mmpl.dicom.headers import quiet
 from mmpl.dicom.lesions import LESION_OF, Named, Term, match_lesions
 from mmpl.dicom.objects import (

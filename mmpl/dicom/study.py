@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SuvFactor
+from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SeriesIdentity, SuvFactor
 from mmpl.dicom.headers import Header, as_moment, as_time, is_zip, read_headers
 from mmpl.dicom.series import Series, find_series, naming, read_series
 from mmpl.dicom.suv import PetHeader, suv_factor
@@ -40,12 +40,14 @@ class PatientImages:
         pet: PET, SUV by body weight where `suv` has a factor or is None; else as it was stored.
         suv: The PET's factor and what went into it, by its headers; None where it came without.
         found: What headers say of the patient, by clinical field: age (years), sex (M, F), weight (kg).
+        ct_series: Series of the CT, where it is DICOM.
     """
 
     ct: Image
     pet: Image
     suv: SuvFactor | None = None
     found: Mapping[str, float | str] = field(default_factory=dict)
+    ct_series: SeriesIdentity | None = None
 
     @property
     def pet_is_suv(self) -> bool:
@@ -61,7 +63,15 @@ class PatientImages:
             InvalidInputError: An image cannot be used, or CT and PET do not overlap.
         """
         case = Case(
-            patient_id, self.ct, self.pet, clinical, reference, self.pet_is_suv, known_hpv=known_hpv, suv=self.suv
+            patient_id,
+            self.ct,
+            self.pet,
+            clinical,
+            reference,
+            self.pet_is_suv,
+            known_hpv=known_hpv,
+            suv=self.suv,
+            ct_series=self.ct_series,
         )
         check_overlap(case.ct.grid, case.pet.grid)
         return check_units(case)
@@ -93,13 +103,15 @@ def read_pair(
     pet_series = find_one(pet, Modality.PET, pet_number) if is_dicom_place(pet) else None
     if ct_series and pet_series:
         _check_one_patient(f"{ct}, {pet}", (ct_series, pet_series))
+        frames = {each.identity.frame_of_reference_uid for each in (ct_series, pet_series)} - {""}
+        if len(frames) > 1:
+            raise InvalidInputError(f"{ct}, {pet}: CT and PET do not have one frame of reference")
     found: dict[str, float | str] = {}
     for series in filter(None, (ct_series, pet_series)):
         found |= patient_facts(series.first)
     ct_image = read_series(ct_series) if ct_series else read_image(ct)
-    if pet_series is None:
-        return PatientImages(ct_image, read_image(pet), None, found)
-    return PatientImages(ct_image, *read_pet(pet_series, weight_kg), found)
+    pet_image, factor = read_pet(pet_series, weight_kg) if pet_series else (read_image(pet), None)
+    return PatientImages(ct_image, pet_image, factor, found, ct_series.identity if ct_series else None)
 
 
 def read_study(study: Study, weight_kg: float | None = None) -> PatientImages:
@@ -113,9 +125,8 @@ def read_study(study: Study, weight_kg: float | None = None) -> PatientImages:
         InvalidInputError: A series cannot be used; the message names it.
     """
     pet, factor = read_pet(study.pet, weight_kg)
-    return PatientImages(
-        read_series(study.ct), pet, factor, patient_facts(study.ct.first) | patient_facts(study.pet.first)
-    )
+    found = patient_facts(study.ct.first) | patient_facts(study.pet.first)
+    return PatientImages(read_series(study.ct), pet, factor, found, study.ct.identity)
 
 
 def read_pet(series: Series, weight_kg: float | None = None) -> tuple[Image, SuvFactor]:
