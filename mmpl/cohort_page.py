@@ -22,12 +22,15 @@ from mmpl.cohort_scores import (
     Interval,
     Results,
     foretell,
+    interval,
+    resamples,
 )
 from mmpl.evaluate import Evaluation, assess, collect
 from mmpl.evidence import Floats
 from mmpl.files import refuse_inside, write_whole
 from mmpl.findings import flag_in_words
 from mmpl.io.cohort import read_cohort
+from mmpl.metrics import roc_auc
 from mmpl.names import AT_RISK_AT_END, DAYS_PER_YEAR
 from mmpl.page import render
 from mmpl.report import YEARS, ReportedAnswer, read_report
@@ -107,13 +110,13 @@ class Measured:
         return not (math.isnan(self.value) or math.isnan(self.interval.low))
 
 
-def write_cohort_page(answers: Path, cohort: Path | None = None, resamples: int = RESAMPLES) -> Path:
+def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RESAMPLES) -> Path:
     """Write the page of the answers in a folder beside them, as `index.html`.
 
     Args:
         answers: A folder that `mmpl.predict` wrote.
         cohort: The cohort's folder, whose released outcomes the answers are compared with; None for none.
-        resamples: Number of bootstrap resamples.
+        count: Number of bootstrap resamples.
 
     Returns:
         The page.
@@ -128,12 +131,14 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, resamples: int 
     found = [report for report in reports if report and (answers / f"{report.patient_id}.json").is_file()]
     if not found:
         raise InvalidInputError(f"{answers}: no answers, which `mmpl predict` writes")
+    if any(f"{report.patient_id}.html" == COHORT_PAGE for report in found):
+        raise InvalidInputError(f"{answers / COHORT_PAGE}: would be written over the page of the patient of that name")
     outcomes, plots, evaluation = dict[str, Outcome](), list[Plot](), None
     if cohort:
         outcomes = {patient.patient_id: patient.outcome for patient in read_cohort(cohort).patients}
         results = collect(answers, cohort)
-        evaluation = assess(results, resamples)
-        plots = draw_plots(results, evaluation)
+        evaluation = assess(results, count)
+        plots = draw_plots(results, evaluation, count)
     page = render(
         "cohort.html",
         scripts=("table.js",),
@@ -192,9 +197,9 @@ def _groups(evaluation: Evaluation) -> dict[str, tuple[Group, dict[str, Measured
     }
 
 
-def draw_plots(results: Results, evaluation: Evaluation) -> list[Plot]:
+def draw_plots(results: Results, evaluation: Evaluation, count: int = RESAMPLES) -> list[Plot]:
     """Draw what there is to draw of a cohort's results."""
-    plots = [draw_kaplan_meier(results), draw_roc(results, evaluation)]
+    plots = [draw_kaplan_meier(results), draw_roc(results, count)]
     foretold = foretell(results)
     plots += [draw_calibration(name, each, evaluation) for name, each in foretold.items()]
     plots += [draw_decisions(name, points) for name, points in evaluation.decisions.items()]
@@ -243,8 +248,11 @@ def draw_kaplan_meier(results: Results) -> Plot | None:
     )
 
 
-def draw_roc(results: Results, evaluation: Evaluation) -> Plot | None:
-    """Draw the ROC curve of the HPV score; None where one status alone is known."""
+def draw_roc(results: Results, count: int = RESAMPLES) -> Plot | None:
+    """Draw the ROC curve of the HPV score, of the patients who have one; None where one status alone is known.
+
+    The score's AUC, which counts a missing one as half right, differs where some are missing.
+    """
     known = results.take(~np.isnan(results.hpv_positive) & ~np.isnan(results.hpv_probability))
     positive = known.hpv_positive == 1
     if positive.all() or not positive.any():
@@ -256,7 +264,9 @@ def draw_roc(results: Results, evaluation: Evaluation) -> Plot | None:
         np.cumsum(~positive[order])[last] / (~positive).sum(),
     )
     line = ((0.0, 0.0), *zip(alarms.tolist(), hits.tolist(), strict=True))
-    auc, bounds = evaluation.scores.hpv_auc, evaluation.intervals["hpv_auc"]
+    auc = roc_auc(known.hpv_probability, positive)
+    drawn = [roc_auc(known.hpv_probability[some], positive[some]) for some in resamples(len(known), count)]
+    bounds = interval(drawn)
     return Plot(
         "HPV score: ROC",
         "1 - specificity",
@@ -325,7 +335,6 @@ def draw_decisions(name: str, points: Sequence[DecisionPoint]) -> Plot | None:
 
     ticks = [value for value in np.arange(-0.2, 1.0, 0.1 if high - low < 0.6 else 0.2) if low <= value <= high]
     best = max(known, key=lambda point: point.gain)
-    interval = best.gain_interval
     return Plot(
         f"Decision curve: {_TITLES[name]}",
         "probability from which one acts",
@@ -337,14 +346,14 @@ def draw_decisions(name: str, points: Sequence[DecisionPoint]) -> Plot | None:
         ),
         _shares(),
         tuple((place(float(value)), f"{value:.1f}") for value in ticks),
-        f"Largest gain over both {best.gain:+.3f} ({interval.low:+.3f} to {interval.high:+.3f}), "
-        f"from a probability of {best.threshold:g}.",
+        f"Largest gain over both {best.gain:+.3f}, from a probability of {best.threshold:g}: the best of "
+        f"{len(known)}, which flatters.",
     )
 
 
 def draw_dice(results: Results) -> Plot | None:
-    """Draw the GTVp Dice of each patient against the volume that was found, with the medians of three sizes."""
-    known = results.take(~np.isnan(results.gtvp_dice))
+    """Draw the GTVp Dice of each answered patient against the volume found, with the medians of three sizes."""
+    known = results.take(~np.isnan(results.gtvp_dice) & results.mask_predicted)
     if known.volume_ml is None or not len(known):
         return None
     volume = np.nan_to_num(known.volume_ml)

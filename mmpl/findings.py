@@ -134,7 +134,7 @@ _FLAGS = {
     SHIFTED: None,
 }
 _FLAG_BEGINNINGS = {
-    CLINICAL_ASSUMED: None,  # the notes say it of each
+    CLINICAL_ASSUMED: "The models read fields that were not given, and a typical patient's stand in",
     HPV_KNOWN: "The recurrence risk rests on the HPV status that was given",
     "time budget": "Time was short, and not all models answered",
     "out of GPU memory": None,

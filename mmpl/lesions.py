@@ -194,7 +194,7 @@ def side_of(ct: Image, place_mm: Floats) -> Side | None:
     """Tell the side of the midline that a place is on.
 
     The midline at that level is where half of the body's area in the axial slice lies to either side. None where the
-    slice shows too little of a body, or cuts it at one side alone.
+    slice shows too little of a body, cuts it at one side alone, or shows two parts of it, as legs are.
     """
     midline = _midline_mm(ct, float(place_mm[2]))
     if midline is None:
@@ -214,7 +214,10 @@ def _midline_mm(ct: Image, z_mm: float) -> float | None:
     labels, count = ndimage.label(ndimage.binary_opening(tissue))  # which parts the table from the body
     if not count:
         return None
-    body = ndimage.binary_fill_holes(labels == np.bincount(labels.ravel())[1:].argmax() + 1)
+    areas = np.bincount(labels.ravel())[1:]
+    if np.sort(areas)[:-1].max(initial=0) >= areas.max() / 2:
+        return None
+    body = ndimage.binary_fill_holes(labels == areas.argmax() + 1)
     if body.sum() * _SLICE_MM**2 < _LEAST_BODY_MM2 or body[:, 0].any() != body[:, -1].any():
         return None
     return x + _SLICE_MM * float(np.median(np.nonzero(body)[1]))

@@ -13,6 +13,8 @@ class Label(IntEnum):
 
 LESIONS = (Label.GTVP, Label.GTVN)
 """The two foreground classes, in the order of every two-channel array."""
+CLASS_NAMES = {Label.GTVP: "GTVp", Label.GTVN: "GTVn"}
+"""The classes as they are written for people."""
 
 
 class Stage(StrEnum):

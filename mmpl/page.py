@@ -24,11 +24,11 @@ from mmpl.explanation import Explanation
 from mmpl.files import write_whole
 from mmpl.findings import flag_in_words, in_words, value_in_words
 from mmpl.lesions import Lesion
-from mmpl.names import DAYS_PER_YEAR, LESIONS
+from mmpl.names import CLASS_NAMES, DAYS_PER_YEAR, LESIONS
 from mmpl.picture import COLORS, SHOWN_FROM, draw_stills
 from mmpl.pipeline import PatientResult
 from mmpl.provenance import Provenance
-from mmpl.report import CLASS_NAMES, YEARS
+from mmpl.report import YEARS
 from mmpl.scene import SIDE_VOXELS, make_scene
 from mmpl.schema import ClinicalSchema
 from mmpl.weights import Ensemble
@@ -137,7 +137,8 @@ def render_page(case: Case, result: PatientResult, ensemble: Ensemble, provenanc
             for name, answer in (("Recurrence risk", survival), ("HPV score", hpv))
             if answer and answer.explanation
         ],
-        flags=[words for flag in result.flags if (words := flag_in_words(flag))],
+        flags=[words for flag in result.flags if (words := flag_in_words(flag))]
+        + ["No primary tumor was found."] * (bool(lesions) and not result.gtvp_ml),
         class_names=CLASS_NAMES,
         colors=COLORS,
     )

@@ -18,7 +18,7 @@ from mmpl.case import Case, Grid, Image
 from mmpl.files import write_whole
 from mmpl.geometry import Interpolation, extent_mm, index_to_mm, resample
 from mmpl.lesions import components
-from mmpl.names import DAYS_PER_YEAR, LESIONS, Label
+from mmpl.names import CLASS_NAMES, DAYS_PER_YEAR, LESIONS, Label
 from mmpl.surroundings import without_plot_backend
 
 if TYPE_CHECKING:
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from mmpl.pipeline import PatientResult
     from mmpl.survival import SurvivalResult
 
-TITLES = {Label.GTVP: "GTVp", Label.GTVN: "GTVn"}
 COLORS = {Label.GTVP: "#00d5ff", Label.GTVN: "#7dff4a"}
 SMALL_PRINT = (
-    "Research software, not for clinical use. CT window -160 to 240 HU, {pet}; contours: the ensemble's mask. Orange: "
+    "Research software, not for clinical use. CT window -160 to 240 HU, {pet}; contours: {whose} mask. Orange: "
     "the ensemble; gray: its models."
 )
 
@@ -165,7 +164,9 @@ def _draw(
         _draw_survival(figure.add_subplot(panels[2]), result.survival, training_curve)
     large = {"fontsize": 14, "weight": "bold", "color": _INK, "parse_math": False}
     figure.text(0.04, 1 - 0.3 / height, f"Patient {result.patient_id}", large)
-    figure.text(0.04, 0.16 / height, SMALL_PRINT.format(pet=PetScale.of(case).words), fontsize=8, color=_GREY)
+    whose = "a person's" if result.segmentation.replaced else "the ensemble's"
+    small = SMALL_PRINT.format(pet=PetScale.of(case).words, whose=whose)
+    figure.text(0.04, 0.16 / height, small, fontsize=8, color=_GREY)
 
     with write_whole(path) as partial:
         figure.savefig(partial, format="png")
@@ -190,7 +191,7 @@ def _draw_lesions(figure: "Figure", case: Case, mask: Image, lesions: list[Lesio
     rows, others = _split(lesions)
     pet_scale = PetScale.of(case)
     classes = {label: Image(mask.voxels == label, mask.grid) for label in LESIONS}
-    shown = [(f"{number} {TITLES[label]}", COLORS[label], center_mm(lesion)) for number, (label, lesion) in rows]
+    shown = [(f"{number} {CLASS_NAMES[label]}", COLORS[label], center_mm(lesion)) for number, (label, lesion) in rows]
     if not shown:
         shown = [("No lesion found", "white", np.mean(extent_mm(case.ct.grid), axis=0))]
     small = _SMALL_INCHES * math.ceil(len(others) / _SMALL_IN_A_ROW)
@@ -214,7 +215,7 @@ def _draw_lesions(figure: "Figure", case: Case, mask: Image, lesions: list[Lesio
     for at, (number, (label, lesion)) in enumerate(others):
         axes = figure.add_subplot(layout[at])
         _draw_plane(axes, PLANES[0], case, pet_scale, classes, center_mm(lesion), SMALL_FIELD_MM)
-        _write_on(axes, 0.05, 0.05, f"{number} {TITLES[label]}", color=COLORS[label], fontsize=9, weight="bold")
+        _write_on(axes, 0.05, 0.05, f"{number} {CLASS_NAMES[label]}", color=COLORS[label], fontsize=9, weight="bold")
 
 
 def center_mm(lesion: Image) -> NDArray[np.float64]:
@@ -305,18 +306,18 @@ def _draw_pet_bar(figure: "Figure", scale: PetScale, bottom: float, top: float) 
 
 
 def _write_summary(axes: "Axes", result: "PatientResult", threshold: float | None) -> None:
-    hpv, survival, found = result.hpv, result.survival, result.gtvp_ml + result.gtvn_ml > 0
+    hpv, survival = result.hpv, result.survival
     flags = textwrap.wrap("; ".join(result.flags) or "none", 46, max_lines=3)
     lines = [
         ("GTVp", f"{result.gtvp_ml:.1f} ml" if result.gtvp_ml else "none found", _INK),
         ("GTVn", f"{result.gtvn_ml:.1f} ml" if result.gtvn_ml else "none found", _INK),
     ]
-    if found and result.segmentation.models > 1:  # else there is nothing to agree on
+    if result.segmentation.agreed:
         lines.append(("Agreement", f"{result.segmentation.agreement:.2f}", _INK))
         lines.append(("", f"mean Dice of the {result.segmentation.models} models with the mask", _GREY))
     if hpv:
         status = "positive" if hpv.positive else "negative"
-        lines.append(("HPV", f"{status}, probability {hpv.probability:.2f}", _INK))
+        lines.append(("HPV", f"{status}, score {hpv.probability:.2f}", _INK))
         low, high = min(hpv.member_probabilities), max(hpv.member_probabilities)
         from_threshold = "" if threshold is None else f"positive from {threshold:.2f}; "
         lines.append(("", f"{from_threshold}models {low:.2f} to {high:.2f}", _GREY))

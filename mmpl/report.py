@@ -13,7 +13,7 @@ from mmpl.explanation import Explanation
 from mmpl.files import write_whole
 from mmpl.findings import in_words, unit_of
 from mmpl.lesions import Lesion, Uptake
-from mmpl.names import DAYS_PER_YEAR, LESIONS, Label
+from mmpl.names import CLASS_NAMES, DAYS_PER_YEAR, LESIONS
 from mmpl.pipeline import PatientResult
 from mmpl.provenance import Provenance
 from mmpl.schema import ClinicalSchema
@@ -25,7 +25,6 @@ YEARS = (1, 2, 3, 5)
 """Years after which the probability of no recurrence is given, where follow-up goes so far."""
 UPTAKE_COLUMNS = frozenset(field.name for field in fields(Uptake))
 """Measures of a lesion that there are only of a PET in SUV."""
-CLASS_NAMES = {Label.GTVP: "GTVp", Label.GTVN: "GTVn"}
 
 BY_ENSEMBLE, BY_PERSON = "ensemble", "person"
 """Whose mask the answers rest on."""

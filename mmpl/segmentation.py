@@ -90,12 +90,13 @@ class Segmentation:
 
     Attributes:
         mask: Label map, uint8, on the CT's own grid.
-        agreement: Mean Dice, all lesions together, of each model's mask with the ensemble's; 1 where all are empty.
+        agreement: Mean Dice, all lesions together, of each model's mask with the ensemble's; 1 where all are empty. It
+            says nothing where not `agreed`.
         models: Number of models that answered, the first of the list; fewer than all only where time ran out.
         disagreement: SD, over the models, of a voxel's probability of GTVp or of GTVn, whichever is larger, float32 on
             the CT's own grid; None where it was not asked for, or one model alone answered.
         replaced: The ensemble's own mask, where a person's took its place; None where the mask is the ensemble's.
-        member_masks: Masks of the models; None where the ensemble finds nothing.
+        member_masks: Masks of the models; None where the ensemble finds nothing, or a person's mask took its place.
         roi: Grid of the patch.
     """
 
@@ -113,10 +114,17 @@ class Segmentation:
         return _volume_ml(self.mask, label)
 
     def with_mask(self, given: GivenMask) -> "Segmentation":
-        """Let a person's mask take the ensemble's place."""
-        found = tuple(flag for flag in self.flags if flag != NO_LESION)
-        flags = (GIVEN, *found) if given.image.voxels.any() else (GIVEN, NO_LESION, *found)
-        return replace(self, mask=given.image, flags=flags, replaced=ReplacedMask(self.mask, given))
+        """Let a person's mask take the ensemble's place; how the models agree on theirs says nothing of it."""
+        flags = [GIVEN, *(flag for flag in self.flags if flag not in (NO_LESION, LOW_AGREEMENT))]
+        if not given.image.voxels.any():
+            flags.append(NO_LESION)
+        replaced = ReplacedMask(self.mask, given)
+        return replace(self, mask=given.image, flags=tuple(flags), replaced=replaced, member_masks=None)
+
+    @property
+    def agreed(self) -> bool:
+        """Whether several models could agree on the contours: those of lesions that they, not a person, found."""
+        return self.models > 1 and self.replaced is None and bool(self.mask.voxels.any())
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lifelines.statistics import logrank_test
 from sklearn.metrics import roc_auc_score
 
 from mmpl.__main__ import main
-from mmpl.case import Image
+from mmpl.case import Image, InvalidInputError
 from mmpl.cohort_page import COHORT_PAGE, draw_dice, draw_kaplan_meier, draw_plots, draw_roc, write_cohort_page
 from mmpl.evaluate import assess, collect
 from mmpl.io.images import write_image
@@ -86,7 +86,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     cohort, answers = write_cohort_and_answers(tmp_path_factory.mktemp("cohort"), 120)
     (answers / "P-0001.html").write_text("its page")
     (answers / "P-0002.png").write_bytes(b"its picture")
-    write_cohort_page(answers, cohort, resamples=20)
+    write_cohort_page(answers, cohort, count=20)
     return cohort, answers
 
 
@@ -146,7 +146,7 @@ def test_kaplan_meier_is_lifelines(folders: tuple[Path, Path]) -> None:
 def test_roc_has_its_area(folders: tuple[Path, Path]) -> None:
     results = collect(folders[1], folders[0])
     results = replace(results, hpv_probability=np.round(results.hpv_probability, 1))  # with ties
-    plot = draw_roc(results, assess(results, 5))
+    plot = draw_roc(results, 5)
     assert plot is not None
     x, y = np.array(plot.series[1].line).T
     known = ~np.isnan(results.hpv_positive)
@@ -154,12 +154,36 @@ def test_roc_has_its_area(folders: tuple[Path, Path]) -> None:
         roc_auc_score(results.hpv_positive[known], results.hpv_probability[known])
     )
     one = replace(results, hpv_positive=np.ones(len(results)))
-    assert draw_roc(one, assess(results, 5)) is None
+    assert draw_roc(one, 5) is None
+
+
+def test_who_was_not_answered_is_told_and_not_drawn(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    cohort, answers = write_cohort_and_answers(tmp_path, 60)
+    for path in sorted(answers.glob("P-*.json"))[::2]:
+        path.unlink()
+    _Table(answers).write()
+    results = collect(answers, cohort)
+    left = int(results.answered.sum())
+    plot = draw_roc(results, 5)
+    assert plot is not None
+    x, y = np.array(plot.series[1].line).T
+    assert f"AUC {np.trapezoid(y, x):.2f} (" in plot.note
+    page = write_cohort_page(answers, cohort, count=2).read_text()
+    assert f"{60 - left} of 60 patients have no answer" in page
+
+
+def test_a_patient_called_as_the_page_keeps_its_own(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    report = json.loads((folders[1] / "P-0001.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps(report | {"patient": "index"}))
+    (tmp_path / "index.html").write_text("its page")
+    with pytest.raises(InvalidInputError, match="would be written over the page of the patient"):
+        write_cohort_page(tmp_path)
+    assert (tmp_path / "index.html").read_text() == "its page"
 
 
 def test_calibration_decisions_and_dice(folders: tuple[Path, Path]) -> None:
     results = collect(folders[1], folders[0])
-    plots = {plot.title: plot for plot in draw_plots(results, assess(results, 5))}
+    plots = {plot.title: plot for plot in draw_plots(results, assess(results, 5), 5)}
     assert len(plots) == 9
     fifths = plots["Calibration: HPV-positive"].series[1]
     known = ~np.isnan(results.hpv_positive)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from real import REAL_DATA
 
-from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, Grid, Image
+from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, GivenMask, Grid, Image
 from mmpl.geometry import index_to_mm, to_sitk
 from mmpl.io.images import read_image
 from mmpl.lesions import Lesion, Side, components, find_lesions, longest_diameter_mm, measure_uptake, side_of
 from mmpl.names import Label
-from mmpl.segmentation import MemberMasks, Segmentation
+from mmpl.segmentation import GIVEN, LOW_AGREEMENT, MemberMasks, Segmentation
 
 IBSI = REAL_DATA / "ibsi_digital_phantom"
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
@@ -165,6 +165,27 @@ def test_the_side_is_not_told_where_the_slice_does_not_show_it() -> None:
     assert side_of(case.ct, np.array([40.0, 0.0, 84.0])) is None  # above the body
     cut = Image(case.ct.voxels[:, :, :45], Grid((45, 60, 60), (3.0,) * 3, case.ct.grid.origin_xyz))
     assert side_of(cut, np.array([40.0, 0.0, 0.0])) is None  # its left is not in the field of view
+
+
+def test_two_legs_have_no_midline_of_their_own() -> None:
+    grid = make_grid(3.0, 80)
+    right, left = ball(grid, (-60.0, 0.0, 0.0), 45.0), ball(grid, (60.0, 0.0, 0.0), 50.0)
+    ct = Image(np.where(right | left, 40, -1000).astype(np.int16), grid)
+    assert side_of(ct, np.array([-70.0, 0.0, 0.0])) is None  # of the larger alone it would be far to the right
+    alone = Image(np.where(left, 40, -1000).astype(np.int16), grid)
+    assert side_of(alone, np.array([80.0, 0.0, 0.0])) is Side.LEFT
+
+
+def test_models_have_not_found_what_a_person_drew() -> None:
+    grid = make_grid(2.0, 20)
+    mask = np.zeros(grid.shape_zyx, np.uint8)
+    mask[4:8, 4:8, 4:8] = Label.GTVP
+    members = MemberMasks.cut([mask > 0, mask > 0], mask > 0, grid)
+    ours = Segmentation(Image(mask, grid), 1.0, 2, (LOW_AGREEMENT,), member_masks=members)
+    drawn = ours.with_mask(GivenMask(Image(np.roll(mask, 8), grid), "mine.mha"))
+    (lesion,) = find_lesions(make_case(grid), drawn)
+    assert (ours.agreed, drawn.agreed, lesion.found_by) == (True, False, None)
+    assert drawn.flags == (GIVEN,)
 
 
 @pytest.mark.skipif(not IBSI.is_dir(), reason="MMPL_TEST_DATA has no ibsi_digital_phantom")

@@ -13,11 +13,12 @@ from PIL import Image as Picture
 
 from mmpl import picture as module
 from mmpl.calibration import SurvivalCurve
-from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, Grid, Image, Vector
+from mmpl.case import IDENTITY_DIRECTION, Case, ClinicalRecord, GivenMask, Grid, Image, Vector
 from mmpl.geometry import index_to_mm
 from mmpl.hpv import HpvResult
 from mmpl.names import Label
 from mmpl.picture import COLORS, PLANES, center_mm, cut, draw, draw_stills
+from mmpl.segmentation import Segmentation
 from mmpl.survival import SurvivalResult
 
 pytestmark = pytest.mark.slow
@@ -94,7 +95,7 @@ def make_result(case: Case, labels: tuple[Label, ...]) -> SimpleNamespace:
     survival = SurvivalResult(-0.2, (-0.5, 0.1), days, np.exp(-days / np.array([[4000.0], [9000.0]])))
     return SimpleNamespace(
         patient_id=case.patient_id,
-        segmentation=SimpleNamespace(mask=Image(mask, grid), agreement=0.8, models=3),
+        segmentation=Segmentation(Image(mask, grid), 0.8, 3, ()),
         hpv=hpv,
         survival=survival,
         flags=() if labels else ("no lesion found",),
@@ -172,13 +173,20 @@ def test_agreement_is_shown_where_there_is_something_to_agree_on() -> None:
 
     case = make_case(IDENTITY_DIRECTION)
     shown = []
-    for labels, models in (((Label.GTVP,), 3), ((Label.GTVP,), 1), ((), 3)):
+    for labels, models, by_person in (
+        ((Label.GTVP,), 3, False),
+        ((Label.GTVP,), 1, False),
+        ((), 3, False),
+        ((Label.GTVP,), 3, True),
+    ):
         result = make_result(case, labels)
-        result.segmentation.models = models
+        result.segmentation = replace(result.segmentation, models=models)
+        if by_person:
+            result.segmentation = result.segmentation.with_mask(GivenMask(result.segmentation.mask, "mine.mha"))
         axes = Figure().add_subplot()
         module._write_summary(axes, result, None)
         shown.append("Agreement" in [text.get_text() for text in axes.texts])
-    assert shown == [True, False, False]
+    assert shown == [True, False, False, False]
 
 
 def test_a_plane_has_a_scale_and_a_position() -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from mmpl.case import Case
-from mmpl.names import Task
+from mmpl.names import CLASS_NAMES, Task
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.provenance import trace
-from mmpl.report import CLASS_NAMES, describe, read_report, write_radiomics, write_report
+from mmpl.report import describe, read_report, write_radiomics, write_report
 from mmpl.version import __version__
 from mmpl.weights import MANIFEST, Ensemble, digest, load_ensemble
 

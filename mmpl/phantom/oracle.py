@@ -69,7 +69,7 @@ def uncensored_c_index(risk: NDArray, days: NDArray) -> float:
 
 
 @dataclass(frozen=True)
-class Part:
+class Reach:
     """How far some of the variables lead by themselves.
 
     Attributes:
@@ -80,13 +80,13 @@ class Part:
     hpv_auc: float
     c_index: float
 
-    def share_of(self, oracle: "Part") -> "Part":
+    def share_of(self, oracle: "Reach") -> "Reach":
         """Give the shares of the oracle's distances from one half."""
         hpv, risk = (self.hpv_auc - 0.5) / (oracle.hpv_auc - 0.5), (self.c_index - 0.5) / (oracle.c_index - 0.5)
-        return Part(hpv, risk)
+        return Reach(hpv, risk)
 
 
-def oracle_parts(patients: Sequence[LatentPatient]) -> dict[str, Part]:
+def oracle_parts(patients: Sequence[LatentPatient]) -> dict[str, Reach]:
     """Say how far the oracle comes, the clinical record, what images show, and each variable alone.
 
     But for the oracle's own, scores are the best linear ones (least squares on status and log hazard).
@@ -100,17 +100,17 @@ def oracle_parts(patients: Sequence[LatentPatient]) -> dict[str, Part]:
     days = np.array([patient.relapse_days for patient in patients])
     columns = {name: _columns([_value(p, name) for p in patients]) for name in _names(planted)}
 
-    def part(*names: str) -> Part:
+    def part(*names: str) -> Reach:
         table = np.concatenate([np.ones((len(patients), 1)), *(columns[name] for name in names)], axis=1)
         status, hazard = (table @ np.linalg.lstsq(table, target, rcond=None)[0] for target in (positive * 1.0, risk))
-        return Part(roc_auc(status, positive), uncensored_c_index(hazard, days))
+        return Reach(roc_auc(status, positive), uncensored_c_index(hazard, days))
 
     ratio = np.array([hpv_log_likelihood_ratio(patient) for patient in patients])
     record, stages = tuple(CLINICAL_COLUMNS), ("t_read", "n_read")
     images = tuple(name for name in columns if name not in (*record, *stages, HPV))
     staged = {"record and released stages": part(*record, *stages)} if planted.stages else {}
     return {
-        "oracle": Part(roc_auc(ratio, positive), uncensored_c_index(risk, days)),
+        "oracle": Reach(roc_auc(ratio, positive), uncensored_c_index(risk, days)),
         "clinical record": part(*record),
         **staged,
         "images": part(*images),
