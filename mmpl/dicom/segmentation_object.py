@@ -1,12 +1,13 @@
 """DICOM segmentations: a label map as coded segments, written by highdicom, and the way back, whoever wrote them."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity
-from mmpl.dicom.ct_series import MOST_UNEVEN_MM, CtSeries, plane_grid
+from mmpl.dicom.ct_series import CtSeries
 from mmpl.dicom.headers import quiet
 from mmpl.dicom.lesions import ABNORMAL, LESION_OF, Named, Term, match_lesions
 from mmpl.dicom.objects import (
@@ -21,6 +22,7 @@ from mmpl.dicom.objects import (
     reading,
     without_identity,
 )
+from mmpl.dicom.series import MOST_APART_MM
 from mmpl.geometry import lay_part_on
 from mmpl.names import LESIONS, Label
 
@@ -152,7 +154,7 @@ def lay_segmentation_on(content: "Dataset", grid: Grid, series: SeriesIdentity |
             for number, label in label_of.items():
                 drawn = numbered == number
                 if drawn.any():
-                    box, laid = lay_part_on(Image(drawn[None], part), grid, MOST_UNEVEN_MM)
+                    box, laid = lay_part_on(Image(drawn[None], part), grid, MOST_APART_MM)
                     labels[box][laid & (labels[box] != Label.GTVP)] = label
         return Image(labels, grid)
 
@@ -202,4 +204,23 @@ def _frame_grid(content: "Dataset", frame: int, shape: tuple[int, ...]) -> Grid:
     )
     if place is None or turn is None or measures is None:
         raise InvalidInputError(f"its frame {frame + 1} has no place in space")
-    return plane_grid(place.ImagePositionPatient, turn.ImageOrientationPatient, measures.PixelSpacing, shape)
+    return _plane_grid(place.ImagePositionPatient, turn.ImageOrientationPatient, measures.PixelSpacing, shape)
+
+
+def _plane_grid(
+    position: Sequence[float], orientation: Sequence[float], spacing: Sequence[float], shape: Sequence[int]
+) -> Grid:
+    """Make the grid of one plane, a voxel of 1 mm thick.
+
+    Args:
+        position: ImagePositionPatient, of the first pixel's center.
+        orientation: ImageOrientationPatient, the directions of a row and of a column.
+        spacing: PixelSpacing, between rows and between columns.
+        shape: Rows and columns.
+    """
+    row, column = np.reshape([float(value) for value in orientation], (2, 3))
+    between_rows, between_columns = (float(value) for value in spacing)
+    x, y, z = (float(value) for value in position)
+    rows, columns = (int(value) for value in shape)
+    direction = np.column_stack([row, column, np.cross(row, column)])
+    return Grid((columns, rows, 1), (between_columns, between_rows, 1.0), (x, y, z), tuple(direction.ravel().tolist()))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity
 from mmpl.dicom.contours import Polygon, fill, outline
-from mmpl.dicom.ct_series import MOST_UNEVEN_MM, CtSeries
+from mmpl.dicom.ct_series import CtSeries
 from mmpl.dicom.headers import quiet
 from mmpl.dicom.lesions import LESION_OF, Named, Term, match_lesions
 from mmpl.dicom.objects import (
@@ -23,6 +23,7 @@ from mmpl.dicom.objects import (
     one_line_of,
     reading,
 )
+from mmpl.dicom.series import MOST_APART_MM
 from mmpl.geometry import index_to_mm, mm_to_index
 from mmpl.names import LESIONS, Label
 
@@ -224,7 +225,7 @@ def _planes(region: "Dataset", grid: Grid) -> dict[int, list[Polygon]]:
             raise InvalidInputError(f"a contour has {len(points)} coordinates, not three a point")
         at = mm_to_index(grid, points.reshape(-1, 3))
         index = int(np.rint(at[0, 2]))
-        if np.abs(at[:, 2] - index).max() * grid.spacing_xyz[2] > MOST_UNEVEN_MM:
+        if np.abs(at[:, 2] - index).max() * grid.spacing_xyz[2] > MOST_APART_MM:
             raise InvalidInputError("a contour does not lie on a slice of this CT")
         most = np.array([columns, rows]) - 1 + _MOST_BEYOND
         if not 0 <= index < slices or (at[:, :2] < -_MOST_BEYOND).any() or (at[:, :2] > most).any():

@@ -8,6 +8,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from mmpl.case import Grid, Image
+from mmpl.dicom.ct_series import CtSeries
+from mmpl.dicom.headers import Header
+from mmpl.dicom.series import find_series
 from mmpl.geometry import index_to_mm
 from mmpl.names import Label
 
@@ -52,6 +55,12 @@ def make_series(orientation: str = "axial", spacing: tuple[float, float, float] 
         _slice(place, index + 1, cosines, spacing, counts, (study, series, frame)) for index, place in enumerate(places)
     ]
     return [slices[index] for index in np.random.default_rng(1).permutation(len(slices))]
+
+
+def order_slices(slices: list[Dataset]) -> CtSeries:
+    """Take the headers of a series' slices, in any order, as what is written refers to."""
+    (series,), _ = find_series([Header(Path(f"{number}.dcm"), each) for number, each in enumerate(slices)])
+    return CtSeries.of(series)
 
 
 def _slice(place: np.ndarray, number: int, cosines: np.ndarray, spacing: tuple, counts: list, uids: tuple) -> Dataset:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from cohorts import ROW, write_table
 from pydicom import Dataset, dcmread
-from small_series import lesions_on, make_series, write_series
+from small_series import lesions_on, make_series, order_slices, write_series
 from test_persons_masks import full_disk
 
 from mmpl.__main__ import main
 from mmpl.case import Image
-from mmpl.dicom.ct_series import CtSeries, order_slices
+from mmpl.dicom.ct_series import CtSeries
 from mmpl.dicom.masks import read_any_mask
 from mmpl.io.images import read_image, write_image
 from mmpl.names import Stage

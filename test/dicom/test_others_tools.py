@@ -16,10 +16,10 @@ import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from small_series import NAME, ORIENTATIONS, lesions_on, make_series, write_series
+from small_series import NAME, ORIENTATIONS, lesions_on, make_series, order_slices, write_series
 
 from mmpl.case import Image
-from mmpl.dicom.ct_series import CtSeries, order_slices
+from mmpl.dicom.ct_series import CtSeries
 from mmpl.dicom.lesions import ABNORMAL, LESION_OF
 from mmpl.dicom.objects import RESEARCH_ONLY, write_object
 from mmpl.dicom.segmentation_object import lay_segmentation_on, make_segmentation

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_series import lesions_on, make_series
+from small_series import lesions_on, make_series, order_slices
 
 from mmpl.case import InvalidInputError, SeriesIdentity
-from mmpl.dicom.ct_series import CtSeries, order_slices
+from mmpl.dicom.ct_series import CtSeries
 from mmpl.dicom.headers import quiet
 from mmpl.dicom.masks import read_any_mask
 from mmpl.dicom.objects import write_object

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from highdicom.seg import Segmentation
 from pydicom import Dataset, dcmread
-from small_series import BIRTH_DATE, NAME, ORIENTATIONS, PATIENT_ID, lesions_on, make_series
+from small_series import BIRTH_DATE, NAME, ORIENTATIONS, PATIENT_ID, lesions_on, make_series, order_slices
 
 from mmpl.case import Grid, Image, InvalidInputError
-from mmpl.dicom.ct_series import order_slices
 from mmpl.dicom.headers import quiet
 from mmpl.dicom.objects import RESEARCH_ONLY, write_object
 from mmpl.dicom.segmentation_object import lay_segmentation_on, make_segmentation
@@ -162,15 +161,12 @@ def without(keyword: str) -> Callable[[list[Dataset]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda slices: slices.__delitem__(slice(1, None)), "the CT series has 1 slices"),
-        (
-            lambda slices: setattr(slices[2], "PixelSpacing", [1.1, 1.1]),
-            "slices have other PixelSpacing",
-        ),
-        (without("FrameOfReferenceUID"), "slices have other FrameOfReferenceUID"),
-        (without("ImagePositionPatient"), "a slice without a place"),
-        (lambda slices: setattr(slices[2], "ImagePositionPatient", [0, 0, 0]), "not evenly stacked"),
-        (lambda slices: slices.append(slices[0]), "not evenly stacked"),
+        (lambda slices: slices.__delitem__(slice(1, None)), "1 slice; a volume is needed"),
+        (lambda slices: setattr(slices[2], "PixelSpacing", [1.1, 1.1]), "2.dcm has other pixels"),
+        (without("FrameOfReferenceUID"), "not one frame of reference"),
+        (without("ImagePositionPatient"), "4.dcm: no position"),
+        (lambda slices: setattr(slices[2], "ImagePositionPatient", [0, 0, 0]), "slice 20 is missing"),
+        (lambda slices: slices.append(slices[0]), "lie at one place"),
     ],
 )
 def test_what_makes_no_volume_is_refused(change: Callable[[list[Dataset]], None], message: str) -> None:

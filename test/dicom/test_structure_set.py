@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from by_winding import rasterize
 from pydicom import Dataset, dcmread
-from small_series import NAME, ORIENTATIONS, PATIENT_ID, lesions_on, make_series
+from small_series import NAME, ORIENTATIONS, PATIENT_ID, lesions_on, make_series, order_slices
 
 from mmpl.case import Image, InvalidInputError
-from mmpl.dicom.ct_series import CtSeries, order_slices
+from mmpl.dicom.ct_series import CtSeries
 from mmpl.dicom.objects import RESEARCH_ONLY, write_object
 from mmpl.dicom.structure_set import lay_structure_set_on, make_structure_set
 from mmpl.geometry import index_to_mm

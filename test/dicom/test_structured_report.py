@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from highdicom.sr import Comprehensive3DSR
 from pydicom import Dataset, dcmread
-from small_series import NAME, PATIENT_ID, lesions_on, make_series
+from small_series import NAME, PATIENT_ID, lesions_on, make_series, order_slices
 
 from mmpl.case import Grid, Image
-from mmpl.dicom.ct_series import CtSeries, order_slices
+from mmpl.dicom.ct_series import CtSeries
 from mmpl.dicom.objects import RESEARCH_ONLY, write_object
 from mmpl.dicom.segmentation_object import make_segmentation
 from mmpl.dicom.structured_report import OUR_SCHEME, Outlook, make_report
