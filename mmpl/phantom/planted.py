@@ -54,8 +54,8 @@ class Stages:
         contralateral: Chance of each node to lie on the side that the primary does not.
         t_log_hazard: Added to the log hazard per T stage above T1.
         n_log_hazard: Added per N stage above N0; N2a, N2b and N2c are one.
-        misread: Chance that a reader takes the true T stage for a neighbor, drawn to either side alike, and the same of
-            the N stage; at either end, where there is none, half of it comes to nothing.
+        misread: Chances that a reader takes the true T stage of a primary, and the true N stage, for a neighbor: either
+            neighbor alike, where there are two. Nobody misreads T0.
     """
 
     invasion: Mapping[bool, float]

@@ -114,7 +114,8 @@ def _elongation(rng: np.random.Generator, stages: Stages) -> float:
 
 
 def _misread(rng: np.random.Generator, stage: str, order: Sequence[str], chance: float) -> str:
-    """Read a neighbor of a stage instead of it, now and then."""
-    wrong, step = rng.random() < chance, int(rng.choice((-1, 1)))
-    place = order.index(stage) + step
-    return order[place] if wrong and 0 <= place < len(order) else stage
+    """Read a neighbor of a stage instead of it, now and then; the first and the last have one alone."""
+    wrong, step, place = rng.random() < chance, int(rng.choice((-1, 1))), order.index(stage)
+    if not 0 <= place + step < len(order):
+        step = -step
+    return order[place + step] if wrong else stage
