@@ -94,7 +94,7 @@ def draw_anatomy(rng: np.random.Generator, build: Build, vessel_hu: float, long_
     parts += _shoulders(build)
     if long_scan:
         parts += _torso(rng, build)
-    parts += _traps(rng, build)
+    parts += _misleading_uptake(rng, build)
     return parts
 
 
@@ -246,8 +246,8 @@ def _torso(rng: np.random.Generator, build: Build) -> list[Part]:
     ]
 
 
-def _traps(rng: np.random.Generator, build: Build) -> list[Part]:
-    """Uptake that is no tumor: small reactive nodes in all patients, brown fat in some."""
+def _misleading_uptake(rng: np.random.Generator, build: Build) -> list[Part]:
+    """Draw uptake that is no tumor: small reactive nodes in nearly all patients, brown fat in a tenth."""
     parts = []
     for _ in range(rng.poisson(4.0)):
         side = rng.choice((-1, 1))

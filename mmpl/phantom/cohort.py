@@ -138,8 +138,7 @@ def write_patient(out: Path, patient: LatentPatient) -> None:
     """Draw one patient and write its folder."""
     from mmpl.io.images import write_image
 
-    case = render(patient, with_reference=True if patient.dose else None)
-    dose = dose_map(patient.dose, case, patient.image_seed) if patient.dose else None
+    case, dose = _draw(patient)
     images = {CT: case.ct, PET: case.pet, LABELS: case.reference, DOSE: dose}
     for ending, path in _paths(out, patient).items():
         path.parent.mkdir(exist_ok=True)
@@ -153,7 +152,7 @@ def write_dicom_patient(out: Path, patient: LatentPatient) -> None:
     from mmpl.dicom.writing import Injection, StudyHeader, ct_datasets, pet_datasets, save_series, to_bqml
     from mmpl.io.images import write_image
 
-    case, name = render(patient, with_reference=True if patient.dose else None), patient.patient_id
+    (case, dose), name = _draw(patient), patient.patient_id
     partial_folder = out / f"{PARTIAL}{name}"
     shutil.rmtree(partial_folder, ignore_errors=True)
     age, gender = (patient.clinical[CLINICAL_COLUMNS[field]] for field in ("age", "gender"))
@@ -164,11 +163,16 @@ def write_dicom_patient(out: Path, patient: LatentPatient) -> None:
     save_series(
         pet_datasets(to_bqml(case.pet, DICOM_WEIGHT_KG, injection), study, injection), partial_folder / PET_FOLDER
     )
-    dose = dose_map(patient.dose, case, patient.image_seed) if patient.dose else None
     for ending, image in ((LABELS, case.reference if patient.mask_known else None), (DOSE, dose)):
         if image is not None:
             write_image(partial_folder / f"{name}{ending}.nii.gz", image, note=_version_text(patient.version))
     partial_folder.rename(out / name)
+
+
+def _draw(patient: LatentPatient) -> tuple[Case, Image | None]:
+    """Draw a patient's images and dose; with dose the reference mask is there whether it is known or not."""
+    case = render(patient, with_reference=True if patient.dose else None)
+    return case, dose_map(patient.dose, case, patient.image_seed) if patient.dose else None
 
 
 def table_patient(patient: LatentPatient, schema: ClinicalSchema | None = None) -> Patient:

@@ -15,14 +15,20 @@ from mmpl.phantom.scene import Box
 
 PRESCRIBED_GY = 70.0
 UNDERDOSED, UNDERDOSAGE_GY = 0.5, (2.0, 8.0)
-"""Share of the patients with dose whose tumor has a cold part, and by how much."""
+"""Share of the patients with dose whose tumor has a cold part, and the least and the most that it lacks."""
 
 LOG_HAZARD_PER_GY = 0.15
-SPACING_MM, MARGIN_MM, COLD_SHARE = 4.0, 60.0, 0.4
+COLD_SHARE = 0.4
+"""Of the tumor's volume."""
+
+SPACING_MM, MARGIN_MM = 4.0, 60.0
+"""Of the dose's grid, about, and around the lesions."""
+
 FALL_OFF = ((0.0, 6.0, 14.0, 35.0, 60.0, 100.0, 250.0), (70.0, 70.0, 57.0, 52.0, 25.0, 8.0, 1.0))
 """Distance from the tumor, mm, and dose there, Gy: boost, elective volume, and what lies beyond."""
 
 BODY_HU = -400.0
+"""What is darker is air, which takes a tenth less."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def draw_dose(rng: np.random.Generator, share: float) -> Dose | None:
 def dose_map(dose: Dose, case: Case, seed: int) -> Image:
     """Plan the dose (float32, Gy) around the lesions of a case with a reference mask, on a coarse grid of its own.
 
-    Two fifths of the primary (of the nodes without one), at one pole, lack what is lacking.
+    The underdosage is in two fifths of the primary (of the nodes without one), at one pole.
     """
     assert case.reference is not None
     rng = np.random.default_rng((seed, 3))

@@ -14,8 +14,10 @@ from mmpl.phantom.staging import Staging, draw_staging, n_number, t_number
 from mmpl.phantom.traps import NO_TRAPS, Traps, draw_traps
 
 RFS_KNOWN, MASK_KNOWN = 0.93, 0.94
+"""Fractions of patients whose follow-up, and whose reference mask, is released."""
+
 SMALL_NODE = 0.12
-"""Fraction of patients with nodes, one of which is made smaller than 1 ml."""
+"""Of the patients with more than 2 ml of nodes, the fraction with one more node, below 1 ml."""
 
 WEIBULL_SHAPE = 0.9
 """Of the time to relapse."""
@@ -130,7 +132,11 @@ def draw_patients(
 def log_hazard(
     planted: Planted, hpv_positive: bool, values: Mapping[str, Any], staging: Staging | None = None
 ) -> float:
-    """Sum the planted effects on relapse of the variables that are present."""
+    """Sum the planted effects on relapse of the variables that are present.
+
+    Args:
+        values: Scores and categories by name, without those of absent lesions.
+    """
     total = planted.hpv_log_hazard * hpv_positive
     total += sum(score.log_hazard * values[score.name] for score in planted.scores if score.name in values)
     if planted.within_status:
@@ -208,7 +214,11 @@ def _probabilities(category: Category, positive: bool) -> tuple[float, ...]:
 
 
 def _split_nodes(rng: np.random.Generator, planted: Planted, score: float, center: Center) -> tuple[float, ...]:
-    """Share the nodal volume among one to four nodes of at least 1 ml, and rarely one below; largest first."""
+    """Share the nodal volume among one to four nodes, of at least 1 ml as far as it goes, and rarely one below.
+
+    Returns:
+        Volumes, ml, largest first.
+    """
     total_ml = planted.volume_ml("nodal_volume", score) * center.volume_factor
     small_ml = rng.uniform(0.35, 0.95) if rng.random() < SMALL_NODE and total_ml > 2.0 else 0.0
     rest_ml = total_ml - small_ml

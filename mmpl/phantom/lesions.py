@@ -137,7 +137,7 @@ def _planned_level(
 
 
 def _roomiest(spots: Iterable[Vector], lesions: Sequence[Lesion], axes: Axes, volume_ml: float) -> Vector:
-    """Pick a place for a node, away from lesions already there; keep low ends of the scan free."""
+    """Pick a place for a node, away from the lesions already there and from the lower end of the scan."""
     radius = _radius_mm(volume_ml)
     best, best_gap = (0.0, 0.0, 0.0), -np.inf
     for spot in spots:
@@ -197,12 +197,12 @@ def _carve(
         axis, longer = int(np.argmax(stretch)), 1.0
         for _ in range(8):
             mask, depth = grow(np.where(np.arange(3) == axis, longer, 1.0), roughness)
-            wrong = extent_mm / largest_extent_mm(mask, [part[box[i]] for i, part in enumerate(ct.axes)])
-            if abs(wrong - 1.0) < 0.03:
+            lacking = extent_mm / largest_extent_mm(mask, [part[box[i]] for i, part in enumerate(ct.axes)])
+            if abs(lacking - 1.0) < 0.03:
                 break
-            if wrong < 1.0 and longer == 1.0:
-                roughness *= 0.7  # round, and still too long: its bumps are
-            longer = max(1.0, longer * wrong**1.5)
+            if lacking < 1.0 and longer == 1.0:
+                roughness *= 0.7  # as round as it gets, and still too long: the bumps reach too far
+            longer = max(1.0, longer * lacking**1.5)
     return box, mask, depth
 
 

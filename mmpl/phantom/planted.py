@@ -46,12 +46,14 @@ class Category:
 
 @dataclass(frozen=True)
 class Stages:
-    """What stages need beyond volumes, and what they do. All but invasion says nothing of HPV.
+    """What stages need beyond volumes, and what they do. Invasion goes with HPV; nothing else here does.
 
     Attributes:
         invasion: Chance by HPV status that a primary above 2 cm invades its neighbors, which makes it T4.
-        elongation: Median and log standard deviation of a lesion's largest extent over the diameter of its volume.
-        contralateral: Chance of each node to lie on the side that the primary does not.
+        elongation: Median and log standard deviation of a lesion's largest extent over the diameter of its volume,
+            before what is below `staging.LEAST_ELONGATION` is brought up to that.
+        contralateral: Chance of each node to lie on the side that the primary does not. Without a primary, the first
+            node's side stands for the primary's.
         t_log_hazard: Added to the log hazard per T stage above T1.
         n_log_hazard: Added per N stage above N0; N2a, N2b and N2c are one.
         misread: Chances that a reader takes the true T stage of a primary, and the true N stage, for a neighbor: either
@@ -74,13 +76,16 @@ class Planted:
         primary_scores: Smaller, less avid and more homogeneous in HPV positive patients; present with a primary.
         nodal_scores: Larger and more cystic in HPV positive patients; present with a node.
         hpv_log_hazard: Added to the log hazard of HPV positive patients.
-        within_status: Whether an imaging score acts on relapse by its distance from the mean of the patient's status:
-            `hpv_log_hazard` then is all that HPV does, as a Cox model without images measures it. Else by itself.
+        within_status: Whether an imaging score acts on relapse by its distance from the mean of the patient's status,
+            so that `hpv_log_hazard` is all that HPV does, as a Cox model without images measures it; otherwise it acts
+            by itself.
         no_primary: Fraction of patients without a primary, whatever the status; all of them have nodes.
         no_node: Fraction without a node among patients with a primary, by HPV status.
-        volumes_ml: Median, and log standard deviation, of the volumes that two of the scores stand for.
-        age_years: Mean and standard deviation.
-        relapse_scale_days: Weibull scale of the time to relapse at log hazard 0: a fifth of relapses is observed.
+        volumes_ml: Volume at a score of 0, which is halfway between the medians of HPV positive and negative patients,
+            and log standard deviation; of the primary, and of all nodes together.
+        age_years: Age at a score of 0, and standard deviation.
+        relapse_scale_days: Weibull scale of the time to relapse at log hazard 0, such that a fifth of the training
+            centers' patients relapse while they are followed.
         hpv_known: Fraction of patients whose status is released.
         blank_factor: Times each center's chance that (tobacco, alcohol, performance status) was not recorded.
         sites: Where primaries sit, and how often; it tells nothing of HPV or relapse.

@@ -15,12 +15,17 @@ from mmpl.phantom.scene import Axes, Canvas, Field, Pose
 from mmpl.phantom.traps import Traps, cut_field, draw_trap_parts, overcorrect
 from mmpl.schema import ClinicalSchema, default_schema
 
-TOP_MM, LONG_SCAN_MM, LONG_SLICE_MM, LONG_PIXEL_MM = 172.0, (900.0, 1000.0), 4.5, 1.95
+TOP_MM = 172.0
+"""Height of the scene at which scans end, at the lowest."""
+
+LONG_SCAN_MM, LONG_SLICE_MM, LONG_PIXEL_MM = (900.0, 1000.0), 4.5, 1.95
+"""Shortest and longest scan that reaches the pelvis, and its CT's voxels, whatever the center."""
+
 DENTAL_METAL = 0.35
-"""Fraction of patients with metal in their teeth."""
+"""Fraction of patients with metal in their teeth, besides those of the trap `dental`."""
 
 FOLLOW_MM = 90.0
-"""How far the couch follows a head, times the sine of its tilt."""
+"""How far the field of view moves back with a head whose chin is up, times the sine of the tilt."""
 
 FWHM_TO_SIGMA = 1.0 / 2.3548
 

@@ -122,9 +122,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Pose:
-    """A head that is turned to the left, or whose chin is up, the neck following from the shoulders on.
+    """A head that is turned to the left, or whose chin is up; the neck follows, the shoulders stay.
 
-    The scanner shows at each place what the scene, in which every head is straight, has where the place came from.
+    In the scene every head is straight: `scene` and `scanner` take places that the scanner sees there, and back.
     """
 
     turn_deg: float = 0.0
@@ -154,7 +154,7 @@ class Pose:
     def scanner(self, z: NDArray, y: NDArray, x: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """Take places of the scene to the scanner."""
         found = (z, y, x)
-        for _ in range(60):  # the way there is close to the identity, so that its error, taken off, soon is none
+        for _ in range(60):  # a fixed point: `scene` moves places little, so that correcting by its error converges
             off = [wanted - there for wanted, there in zip((z, y, x), self.scene(*found), strict=True)]
             found = (found[0] + 0.7 * off[0], found[1] + 0.7 * off[1], found[2] + 0.7 * off[2])
             if max(float(np.abs(part).max()) for part in off) < 0.01:

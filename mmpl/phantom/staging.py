@@ -17,8 +17,10 @@ NODE_LEVELS = {"II": 0.50, "III": 0.24, "IV": 0.09, "V": 0.08, "I": 0.06, "retro
 """Neck levels, and how often a node lies in each."""
 
 INVADES_FROM_MM = 20.0
+"""No smaller primary invades."""
+
 LEAST_ELONGATION = 1.2
-"""No rough surface is rounder."""
+"""Of a lesion's largest extent over the diameter of its volume; no rough surface is rounder."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Staging:
 
     Attributes:
         primary_extent_mm: Largest extent of the primary; 0 without one.
-        invasion: Whether the primary invades its neighbors: bone within its reach is no border.
+        invasion: Whether the primary invades its neighbors, so that bone does not stop it.
         side: "left" or "right", the primary's; without one, that of the first node.
         node_contralateral: Whether each node lies on the other side.
         t_stage: True stage.

@@ -21,7 +21,10 @@ SHARES = {
     "contrast": 0.25,
     "reconstruction": 0.50,
 }
-"""Fraction of patients with each trap; of the long scans for the lesion in the lung, which others do not show."""
+"""Fraction of patients with each trap; the lesion in the lung is a share of the long scans, which alone show it.
+
+`pose` is a turned or a tilted head, each as likely.
+"""
 
 NATIVE_HU, ENHANCED_HU = 45.0, 165.0
 """Great vessels without and with contrast agent."""
@@ -29,18 +32,18 @@ NATIVE_HU, ENHANCED_HU = 45.0, 165.0
 
 @dataclass(frozen=True)
 class Traps:
-    """The traps of one patient; the defaults are those of a patient without.
+    """The traps of one patient; the defaults are those of version 1, which has none and no arms.
 
     Attributes:
         lung_lesion_mm: Diameter of a second tumor, in the lung, which is neither GTVp nor GTVn; 0 for none.
         dental: Whether crowns streak the CT widely, and the PET, corrected by it, is too hot around them.
         turn_deg: Head turned to the left.
         tilt_deg: Chin up.
-        arms: "up" beside the head, "down" beside the trunk, or "" where there are none.
+        arms: "up" beside the head, "down" beside the trunk, which is no trap, or "" where none are drawn.
         field_cut_mm: How far the patient lies from the middle of a round field of view, which cuts a shoulder; 0 where
             the field is square.
         vessel_hu: Of the great vessels, where the CT was made otherwise than the center does.
-        pet_fwhm_mm: Point spread of the PET, where it was reconstructed otherwise.
+        pet_fwhm_mm: Point spread of the PET, full width at half maximum, where it was reconstructed otherwise.
         pet_iterations: Of that reconstruction: the more, the stronger and finer the noise.
     """
 
@@ -56,7 +59,7 @@ class Traps:
 
     @property
     def noise_fwhm_mm(self) -> float:
-        """How far the PET's noise is alike."""
+        """Point spread of the PET's noise, full width at half maximum: the finer the noise, the smaller."""
         return 6.0 - 0.8 * self.pet_iterations if self.pet_iterations else 3.5
 
     @property
@@ -89,14 +92,19 @@ def draw_traps(
         tilt_deg=degrees if sprung["pose"] and not turned else 0.0,
         arms="up" if sprung["arms_up"] else "down",
         field_cut_mm=cut_mm if sprung["field_cut"] else 0.0,
-        vessel_hu=(NATIVE_HU if vessel_hu > 100.0 else ENHANCED_HU) if sprung["contrast"] else None,
+        vessel_hu=other_vessel_hu(vessel_hu) if sprung["contrast"] else None,
         pet_fwhm_mm=float(streams["reconstruction"].choice((4.0, 6.0))) if sprung["reconstruction"] else None,
         pet_iterations=int(streams["reconstruction"].integers(2, 6)) if sprung["reconstruction"] else 0,
     )
 
 
+def other_vessel_hu(vessel_hu: float) -> float:
+    """Give what the great vessels have in a CT without contrast agent where the center gives it, and with it else."""
+    return NATIVE_HU if vessel_hu > 100.0 else ENHANCED_HU
+
+
 def draw_trap_parts(rng: np.random.Generator, build: Build, traps: Traps) -> list[Part]:
-    """List what a patient's body has beyond that of version 1."""
+    """List what a patient's body has beyond that of version 1: arms, and a tumor in the lung."""
     parts = _arms(build, traps.arms)
     if traps.lung_lesion_mm:
         x, y, z = 76.0 * rng.choice((-1.0, 1.0)), 24.0, -270.0

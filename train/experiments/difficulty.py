@@ -1,7 +1,5 @@
 """Measure how hard both versions of the synthetic cohort are: `python -m train.experiments.difficulty 200 5`.
 
-A result on it means something only then.
-
 On 20,000 draws without images: how far the oracle comes, the clinical record alone, images alone and every variable
 alone. On images: a fixed threshold must not find the primary, and every planted imaging variable must show in some
 radiomics feature on the true mask. `train/LOG.md` keeps what was found.
