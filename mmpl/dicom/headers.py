@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,9 @@ MOST_UNPACKED = 16 << 30
 _MAGIC, _MAGIC_AT = b"DICM", 128
 _NO_MAGIC_SUFFIXES = (".dcm", ".ima")  # of files that may lack the magic bytes and are DICOM all the same
 _DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # RuntimeError: it wants a password
-_DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")
+_DATE = re.compile(r"([12]\d{3})\.?(\d\d)\.?(\d\d)")
 _TIME = re.compile(r"(\d\d):?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?")
+_OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)$")
 
 Stored = Path | zipfile.Path
 """A file on disk, or in a zip archive."""
@@ -137,6 +138,28 @@ def as_time(text: str) -> time | None:
         return time(int(hour), int(minute), int(second or 0), int((fraction or "0").ljust(6, "0")))
     except ValueError:
         return None
+
+
+def as_offset(text: str) -> timedelta | None:
+    """Read the offset from UTC that a text is or ends with, as +0100; None where there is none."""
+    found = _OFFSET.search(text)
+    if not found:
+        return None
+    sign, hours, minutes = found.groups()
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    return offset if sign == "+" else -offset
+
+
+def as_stamp(text: str, clock: timedelta | None) -> datetime | None:
+    """Read a date and time in one.
+
+    Args:
+        text: As DICOM writes it; an offset from UTC may follow.
+        clock: Offset from UTC of the clock that the moment is given on. Where it, or the moment's own offset, is not
+            known, both are taken to be one.
+    """
+    moment, own = as_moment(text[:8], text[8:]), as_offset(text)
+    return moment + (clock - own) if moment and clock is not None and own is not None else moment
 
 
 def holds_dicom(place: Path) -> bool:
