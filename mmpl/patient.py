@@ -10,12 +10,13 @@ from mmpl.case import Case, InvalidInputError
 from mmpl.dicom.headers import require_pydicom
 from mmpl.dicom.masks import give_mask
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, is_dicom_place, read_pair, read_study
+from mmpl.dicom.suv import read_weight_kg
 from mmpl.errors import one_line
 from mmpl.export import MASK, REPORT, check_study, export, exported
 from mmpl.files import PARTIAL, OverwriteError, refuse_inside, refuse_to_replace
 from mmpl.io.challenge import read_record_file
 from mmpl.io.images import write_image
-from mmpl.names import Format, Task
+from mmpl.names import WEIGHT, Format, Task
 from mmpl.page import write_page
 from mmpl.picture import draw
 from mmpl.provenance import trace
@@ -25,8 +26,6 @@ from mmpl.schema import ClinicalSchema
 PICTURE, PAGE, DISAGREEMENT = "picture.png", "report.html", "disagreement.nii.gz"
 FILES = (MASK, REPORT, PICTURE, PAGE, DISAGREEMENT)
 """The files of an answer."""
-WEIGHT = "weight"
-"""What is no clinical field, and brings a PET to SUV where its header does not."""
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
     content, notes = read_record_file(sources.record) if sources.record else ({}, [])
     known = dict(sources.fields) | {name: value for name, value in content.items() if name not in sources.fields}
     record = schema.read(known)
-    images = _read_images(sources, _weight_kg(known))
+    images = _read_images(sources, _weight_kg(known, schema))
     clinical = schema.complete(replace(record, assumed=(*notes, *record.assumed)), images.found, DICOM_HEADER)
     try:
         return images.to_case(patient_id, clinical, known_hpv=sources.known_hpv)
@@ -175,7 +174,7 @@ def read_fields(arguments: list[str], schema: ClinicalSchema) -> dict[str, str]:
     words = iter(arguments)
     for word in words:
         name, given, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not (schema.field_of_key(name) or name.casefold() == WEIGHT):
+        if not word.startswith("--") or not (schema.field_of_key(name) or _is_weight(name)):
             raise ValueError(
                 f"there is no option {word}, nor such a clinical field; there are {', '.join(schema.names)}"
             )
@@ -195,16 +194,17 @@ def _read_images(sources: Sources, weight_kg: float | None) -> PatientImages:
     return read_pair(sources.ct, sources.pet, sources.ct_series, sources.pet_series, weight_kg)
 
 
-def _weight_kg(known: Mapping[str, object]) -> float | None:
+def _weight_kg(known: Mapping[str, object], schema: ClinicalSchema) -> float | None:
     """Give the weight that is stated first.
 
     Raises:
         InvalidInputError: It is no number.
     """
     for name, value in known.items():
-        if str(name).strip().casefold() == WEIGHT and value not in (None, ""):
-            try:
-                return float(str(value))
-            except ValueError:
-                raise InvalidInputError(f"weight is {str(value)[:40]!r}, not a number of kg") from None
+        if _is_weight(str(name)) and not schema.is_missing(value):
+            return read_weight_kg(value)
     return None
+
+
+def _is_weight(name: str) -> bool:
+    return name.strip().casefold() == WEIGHT.casefold()

@@ -339,6 +339,39 @@ def test_a_table_says_what_is_known_of_studies(written, head, tmp_path):
     np.testing.assert_array_equal(case.ct.voxels, head.ct.voxels)
 
 
+def test_a_table_states_the_weight_as_an_option_does(written, tmp_path, blind_ensemble, monkeypatch):
+    cohort, out = tmp_path / "cohort", tmp_path / "out"
+    for name in ("A-1", "A-2", "A-3"):
+        shutil.copytree(written, cohort / name)
+    table = cohort / "EHR.csv"
+    table.write_text("PatientID,Age,weight\nA-1,50,35\nA-2,50,\nA-3,50,70 kg\n")
+    read = read_cohort(cohort, outcomes=False)
+    assert read.remarks != ()
+    assert not any("weight" in remark for remark in read.remarks)
+    weights = [case.suv and case.suv.weight_kg for case in map(read.read_case, ("A-1", "A-2"))]
+    assert weights == [35.0, 70.0]
+    stated = read_patient(Sources(written, fields={"weight": "35"}), SCHEMA, "A-1")
+    np.testing.assert_array_equal(read.read_case("A-1").pet.voxels, stated.pet.voxels)
+    monkeypatch.setenv("MMPL_WEIGHTS", str(blind_ensemble))
+    said = f"{table}, patient A-3: weight is '70 kg', not a number of kg"
+    assert predict(cohort, out, pictures=False) == {"A-3": said}
+    table.write_text("PatientID,Age,weight\nA-1,50,36\nA-2,50,unknown\nA-3,50,NaN\n")
+    failures = predict(cohort, out, pictures=False)
+    assert list(failures) == ["A-1"]
+    assert "answered from other images or another record" in failures["A-1"]
+
+
+def test_images_that_are_no_dicom_have_no_use_for_a_weight(head, tmp_path):
+    for end, image in (("CT", head.ct), ("PT", head.pet)):
+        write_image(tmp_path / f"A-1__{end}.nii.gz", image)
+    table = tmp_path / "EHR.csv"
+    table.write_text("PatientID,Weight\nA-1,heavy\n")
+    before = read_cohort(tmp_path, outcomes=False)
+    assert before.read_case("A-1").pet_is_suv
+    table.write_text("PatientID,Weight\nA-1,70\n")
+    assert read_cohort(tmp_path, outcomes=False).fingerprint("A-1") == before.fingerprint("A-1")
+
+
 def test_a_study_takes_no_factor_from_a_table(written, tmp_path):
     shutil.copytree(written, tmp_path / "A-1")
     (tmp_path / "EHR.csv").write_text("PatientID\nA-1\n")
