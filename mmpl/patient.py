@@ -12,7 +12,7 @@ from mmpl.dicom.masks import give_mask
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, is_dicom_place, read_pair, read_study
 from mmpl.dicom.suv import read_weight_kg
 from mmpl.errors import one_line
-from mmpl.export import MASK, REPORT, check_study, export, exported
+from mmpl.export import MASK, REPORT, check_study, exported, find_answers, refer, write_forms
 from mmpl.files import PARTIAL, OverwriteError, refuse_inside, refuse_to_replace
 from mmpl.io.challenge import read_record_file
 from mmpl.io.images import write_image
@@ -93,9 +93,10 @@ def answer_patient(
     formats: Collection[Format] = (),
     page: bool = True,
 ) -> None:
-    """Answer a patient: the mask on the CT's grid, then the report, then the other forms, the picture and the page.
+    """Answer a patient: the mask on the CT's grid, then the report, the picture and the page, then the other forms.
 
-    Answers of an earlier run are removed first.
+    Answers of an earlier run are removed first. That the CT can be referred to is seen before anything is answered;
+    what keeps a form from being written after that, as a full disk, costs that form alone.
 
     Args:
         sources: What the case is read from.
@@ -106,7 +107,8 @@ def answer_patient(
         page: Whether to write the page that a person reads.
 
     Raises:
-        InvalidInputError: The case cannot be answered; nothing is left in the folder.
+        InvalidInputError: The case cannot be answered, or not in a form; nothing is left in the folder.
+        OSError: A file cannot be written; the message names it, and what was written before is whole.
         OverwriteError: The folder lies in one that is read, or the mask is one of its files.
     """
     for path in filter(is_dicom_place, sources.images):
@@ -129,6 +131,7 @@ def answer_patient(
     case = read_patient(sources, ensemble.profile.clinical, out.resolve().name)
     if mask:
         case = give_mask(case, mask)
+    series = refer(formats, study, case.ct.grid, sources.ct_series, case.ct_series)
     result = algorithm.pipeline(case)
     log_remarks(result)
     named = {"ct": sources.ct, "pet": sources.pet}
@@ -144,24 +147,24 @@ def answer_patient(
     answered |= {task: REPORT for task, found in ((Task.HPV, result.hpv), (Task.SURVIVAL, result.survival)) if found}
     for task, name in answered.items():
         log.info("%s: %s", algorithm.describe(task, result), out / name)
-    if result.segmentation.disagreement:
-        write_image(out / DISAGREEMENT, result.segmentation.disagreement)
-        log.info("disagreement: %s", out / DISAGREEMENT)
-    if formats:
-        suv = case.pet if case.pet_is_suv else None
-        for path in export(out, formats, study, sources.ct_series, pet=suv):
-            log.info("export: %s", path)
     extras: list[tuple[str, Callable[[Path], None]]] = [
         (PICTURE, lambda path: draw(case, result, path, ensemble.hpv_threshold, ensemble.calibration.training_curve))
     ]
     if page:
         extras.append((PAGE, lambda path: write_page(path, case, result, ensemble, provenance)))
+    if disagreement := result.segmentation.disagreement:
+        extras.append((DISAGREEMENT, lambda path: write_image(path, disagreement)))
     for name, write in extras:
         try:
             write(out / name)
-            log.info("%s: %s", Path(name).stem, out / name)
+            log.info("%s: %s", name.partition(".")[0], out / name)
         except Exception as error:  # it is worth no answer
             log.warning("note: no %s (%s)", name, one_line(error))
+    if formats:
+        (answer,) = find_answers(out)
+        suv = case.pet if case.pet_is_suv else None
+        for path in write_forms(answer, result.segmentation.mask, formats, out, series, suv):
+            log.info("export: %s", path)
 
 
 def read_fields(arguments: list[str], schema: ClinicalSchema) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Series of slices: every orientation comes back as it was written, and what is no volume is refused by number."""
 
+import base64
 import io
 import itertools
 import re
@@ -15,8 +16,11 @@ from dicom_files import SECRETS, STUDY, change, change_file, enhanced, noise_ct,
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    HTJ2K,
+    MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLossless,
@@ -170,6 +174,28 @@ def test_jpeg_2000_comes_back_exactly(tmp_path):
     assert_same(read_series(series_in(tmp_path)), noise_ct(GRID))
 
 
+HTJ2K_OF_A_RAMP = base64.b64decode(
+    "/0//UQApQAAAAAAHAAAABgAAAAAAAAAAAAAABwAAAAYAAAAAAAAAAAABDwEB/1AACAACAAAACf9SAAwAAgABAAEEBEAB/1wAByCIiIiI/2QAFwAB"
+    "T3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAD8AAf+TwAAt4P9/U/kL/1/wF/61+0j/Tj06vhue/q53P3NCADG3AKAAFWBUU0011cBCAb62AP/Z"
+)
+"""What OpenJPH makes of RAMP."""
+RAMP = np.arange(42, dtype=np.uint16).reshape(6, 7) * 61
+
+
+@pytest.mark.parametrize("syntax", [HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K])
+def test_high_throughput_jpeg_2000_comes_back_exactly(tmp_path, syntax):
+    datasets = ct_datasets(noise_ct(GRID), STUDY)
+    for dataset in datasets:
+        dataset.PixelRepresentation, dataset.PixelData = 0, encapsulate([HTJ2K_OF_A_RAMP])
+        dataset.ensure_file_meta()
+        dataset.file_meta.TransferSyntaxUID = syntax
+    save_series(datasets, tmp_path)
+    for plane in read_series(series_in(tmp_path)).voxels:
+        np.testing.assert_array_equal(plane, RAMP.astype(np.int16) - 1024)
+    change_file(tmp_path / "0002.dcm", PixelData=encapsulate([HTJ2K_OF_A_RAMP[:120]]))
+    assert "0002.dcm: its pixels are damaged or cut short" in message(tmp_path)
+
+
 def compress(path: Path, syntax: str) -> None:
     reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
     reader.SetFileName(str(path))
@@ -311,13 +337,13 @@ def test_a_file_cut_short_is_named(tmp_path, kept):
 def test_pixels_in_a_way_that_is_not_read_are_named(tmp_path):
     write_ct(tmp_path, noise_ct(GRID))
     dataset = dcmread(tmp_path / "0001.dcm")
-    dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
+    dataset.file_meta.TransferSyntaxUID = MPEG2MPML
     dataset.PixelData = (
         b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x02\x00\x00\x0012\xfe\xff\xdd\xe0\x00\x00\x00\x00"
     )
     dataset["PixelData"].VR = "OB"
     dataset.save_as(tmp_path / "0001.dcm")
-    assert "0001.dcm: its pixels are written as High-Throughput JPEG 2000" in message(tmp_path)
+    assert "0001.dcm: its pixels are written as MPEG2 Main Profile / Main Level, which is not read" in message(tmp_path)
 
 
 def test_a_header_that_does_not_say_how_its_pixels_are_written(tmp_path):
