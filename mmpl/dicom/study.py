@@ -13,7 +13,7 @@ import numpy as np
 
 from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SeriesIdentity, SuvFactor
 from mmpl.dicom.headers import Header, as_moment, as_offset, as_stamp, as_time, is_zip, read_headers
-from mmpl.dicom.series import Series, find_series, naming, read_series
+from mmpl.dicom.series import REAL_WORLD, Series, find_series, naming, read_series, units_of
 from mmpl.dicom.suv import PetHeader, suv_factor
 from mmpl.errors import some_of
 from mmpl.geometry import check_overlap
@@ -25,10 +25,19 @@ FEWEST_SLICES = 8
 """A series with fewer is no scan of a region, but one that followed a contrast agent, say."""
 DICOM_HEADER = "the DICOM header"
 """Where a clinical value came from, in the notes on the record."""
-UNITS = {"{SUVbw}g/ml": "GML", "{SUVlbm}g/ml": "GML", "{SUVbsa}cm2/ml": "CM2ML", "Bq/ml": "BQML", "{counts}": "CNTS"}
-"""Units of the PET module, by the code of an enhanced image."""
+UNITS = {
+    "{SUVbw}g/ml": "GML",
+    "g/ml{SUVbw}": "GML",
+    "{SUVlbm}g/ml": "GML",
+    "g/ml{SUVlbm}": "GML",
+    "{SUVbsa}cm2/ml": "CM2ML",
+    "cm2/ml{SUVbsa}": "CM2ML",
+    "Bq/ml": "BQML",
+    "{counts}": "CNTS",
+}
+"""Units of the PET module, by the code of an enhanced image, before UCUM's remark and after it."""
 
-_CODED_SUV = {"{SUVbw}g/ml": "BW", "{SUVlbm}g/ml": "LBM", "{SUVbsa}cm2/ml": "BSA"}
+_CODED_SUV = {code: kind for code in UNITS for kind in ("BW", "LBM", "BSA") if f"{{suv{kind.lower()}}}" in code.lower()}
 
 
 @dataclass(frozen=True)
@@ -190,9 +199,11 @@ def pet_header(series: Series, weight_kg: float | None = None) -> PetHeader:
     def said(keyword: str) -> str:
         return (first.text(keyword) or converted.text(keyword)).upper()
 
-    units, suv_type = said("Units"), said("SUVType")
+    units, suv_type = units_of(first), said("SUVType")
     if not units:
-        code = shared.item("RealWorldValueMappingSequence", "MeasurementUnitsCodeSequence").text("CodeValue")
+        groups = (shared, first.item("PerFrameFunctionalGroupsSequence"))
+        codes = (group.item(REAL_WORLD, "MeasurementUnitsCodeSequence").text("CodeValue") for group in groups)
+        code = next(filter(None, codes), "")
         code = {known.casefold(): known for known in UNITS}.get(code.casefold(), "")
         units, suv_type = UNITS.get(code, ""), _CODED_SUV.get(code, "")
     corrected = tuple(word.upper() for word in first.words("CorrectedImage") or converted.words("CorrectedImage"))

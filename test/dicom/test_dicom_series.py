@@ -229,6 +229,36 @@ def test_a_zip_archive_is_read_as_its_folder(tmp_path):
     assert_same(read_series(series_in(tmp_path / "study.zip")), noise_ct(GRID))
 
 
+def test_links_are_followed_once_and_hidden_files_and_folders_passed_over(tmp_path):
+    write_ct(tmp_path / "elsewhere", noise_ct(GRID))
+    place = tmp_path / "Frau Müller (2)"
+    (place / ".trash").mkdir(parents=True)
+    (place / "ct").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "again").symlink_to(place)
+    (place / "gone.dcm").symlink_to(tmp_path / "nowhere")
+    for hidden in (place / ".DS_Store", place / "._0001.dcm", place / ".trash" / "0001.dcm"):
+        hidden.write_bytes(b"no DICOM")
+    assert_same(read_series(series_in(place)), noise_ct(GRID))
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        archive.writestr("__MACOSX/._0001.dcm", "no DICOM")
+        archive.writestr(".trash/0001.dcm", "no DICOM")
+        for path in (tmp_path / "elsewhere").glob("*.dcm"):
+            archive.write(path, path.name)
+    assert_same(read_series(series_in(tmp_path / "study.zip")), noise_ct(GRID))
+
+
+@pytest.mark.parametrize("first", [b"\x02\0\0\0UL", b"\x08\0\x05\0CS"])
+def test_files_without_the_preamble_are_told_by_their_first_element(tmp_path, first):
+    write_ct(tmp_path, noise_ct(GRID))
+    for path in list(tmp_path.iterdir()):
+        content = path.read_bytes()
+        path.with_suffix("").write_bytes(content[content.index(first) :])
+        path.unlink()
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    assert holds_dicom(tmp_path)
+    assert len(series_in(tmp_path).slices) == 5
+
+
 def test_what_is_no_slice_of_a_scan_is_left_out(tmp_path):
     write_ct(tmp_path / "ct", noise_ct(GRID))
     for name, changes in {
@@ -271,6 +301,16 @@ def test_doubled_slices_are_named_by_number(tmp_path):
     write_ct(tmp_path, noise_ct(GRID))
     (tmp_path / "copy.dcm").write_bytes((tmp_path / "0003.dcm").read_bytes())
     assert "slices 3 and 4 lie at one place (0003.dcm and copy.dcm)" in message(tmp_path)
+
+
+def test_time_points_gates_and_copies_are_counted(tmp_path):
+    write_pet(tmp_path, noise_pet(GRID))
+    for path in sorted(tmp_path.iterdir()):
+        (tmp_path / f"later {path.name}").write_bytes(path.read_bytes())
+    assert (
+        "2 slices at each of 5 places (0001.dcm and later 0001.dcm at one), as of several time points, gates or copies"
+        in message(tmp_path)
+    )
 
 
 def test_slices_that_lie_unevenly(tmp_path):
@@ -363,10 +403,14 @@ def test_one_slice_is_no_volume(tmp_path):
 def test_places_without_any(tmp_path):
     (tmp_path / "notes.txt").write_text("no DICOM")
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 not")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(tmp_path / "broken.zip", "inner.zip")
     assert not holds_dicom(tmp_path / "notes.txt")
     for place, said in (
         (tmp_path / "absent", "no such folder or zip archive"),
-        (tmp_path, "no DICOM file among 2 files"),
+        (tmp_path, "no DICOM file among 3 files; broken.zip in it is not looked into, unpack it or name it alone"),
+        (tmp_path / "outer.zip", "no DICOM file among 1 files; inner.zip in it is not looked into"),
+        (tmp_path / "notes.txt", "neither a folder nor a zip archive"),
         (tmp_path / "broken.zip", "not a readable zip archive"),
     ):
         with pytest.raises(InvalidInputError, match=re.escape(f"{place}: {said}")):

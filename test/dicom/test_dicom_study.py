@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -247,6 +248,60 @@ def test_enhanced_images_give_their_moments_with_offsets(place):
     save_series([whole], place.parent / "enhanced")
     _, factor = read_pet(find_one(place.parent / "enhanced", Modality.PET))
     assert (factor.counted_to, factor.uptake_s) == (Clock.STATED, 3600.0)
+
+
+@pytest.mark.parametrize("per_frame", [True, False])
+@pytest.mark.parametrize(
+    ("code", "scale"), [("{SUVbw}g/ml", 70_000 / INJECTION.decayed_bq), ("g/ml{SUVbw}", 2), ("Bq/ml", 1)]
+)
+def test_an_enhanced_pet_whose_only_scale_is_its_mapping(place, code, scale, per_frame):
+    """Values as stored, beside them what they are in the world; the slices' own slopes are of Bq/ml."""
+    datasets = [dcmread(path) for path in sorted((place / "b").iterdir())]
+    whole = enhanced(datasets)
+    (shared,) = whole.SharedFunctionalGroupsSequence
+    (mapping,) = shared.RealWorldValueMappingSequence
+    mapping.MeasurementUnitsCodeSequence[0].CodeValue = code
+    for frame, dataset in zip(whole.PerFrameFunctionalGroupsSequence, datasets, strict=True):
+        (values,) = frame.PixelValueTransformationSequence
+        values.RescaleSlope = 1
+        own = deepcopy(mapping)
+        own.RealWorldValueSlope, own.RealWorldValueIntercept = float(dataset.RescaleSlope) * scale, 0.0
+        frame.RealWorldValueMappingSequence = [own]
+    if per_frame:
+        del shared.RealWorldValueMappingSequence
+    save_series([whole], place.parent / "enhanced")
+    image, factor = read_pet(find_one(place.parent / "enhanced", Modality.PET))
+    in_suv = code != "Bq/ml"
+    assert (factor.units, factor.suv_type) == (("GML", "BW") if in_suv else ("BQML", ""))
+    expected = PET.voxels * (scale * INJECTION.decayed_bq / 70_000 if in_suv else 1)
+    np.testing.assert_allclose(image.voxels, expected, atol=expected.max() / 60_000)
+
+
+def test_an_enhanced_pet_whose_mapping_is_shared_or_a_table(place):
+    datasets = [dcmread(path) for path in sorted((place / "b").iterdir())]
+    whole, out = enhanced(datasets), place.parent / "enhanced"
+    (mapping,) = whole.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 0.5, 2.0
+    mapping.MeasurementUnitsCodeSequence[0].CodeValue = "{SUVbw}g/ml"
+    save_series([whole], out)
+    image, _ = read_pet(find_one(out, Modality.PET))
+    stored = np.frombuffer(whole.PixelData, "<i2").reshape(image.voxels.shape)
+    np.testing.assert_array_equal(image.voxels, 0.5 * stored + 2)
+    change(out, Units="BQML")  # the unit of the rescaled values is said, which goes before
+    _, factor = read_pet(find_one(out, Modality.PET))
+    assert factor.units == "BQML"
+    for changes, said in (
+        ({"RealWorldValueSlope": -0.5}, "0001.dcm: RealWorldValueSlope is not above 0"),
+        ({"RealWorldValueSlope": None, "RealWorldValueLUTData": [1.0, 2.0]}, "0001.dcm: a lookup table for its values"),
+    ):
+        for keyword, value in changes.items():
+            if value is None:
+                delattr(mapping, keyword)
+            else:
+                setattr(mapping, keyword, value)
+        save_series([whole], out)
+        with pytest.raises(InvalidInputError, match=said):
+            read_pet(find_one(out, Modality.PET))
 
 
 def test_images_of_different_kinds_make_a_pair(place, tmp_path):
