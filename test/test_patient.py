@@ -374,6 +374,21 @@ def test_what_is_named_wrongly_is_one_line(run, tmp_path, arguments, said):
     assert error.startswith(f"error: {said}")
 
 
+def test_a_file_where_the_answers_go_is_named(run, written, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    code, _, error = run("case", "--dicom", written, "--out", tmp_path / "out")
+    assert (code, error) == (1, f"error: {tmp_path}/out: File exists\n")
+
+
+def test_objects_alone_are_no_study(run, tmp_path, written):
+    """As a folder that has a structure set, a segmentation or a report, and no image."""
+    shutil.copytree(written / "ct", tmp_path / "visit")
+    change(tmp_path / "visit", SOPClassUID="1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT")
+    code, _, error = run("case", "--dicom", tmp_path / "visit", "--out", tmp_path / "out")
+    reason = "other object (secondary capture, segmentation, structure set, report)"
+    assert (code, error) == (1, f"error: {tmp_path}/visit: no CT or PET series (40 x {reason})\n")
+
+
 def test_answers_do_not_lie_among_what_is_read(run, study):
     code, _, error = run("case", "--dicom", study, "--out", study / "answers")
     assert code == 1

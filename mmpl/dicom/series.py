@@ -24,7 +24,7 @@ SAME_PLACE = 0.05
 """Share of the distance between slices below which two lie at one place."""
 REAL_WORLD = "RealWorldValueMappingSequence"
 """Unit of an enhanced PET's values, and mostly their scale; of several, the first."""
-LEFT_OUT = "localizer", "secondary capture or other object", "derived reformat"
+LEFT_OUT = "localizer", "other object (secondary capture, segmentation, structure set, report)", "derived reformat"
 
 _TABLE = "RealWorldValueLUTData"
 _SHEAR = 1e-3  # cosine between two axes, or an axis' length beside 1: what headers lose
