@@ -247,19 +247,14 @@ def predict(
     page: Page = False,
 ) -> None:
     """Answer the patients of COHORT: two tables, masks, pictures and reports in OUT; finished ones are skipped."""
-    from mmpl.export import check_study
-    from mmpl.export import export as export_answers
     from mmpl.predict import predict as predict_cohort
 
     use_weights(weights)
-    check_study(form or (), cohort)
     failures = predict_cohort(
-        cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement, masks, page
+        cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement, masks, page, form or ()
     )
     for name, reason in failures.items():
         report_error(f"{name}: {reason}")
-    if form:
-        export_answers(out, form, cohort)
     if failures:
         raise typer.Exit(1)
 

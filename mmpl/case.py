@@ -249,6 +249,7 @@ class Patient:
     Attributes:
         center_id: ID of the center where the patient was seen; splits use it, no model ever does.
         known_hpv: HPV status that an answer may rest on, where a table to be answered gives one.
+        weight: Weight, kg, as the table has it; it is read where a DICOM PET is brought to SUV.
     """
 
     patient_id: str
@@ -256,3 +257,4 @@ class Patient:
     clinical: ClinicalRecord
     outcome: Outcome
     known_hpv: bool | None = None
+    weight: str = ""

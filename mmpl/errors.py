@@ -35,6 +35,8 @@ def explain(error: BaseException) -> str:
         pins = "requirements-dicom.txt" if extra == "dicom" else "requirements-train.txt"
         command = f"pip install 'mmpl[{extra}]'" if INSTALLED else f"pip install -r {pins}"
         return f"{package} is not installed: {command}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, (ValueError, OSError)):
         return str(error) or type(error).__name__
     return f"{type(error).__name__}: {' '.join(str(error).split())} ({DEBUG_VARIABLE}=1 shows where)"

@@ -1,11 +1,14 @@
 """Answers already made, in the forms that other programs read: DICOM objects beside the CT's, or image files."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmpl.case import Image, InvalidInputError, describe_problems
+import numpy as np
+
+from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity, describe_problems
 from mmpl.dicom.ct_series import CtSeries, find_ct_series
 from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, is_zip
 from mmpl.dicom.objects import write_object
@@ -19,6 +22,9 @@ from mmpl.io.images import read_image, write_image
 from mmpl.io.masks import as_labels
 from mmpl.names import DICOM_FORMATS, Format, Task
 from mmpl.report import BY_PERSON, ReportedAnswer, read_report
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 REPORT, MASK = "report.json", "mask.nii.gz"
 """Files of an answer that has a folder of its own."""
@@ -71,7 +77,6 @@ def export(
     study: Path | None = None,
     ct_series: int | None = None,
     out: Path | None = None,
-    pet: Image | None = None,
 ) -> list[Path]:
     """Write the answers in a folder in other forms.
 
@@ -82,7 +87,6 @@ def export(
             with one for each patient, by the patient's name.
         ct_series: Number of the CT's series, where the mask lies on several.
         out: Folder that takes the files; by default that of the answers.
-        pet: PET that was answered, SUV; by default that of the study, as far as its headers bring it to SUV.
 
     Returns:
         The files.
@@ -92,8 +96,7 @@ def export(
         OverwriteError: `out` lies in the study.
         ValueError: A DICOM form is asked for without a study.
     """
-    wanted = {*formats, *([Format.SEG] if Format.SR in formats else [])}
-    check_study(wanted, study)
+    check_study(formats, study)
     target = out or answers
     if study:
         refuse_inside(target, study)
@@ -102,19 +105,70 @@ def export(
     written, problems = list[Path](), list[str]()
     for answer in found:
         try:
-            image, series, suv = read_image(answer.mask_path), None, pet
-            mask = Image(as_labels(image.voxels), image.grid)
-            if study and wanted & DICOM_FORMATS:
-                place = _study_of(answer, study, alone=len(found) == 1)
-                series = find_ct_series(place, mask, ct_series)
-                if Format.SR in wanted and suv is None:
-                    suv = _pet_of(place)
-            written += write_forms(answer, mask, [form for form in Format if form in wanted], target, series, suv)
+            place = study_of(answer.name, study, len(found) == 1) if study and DICOM_FORMATS & {*formats} else None
+            written += export_answer(answer, formats, target, place, ct_series)
         except InvalidInputError as error:
             problems.append(str(error))
     if problems:
         raise InvalidInputError(problems[0] if len(found) == 1 else describe_problems(answers, problems))
     return written
+
+
+def export_answer(
+    answer: Answer, formats: Collection[Format], folder: Path, place: Path | None = None, ct_series: int | None = None
+) -> list[Path]:
+    """Write one answer in other forms.
+
+    Args:
+        answer: The answer.
+        formats: The forms.
+        folder: Folder that takes the files.
+        place: The patient's study, which DICOM forms need; its PET gives a report the uptake, as far as its headers and
+            the weight that was answered with bring it to SUV.
+        ct_series: Number of the CT's series, where the mask lies on several.
+
+    Returns:
+        The files.
+
+    Raises:
+        InvalidInputError: There is no CT that the mask lies on, or it cannot be referred to.
+    """
+    image = read_image(answer.mask_path)
+    mask, series, pet = Image(as_labels(image.voxels), image.grid), None, None
+    if place and DICOM_FORMATS & {*formats}:
+        series = find_ct_series(place, mask, ct_series)
+        pet = _pet_of(place, answer.reported.weight_kg) if Format.SR in formats else None
+    return write_forms(answer, mask, formats, folder, series, pet)
+
+
+def refer(
+    formats: Collection[Format],
+    place: Path | None,
+    grid: Grid,
+    number: int | None = None,
+    identity: SeriesIdentity | None = None,
+) -> CtSeries | None:
+    """Find the CT that DICOM forms of an answer will refer to, before there is one; None where none is asked for.
+
+    Each form is made once, of an empty mask: what keeps it from being made is known then.
+
+    Args:
+        formats: The forms.
+        place: The patient's study.
+        grid: Grid of the CT that is to be answered.
+        number, identity: The CT's series, as in `find_ct_series`.
+
+    Raises:
+        InvalidInputError: There is no such CT, or it cannot be referred to.
+        ModuleNotFoundError: The extra `dicom` is not installed.
+    """
+    wanted = DICOM_FORMATS & {*formats}
+    if not wanted or place is None:
+        return None
+    empty = Image(np.zeros(grid.shape_zyx, np.uint8), grid)
+    series = find_ct_series(place, empty, number, identity)
+    _make_objects(wanted, empty, series, Outlook())
+    return series
 
 
 def check_study(formats: Collection[Format], study: Path | None) -> None:
@@ -155,7 +209,7 @@ def find_answers(folder: Path) -> list[Answer]:
 def write_forms(
     answer: Answer,
     mask: Image,
-    formats: Sequence[Format],
+    formats: Collection[Format],
     folder: Path,
     series: CtSeries | None,
     pet: Image | None = None,
@@ -174,40 +228,67 @@ def write_forms(
         The files.
     """
     by_person = answer.reported.mask_by == BY_PERSON
-    paths = {form: folder / f"{answer.name}{SUFFIX[form]}" for form in formats}
+    wanted = [form for form in Format if form in formats or (form is Format.SEG and Format.SR in formats)]
+    paths = {form: folder / f"{answer.name}{SUFFIX[form]}" for form in wanted}
     writers = {
         form: partial(write_image, path, mask)
         for form, path in paths.items()
         if form not in DICOM_FORMATS and path.resolve() != answer.mask_path.resolve()
     }
-    if series and DICOM_FORMATS & set(formats):
-        objects = {}
-        if Format.SEG in formats:
-            objects[Format.SEG] = make_segmentation(mask, series, by_person)
-        if Format.SR in formats:
-            objects[Format.SR] = make_report(mask, series, objects[Format.SEG], answer.outlook, pet)
-        if Format.RTSTRUCT in formats:
-            objects[Format.RTSTRUCT] = make_structure_set(mask, series, by_person)
+    if series:
+        objects = _make_objects(wanted, mask, series, answer.outlook, pet, by_person)
         writers |= {form: partial(write_object, paths[form], content) for form, content in objects.items()}
     for write in writers.values():
         write()
     return list(paths.values())
 
 
-def _study_of(answer: Answer, study: Path, alone: bool) -> Path:
-    """Find a patient's study: the folder or zip archive of that name, or all there is for one answer alone."""
-    for own in (study / answer.name, study / f"{answer.name}{ZIP_SUFFIX}"):
+def _make_objects(
+    formats: Collection[Format],
+    mask: Image,
+    series: CtSeries,
+    outlook: Outlook,
+    pet: Image | None = None,
+    by_person: bool = False,
+) -> dict[Format, "Dataset"]:
+    """Make the DICOM objects of some forms.
+
+    Raises:
+        InvalidInputError: The CT's headers lack what an object takes from them.
+    """
+    objects = dict[Format, "Dataset"]()
+    try:
+        if Format.SEG in formats or Format.SR in formats:
+            objects[Format.SEG] = make_segmentation(mask, series, by_person)
+        if Format.SR in formats:
+            objects[Format.SR] = make_report(mask, series, objects[Format.SEG], outlook, pet)
+        if Format.RTSTRUCT in formats:
+            objects[Format.RTSTRUCT] = make_structure_set(mask, series, by_person)
+    except (InvalidInputError, ModuleNotFoundError):
+        raise
+    except Exception as error:  # highdicom and pydicom raise whatever they like, and say values of the header
+        raise InvalidInputError(f"{series.about} cannot be referred to ({type(error).__name__})") from None
+    return objects
+
+
+def study_of(name: str, study: Path, alone: bool) -> Path:
+    """Find a patient's study: the folder or zip archive of that name, or all there is for one answer alone.
+
+    Raises:
+        InvalidInputError: There is none.
+    """
+    for own in (study / name, study / f"{name}{ZIP_SUFFIX}"):
         if own.exists():
             return own
     if alone and (study.is_dir() or is_zip(study)):
         return study
-    raise InvalidInputError(f"{study / answer.name}: no such folder")
+    raise InvalidInputError(f"{study / name}: no such folder")
 
 
-def _pet_of(place: Path) -> Image | None:
+def _pet_of(place: Path, weight_kg: float | None) -> Image | None:
     """Read a study's PET in SUV; None where there is not one alone, or its headers do not say how to."""
     try:
-        image, suv = read_pet(find_study(place).pet)
+        image, suv = read_pet(find_study(place).pet, weight_kg)
     except InvalidInputError:
         return None
     return image if suv.factor is not None else None

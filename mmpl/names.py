@@ -72,6 +72,9 @@ class Column(StrEnum):
 
 KNOWN_HPV = "Known HPV Status"
 """Column of a table to be answered, never of the released one: a status that the risk may rest on."""
+WEIGHT = "Weight"
+"""Column of a table, and key of a record: kg, which bring a DICOM PET to SUV before its header's do. It is no clinical
+field."""
 
 DAYS_PER_YEAR = 365.25
 AT_RISK_AT_END = 0.1

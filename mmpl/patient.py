@@ -10,12 +10,13 @@ from mmpl.case import Case, InvalidInputError
 from mmpl.dicom.headers import require_pydicom
 from mmpl.dicom.masks import give_mask
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, is_dicom_place, read_pair, read_study
+from mmpl.dicom.suv import read_weight_kg
 from mmpl.errors import one_line
-from mmpl.export import MASK, REPORT, check_study, export, exported
+from mmpl.export import MASK, REPORT, check_study, exported, find_answers, refer, write_forms
 from mmpl.files import PARTIAL, OverwriteError, refuse_inside, refuse_to_replace
 from mmpl.io.challenge import read_record_file
 from mmpl.io.images import write_image
-from mmpl.names import Format, Task
+from mmpl.names import WEIGHT, Format, Task
 from mmpl.page import write_page
 from mmpl.picture import draw
 from mmpl.provenance import trace
@@ -25,8 +26,6 @@ from mmpl.schema import ClinicalSchema
 PICTURE, PAGE, DISAGREEMENT = "picture.png", "report.html", "disagreement.nii.gz"
 FILES = (MASK, REPORT, PICTURE, PAGE, DISAGREEMENT)
 """The files of an answer."""
-WEIGHT = "weight"
-"""What is no clinical field, and brings a PET to SUV where its header does not."""
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
     content, notes = read_record_file(sources.record) if sources.record else ({}, [])
     known = dict(sources.fields) | {name: value for name, value in content.items() if name not in sources.fields}
     record = schema.read(known)
-    images = _read_images(sources, _weight_kg(known))
+    images = _read_images(sources, _weight_kg(known, schema))
     clinical = schema.complete(replace(record, assumed=(*notes, *record.assumed)), images.found, DICOM_HEADER)
     try:
         return images.to_case(patient_id, clinical, known_hpv=sources.known_hpv)
@@ -94,9 +93,10 @@ def answer_patient(
     formats: Collection[Format] = (),
     page: bool = True,
 ) -> None:
-    """Answer a patient: the mask on the CT's grid, then the report, then the other forms, the picture and the page.
+    """Answer a patient: the mask on the CT's grid, then the report, the picture and the page, then the other forms.
 
-    Answers of an earlier run are removed first.
+    Answers of an earlier run are removed first. That the CT can be referred to is seen before anything is answered;
+    what keeps a form from being written after that, as a full disk, costs that form alone.
 
     Args:
         sources: What the case is read from.
@@ -107,7 +107,8 @@ def answer_patient(
         page: Whether to write the page that a person reads.
 
     Raises:
-        InvalidInputError: The case cannot be answered; nothing is left in the folder.
+        InvalidInputError: The case cannot be answered, or not in a form; nothing is left in the folder.
+        OSError: A file cannot be written; the message names it, and what was written before is whole.
         OverwriteError: The folder lies in one that is read, or the mask is one of its files.
     """
     for path in filter(is_dicom_place, sources.images):
@@ -130,6 +131,7 @@ def answer_patient(
     case = read_patient(sources, ensemble.profile.clinical, out.resolve().name)
     if mask:
         case = give_mask(case, mask)
+    series = refer(formats, study, case.ct.grid, sources.ct_series, case.ct_series)
     result = algorithm.pipeline(case)
     log_remarks(result)
     named = {"ct": sources.ct, "pet": sources.pet}
@@ -145,24 +147,24 @@ def answer_patient(
     answered |= {task: REPORT for task, found in ((Task.HPV, result.hpv), (Task.SURVIVAL, result.survival)) if found}
     for task, name in answered.items():
         log.info("%s: %s", algorithm.describe(task, result), out / name)
-    if result.segmentation.disagreement:
-        write_image(out / DISAGREEMENT, result.segmentation.disagreement)
-        log.info("disagreement: %s", out / DISAGREEMENT)
-    if formats:
-        suv = case.pet if case.pet_is_suv else None
-        for path in export(out, formats, study, sources.ct_series, pet=suv):
-            log.info("export: %s", path)
     extras: list[tuple[str, Callable[[Path], None]]] = [
         (PICTURE, lambda path: draw(case, result, path, ensemble.hpv_threshold, ensemble.calibration.training_curve))
     ]
     if page:
         extras.append((PAGE, lambda path: write_page(path, case, result, ensemble, provenance)))
+    if disagreement := result.segmentation.disagreement:
+        extras.append((DISAGREEMENT, lambda path: write_image(path, disagreement)))
     for name, write in extras:
         try:
             write(out / name)
-            log.info("%s: %s", Path(name).stem, out / name)
+            log.info("%s: %s", name.partition(".")[0], out / name)
         except Exception as error:  # it is worth no answer
             log.warning("note: no %s (%s)", name, one_line(error))
+    if formats:
+        (answer,) = find_answers(out)
+        suv = case.pet if case.pet_is_suv else None
+        for path in write_forms(answer, result.segmentation.mask, formats, out, series, suv):
+            log.info("export: %s", path)
 
 
 def read_fields(arguments: list[str], schema: ClinicalSchema) -> dict[str, str]:
@@ -175,7 +177,7 @@ def read_fields(arguments: list[str], schema: ClinicalSchema) -> dict[str, str]:
     words = iter(arguments)
     for word in words:
         name, given, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not (schema.field_of_key(name) or name.casefold() == WEIGHT):
+        if not word.startswith("--") or not (schema.field_of_key(name) or _is_weight(name)):
             raise ValueError(
                 f"there is no option {word}, nor such a clinical field; there are {', '.join(schema.names)}"
             )
@@ -195,16 +197,17 @@ def _read_images(sources: Sources, weight_kg: float | None) -> PatientImages:
     return read_pair(sources.ct, sources.pet, sources.ct_series, sources.pet_series, weight_kg)
 
 
-def _weight_kg(known: Mapping[str, object]) -> float | None:
+def _weight_kg(known: Mapping[str, object], schema: ClinicalSchema) -> float | None:
     """Give the weight that is stated first.
 
     Raises:
         InvalidInputError: It is no number.
     """
     for name, value in known.items():
-        if str(name).strip().casefold() == WEIGHT and value not in (None, ""):
-            try:
-                return float(str(value))
-            except ValueError:
-                raise InvalidInputError(f"weight is {str(value)[:40]!r}, not a number of kg") from None
+        if _is_weight(str(name)) and not schema.is_missing(value):
+            return read_weight_kg(value)
     return None
+
+
+def _is_weight(name: str) -> bool:
+    return name.strip().casefold() == WEIGHT.casefold()

@@ -3,7 +3,7 @@
 import csv
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from rich.progress import Progress
 from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
 from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE
-from mmpl.export import exported
+from mmpl.export import check_study, export_answer, exported, find_answers, refer, study_of
 from mmpl.files import refuse_inside, refuse_to_replace, write_whole
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
-from mmpl.names import Column
+from mmpl.names import DICOM_FORMATS, Column, Format
 from mmpl.page import write_page
 from mmpl.picture import draw
 from mmpl.pipeline import Pipeline
@@ -78,6 +78,7 @@ def predict(
     disagreement: bool = False,
     masks: Path | None = None,
     pages: bool = False,
+    formats: Collection[Format] = (),
 ) -> dict[str, str]:
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
@@ -98,26 +99,31 @@ def predict(
         masks: Folder of masks that take the place of the ensemble's, `<PatientID>` and a suffix of an image or `.dcm`;
             a patient without one has the ensemble's.
         pages: Whether to write a page of each patient, 3 to 6 MB.
+        formats: Other forms of the answers, written at the end, of finished patients too. A patient whose CT cannot be
+            referred to, which DICOM forms do, is not answered.
 
     Returns:
-        What went wrong, by patient; such a patient has no row.
+        What went wrong, by patient; such a patient has no row, or not all the forms.
 
     Raises:
         OverwriteError: `out` lies in the cohort's folder, or `masks` in `out`.
         InvalidInputError: The cohort's table cannot be used, or a mask is of no patient.
         ValueError: `out` holds answers of other weights, of other models of them or for another prevalence, or the
-            prevalence is not between 0 and 1.
+            prevalence is not between 0 and 1; or a DICOM form is asked for without any DICOM file.
     """
     keep_freed_memory()
     use_allowed_cores()
     refuse_inside(out, cohort)
+    check_study(formats, cohort)
     if masks:
         refuse_to_replace(masks, out)
     ensemble = load_ensemble().only(models)
     patients = read_cohort(cohort, ensemble.profile.clinical, outcomes=False)
     for remark in patients.remarks:
         log.warning("%s: %s", patients.table, remark)
-    given_masks = _find_masks(masks, [patient.patient_id for patient in patients.patients]) if masks else {}
+    names = [patient.patient_id for patient in patients.patients]
+    alone = len(names) == 1
+    given_masks = _find_masks(masks, names) if masks else {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = Pipeline(
         ensemble,
@@ -152,6 +158,8 @@ def predict(
                 case = patients.read_case(name)
                 if given:
                     case = give_mask(case, given)
+                if DICOM_FORMATS & {*formats}:
+                    refer(formats, study_of(name, cohort, alone), case.ct.grid)
                 result = pipeline(case)
             except InvalidInputError as error:
                 failures[name] = str(error)
@@ -180,6 +188,13 @@ def predict(
                 except Exception as error:  # neither is worth an answer
                     log.warning("%s: no %s (%s: %s)", name, kind, type(error).__name__, error)
     table.write()
+    for answer in find_answers(out) if formats and len(failures) < len(patients.patients) else ():
+        if answer.name in names and answer.name not in failures:
+            try:
+                place = study_of(answer.name, cohort, alone) if DICOM_FORMATS & {*formats} else None
+                export_answer(answer, formats, out, place)
+            except InvalidInputError as error:
+                failures[answer.name] = str(error)
     return failures
 
 

@@ -192,6 +192,7 @@ class ReportedAnswer:
         unlike_training: Distance of the images from those of training, above 1 is flagged; None where it is not known.
         mask_by: Whose mask it is, BY_ENSEMBLE or BY_PERSON.
         lesions: What `describe_lesion` gives of each; none of a report that an older version wrote.
+        weight_kg: Weight that a DICOM PET was brought to SUV by, kg; None where there was none.
     """
 
     patient_id: str
@@ -212,6 +213,7 @@ class ReportedAnswer:
     unlike_training: float | None
     mask_by: str = BY_ENSEMBLE
     lesions: tuple[dict[str, Any], ...] = ()
+    weight_kg: float | None = None
 
 
 def read_report(path: Path) -> ReportedAnswer | None:
@@ -239,6 +241,7 @@ def read_report(path: Path) -> ReportedAnswer | None:
             unlike_training=_number(content.get("unlike_training")),
             mask_by=content.get("mask", {}).get("by", BY_ENSEMBLE),
             lesions=tuple(map(dict, content.get("lesions", ()))),
+            weight_kg=_number((content.get("suv") or {}).get("weight_kg")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

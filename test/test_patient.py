@@ -21,6 +21,7 @@ from mmpl.io.cohort import read_cohort
 from mmpl.io.images import read_image, write_image
 from mmpl.names import Label
 from mmpl.patient import Sources, read_fields, read_patient
+from mmpl.pipeline import Pipeline
 from mmpl.predict import predict
 from mmpl.schema import default_schema
 from mmpl.units import NOT_SUV
@@ -180,6 +181,88 @@ def test_a_structured_report_has_the_uptake(run, written, head, tmp_path):
         assert any(value == pytest.approx(measured, abs=2e-3) for value in numbers)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ({"FrameOfReferenceUID": None}, "CT series 1: not one frame of reference, in which what is written would lie"),
+        (
+            {"StudyInstanceUID": None},
+            "CT series 1: a file without StudyInstanceUID, by which what is written would refer",
+        ),
+        ({"SOPInstanceUID": None}, "CT series 1: a file without SOPInstanceUID"),
+    ],
+)
+def test_a_ct_that_cannot_be_referred_to_is_refused_before_anything_is_answered(
+    run, study, tmp_path, monkeypatch, spoil, said
+):
+    change(study / "ct", **spoil)
+    if "FrameOfReferenceUID" in spoil:
+        change(study / "pet", **spoil)
+    monkeypatch.setattr(Pipeline, "__call__", None)  # nobody is there to answer
+    for form in ("dicom-seg", "rtstruct", "dicom-sr"):
+        code, _, error = run("case", "--dicom", study, "--out", tmp_path / "a", "--format", form)
+        assert (code, error.count("\n")) == (1, 1)
+        assert said in error
+        assert not any(secret in error for secret in SECRETS)
+        assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_form_that_cannot_be_written_costs_nothing_else(run, written, tmp_path, monkeypatch):
+    def full(path: Path, _: object) -> None:
+        raise OSError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr("mmpl.export.write_object", full)
+    out = tmp_path / "a"
+    code, _, error = run("case", "--dicom", written, "--out", out, "--format", "dicom-seg", "--format", "mha")
+    assert (code, error) == (1, f"error: {out}/mask_seg.dcm: cannot be written (No space left on device)\n")
+    names = ["mask.mha", "mask.nii.gz", "picture.png", "report.html", "report.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
+
+
+def test_of_a_cohort_only_who_cannot_be_exported_is_not_answered(run, written, tmp_path):
+    cohort, out = tmp_path / "cohort", tmp_path / "out"
+    for name in ("A-1", "A-2", "A-3"):
+        shutil.copytree(written, cohort / name)
+    for series in ("ct", "pet"):
+        change(cohort / "A-2" / series, FrameOfReferenceUID=None)
+    out.mkdir()
+    (out / "B-1.json").write_text("{}")  # of no patient here
+    arguments = ("predict", cohort, out, "--no-pictures", "--format", "dicom-sr")
+    for _ in range(2):  # the second time, of finished patients
+        code, _, error = run(*arguments)
+        assert code == 1
+        assert error.startswith(f"error: A-2: {cohort}/A-2: {cohort}/A-2/ct, CT series 1: not one frame of reference")
+        assert error.count("\n") == 1
+        made = {f"{name}{end}" for name in ("A-1", "A-3") for end in (".json", ".nii.gz", "_seg.dcm", "_sr.dcm")}
+        assert {path.name for path in out.iterdir()} == {*made, "B-1.json", "predictions.csv", "lesions.csv"}
+        for path in out.glob("*.dcm"):
+            path.unlink()
+
+
+def test_a_study_is_answered_to_the_bit_alone_and_in_a_cohort(written, tmp_path, run, tiny_ensemble, monkeypatch):
+    """By an ensemble that finds lesions; the record comes from a table once, and once from options."""
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    cohort = tmp_path / "cohort"
+    shutil.copytree(written, cohort / "A-1")
+    (cohort / "EHR.csv").write_text("PatientID,Age,Treatment,Weight\nA-1,50,1,66\n")
+    assert run("predict", cohort, tmp_path / "out", "--no-pictures", "--disagreement")[0] == 0
+    stated = ("--age", "50", "--treatment", "1", "--weight", "66", "--no-page", "--disagreement")
+    assert run("case", "--dicom", cohort / "A-1", *stated, "--out", tmp_path / "A-1")[0] == 0
+    for mine, theirs in (
+        ("A-1/mask.nii.gz", "out/A-1.nii.gz"),
+        ("A-1/disagreement.nii.gz", "out/A-1_disagreement.nii.gz"),
+    ):
+        alone, together = read_image(tmp_path / mine), read_image(tmp_path / theirs)
+        assert alone.voxels.any()
+        assert alone.voxels.tobytes() == together.voxels.tobytes()
+        assert alone.grid == together.grid
+    reports = [json.loads((tmp_path / path).read_text()) for path in ("A-1/report.json", "out/A-1.json")]
+    for report in reports:
+        for name in ("source", "provenance", "clinical_notes"):  # of a row, and of a moment; "" beside "not given"
+            report.pop(name)
+    assert reports[0] == reports[1]
+
+
 def test_what_is_read_is_not_written_over(run, head, tmp_path):
     for name, image in (("mask.mha", head.ct), ("pet.mha", head.pet)):
         write_image(tmp_path / name, image)
@@ -291,6 +374,21 @@ def test_what_is_named_wrongly_is_one_line(run, tmp_path, arguments, said):
     assert error.startswith(f"error: {said}")
 
 
+def test_a_file_where_the_answers_go_is_named(run, written, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    code, _, error = run("case", "--dicom", written, "--out", tmp_path / "out")
+    assert (code, error) == (1, f"error: {tmp_path}/out: File exists\n")
+
+
+def test_objects_alone_are_no_study(run, tmp_path, written):
+    """As a folder that has a structure set, a segmentation or a report, and no image."""
+    shutil.copytree(written / "ct", tmp_path / "visit")
+    change(tmp_path / "visit", SOPClassUID="1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT")
+    code, _, error = run("case", "--dicom", tmp_path / "visit", "--out", tmp_path / "out")
+    reason = "other object (secondary capture, segmentation, structure set, report)"
+    assert (code, error) == (1, f"error: {tmp_path}/visit: no CT or PET series (40 x {reason})\n")
+
+
 def test_answers_do_not_lie_among_what_is_read(run, study):
     code, _, error = run("case", "--dicom", study, "--out", study / "answers")
     assert code == 1
@@ -337,6 +435,39 @@ def test_a_table_says_what_is_known_of_studies(written, head, tmp_path):
     assert case.reference is not None
     np.testing.assert_array_equal(case.reference.voxels, head.reference.voxels)
     np.testing.assert_array_equal(case.ct.voxels, head.ct.voxels)
+
+
+def test_a_table_states_the_weight_as_an_option_does(written, tmp_path, blind_ensemble, monkeypatch):
+    cohort, out = tmp_path / "cohort", tmp_path / "out"
+    for name in ("A-1", "A-2", "A-3"):
+        shutil.copytree(written, cohort / name)
+    table = cohort / "EHR.csv"
+    table.write_text("PatientID,Age,weight\nA-1,50,35\nA-2,50,\nA-3,50,70 kg\n")
+    read = read_cohort(cohort, outcomes=False)
+    assert read.remarks != ()
+    assert not any("weight" in remark for remark in read.remarks)
+    weights = [case.suv and case.suv.weight_kg for case in map(read.read_case, ("A-1", "A-2"))]
+    assert weights == [35.0, 70.0]
+    stated = read_patient(Sources(written, fields={"weight": "35"}), SCHEMA, "A-1")
+    np.testing.assert_array_equal(read.read_case("A-1").pet.voxels, stated.pet.voxels)
+    monkeypatch.setenv("MMPL_WEIGHTS", str(blind_ensemble))
+    said = f"{table}, patient A-3: weight is '70 kg', not a number of kg"
+    assert predict(cohort, out, pictures=False) == {"A-3": said}
+    table.write_text("PatientID,Age,weight\nA-1,50,36\nA-2,50,unknown\nA-3,50,NaN\n")
+    failures = predict(cohort, out, pictures=False)
+    assert list(failures) == ["A-1"]
+    assert "answered from other images or another record" in failures["A-1"]
+
+
+def test_images_that_are_no_dicom_have_no_use_for_a_weight(head, tmp_path):
+    for end, image in (("CT", head.ct), ("PT", head.pet)):
+        write_image(tmp_path / f"A-1__{end}.nii.gz", image)
+    table = tmp_path / "EHR.csv"
+    table.write_text("PatientID,Weight\nA-1,heavy\n")
+    before = read_cohort(tmp_path, outcomes=False)
+    assert before.read_case("A-1").pet_is_suv
+    table.write_text("PatientID,Weight\nA-1,70\n")
+    assert read_cohort(tmp_path, outcomes=False).fingerprint("A-1") == before.fingerprint("A-1")
 
 
 def test_a_study_takes_no_factor_from_a_table(written, tmp_path):

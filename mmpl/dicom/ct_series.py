@@ -28,11 +28,13 @@ class CtSeries:
         grid: The grid that they make, in LPS: rows run along its first axis, columns along its second, and the third
             is normal to both.
         identity: UIDs of the series and of its frame of reference.
+        about: The series in a message.
     """
 
     slices: tuple["Dataset", ...]
     grid: Grid
     identity: SeriesIdentity
+    about: str
 
     @classmethod
     def of(cls, series: Series) -> "CtSeries":
@@ -45,11 +47,14 @@ class CtSeries:
         with naming(series):
             if any(each.frame is not None for each in slices):
                 raise InvalidInputError("an enhanced CT, to whose frames nothing that is written here refers")
+            for keyword in ("StudyInstanceUID", "SOPInstanceUID"):
+                if not all(header.text(keyword) for header in series.headers):
+                    raise InvalidInputError(f"a file without {keyword}, by which what is written would refer to it")
             frames = {header.text("FrameOfReferenceUID") for header in series.headers}
             if len(frames) > 1 or "" in frames:
                 raise InvalidInputError("not one frame of reference, in which what is written would lie")
         header_of = {header.file: header.dataset for header in series.headers}
-        return cls(tuple(header_of[each.file] for each in slices), grid, series.identity)
+        return cls(tuple(header_of[each.file] for each in slices), grid, series.identity, series.about)
 
     def labels(self, mask: Image) -> NDArray[np.uint8]:
         """Lay a label map on the series: an array (slices, rows, columns).
@@ -60,13 +65,16 @@ class CtSeries:
         return as_labels(lay_on(mask, self.grid, MOST_APART_MM).voxels)
 
 
-def find_ct_series(place: Path, mask: Image, number: int | None = None) -> CtSeries:
+def find_ct_series(
+    place: Path, mask: Image, number: int | None = None, identity: SeriesIdentity | None = None
+) -> CtSeries:
     """Find the CT series that a label map lies on, among the DICOM files of a place.
 
     Args:
         place: A folder, with those below it, or a zip archive.
         mask: The label map.
         number: SeriesNumber, where the mask lies on several, as on two reconstructions of one scan.
+        identity: The series that the mask was made on, where it is known.
 
     Raises:
         InvalidInputError: There is none, or there are several.
@@ -75,6 +83,8 @@ def find_ct_series(place: Path, mask: Image, number: int | None = None) -> CtSer
     candidates = [
         each for each in series if each.modality is Modality.CT and (number is None or each.number == str(number))
     ]
+    if identity:
+        candidates = [each for each in candidates if each.identity == identity]
     if not candidates:
         raise InvalidInputError(f"{place}: no CT series" + ("" if number is None else f" of number {number}"))
     found, reasons = list[CtSeries](), list[str]()

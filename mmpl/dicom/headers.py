@@ -6,6 +6,7 @@ pydicom, whose warnings quote what they warn of, is kept quiet.
 
 import logging
 import math
+import os
 import re
 import warnings
 import zipfile
@@ -13,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,12 @@ MOST_UNPACKED = 16 << 30
 """Bytes that a zip archive may hold, unpacked; more than any study."""
 
 _MAGIC, _MAGIC_AT = b"DICM", 128
+_NO_PREAMBLE = re.compile(rb"[\x02\x08]\0.\0[A-Z]{2}", re.DOTALL)  # a first element of group 2 or 8, and its VR
 _NO_MAGIC_SUFFIXES = (".dcm", ".ima")  # of files that may lack the magic bytes and are DICOM all the same
 _DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # RuntimeError: it wants a password
-_DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")
+_DATE = re.compile(r"([12]\d{3})\.?(\d\d)\.?(\d\d)")
 _TIME = re.compile(r"(\d\d):?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?")
+_OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)$")
 
 Stored = Path | zipfile.Path
 """A file on disk, or in a zip archive."""
@@ -139,6 +142,28 @@ def as_time(text: str) -> time | None:
         return None
 
 
+def as_offset(text: str) -> timedelta | None:
+    """Read the offset from UTC that a text is or ends with, as +0100; None where there is none."""
+    found = _OFFSET.search(text)
+    if not found:
+        return None
+    sign, hours, minutes = found.groups()
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    return offset if sign == "+" else -offset
+
+
+def as_stamp(text: str, clock: timedelta | None) -> datetime | None:
+    """Read a date and time in one.
+
+    Args:
+        text: As DICOM writes it; an offset from UTC may follow.
+        clock: Offset from UTC of the clock that the moment is given on. Where it, or the moment's own offset, is not
+            known, both are taken to be one.
+    """
+    moment, own = as_moment(text[:8], text[8:]), as_offset(text)
+    return moment + (clock - own) if moment and clock is not None and own is not None else moment
+
+
 def holds_dicom(place: Path) -> bool:
     """Tell whether a folder, or a zip archive, has a DICOM file somewhere; needs no extra."""
     if not (place.is_dir() or is_zip(place)):
@@ -175,20 +200,23 @@ def read_headers(place: Path) -> list[Header]:
     files = stored_files(place)
     headers = [header for header in map(_read_header, files) if header]
     if not headers:
-        raise InvalidInputError(f"{place}: no DICOM file among {len(files)} files")
+        archives = [file.name for file in files if file.name.lower().endswith(ZIP_SUFFIX)]
+        hint = f"; {archives[0]} in it is not looked into, unpack it or name it alone" if archives else ""
+        raise InvalidInputError(f"{place}: no DICOM file among {len(files)} files{hint}")
     return headers
 
 
 def stored_files(place: Path) -> Sequence[Stored]:
-    """List the files of a folder and those below it, or of a zip archive, but for hidden ones.
+    """List the files of a folder and those below it, links followed, or of a zip archive, but for hidden ones.
 
     Raises:
         InvalidInputError: There is no such folder, or the archive is damaged.
     """
     if place.is_dir():
-        return sorted(path for path in place.rglob("[!.]*") if path.is_file())
-    if not place.is_file():
-        raise InvalidInputError(f"{place}: no such folder or zip archive")
+        return sorted(_files_below(place))
+    if not is_zip(place):
+        wrong = "neither a folder nor a zip archive" if place.is_file() else "no such folder or zip archive"
+        raise InvalidInputError(f"{place}: {wrong}")
     try:
         archive = zipfile.ZipFile(place)
     except (OSError, *_DAMAGED_ZIP) as error:
@@ -197,7 +225,23 @@ def stored_files(place: Path) -> Sequence[Stored]:
     if sum(member.file_size for member in members) > MOST_UNPACKED:
         raise InvalidInputError(f"{place}: holds more than {MOST_UNPACKED >> 30} GiB")
     names = sorted(member.filename for member in members)
-    return [zipfile.Path(archive, name) for name in names if not Path(name).name.startswith(".")]
+    return [zipfile.Path(archive, name) for name in names if not any(map(_is_hidden, Path(name).parts))]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Find the files of a folder and those below it, each folder once, however many links lead there."""
+    seen = set[str]()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (path for name in files if not _is_hidden(name) and (path := Path(parent, name)).is_file())
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 @contextmanager
@@ -244,7 +288,7 @@ def _read_header(file: Stored) -> Header | None:
 
 
 def looks_like_dicom(file: Stored) -> bool:
-    """Tell a DICOM file by its magic bytes, or by its name where it may lack them; needs no extra.
+    """Tell a DICOM file by its magic bytes, or by its first element or its name where it lacks them; needs no extra.
 
     Raises:
         InvalidInputError: It cannot be read.
@@ -254,4 +298,6 @@ def looks_like_dicom(file: Stored) -> bool:
             start = stream.read(_MAGIC_AT + len(_MAGIC))
     except (OSError, EOFError, *_DAMAGED_ZIP) as error:
         raise InvalidInputError(f"{file}: cannot be read") from error
-    return start[_MAGIC_AT:] == _MAGIC or file.name.lower().endswith(_NO_MAGIC_SUFFIXES)
+    return (
+        start[_MAGIC_AT:] == _MAGIC or bool(_NO_PREAMBLE.match(start)) or file.name.lower().endswith(_NO_MAGIC_SUFFIXES)
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,8 +108,13 @@ def one_line_of(text: object) -> str:
 def write_object(path: Path, content: "Dataset") -> None:
     """Write an object, whole or not at all.
 
+    It is put together in memory first: what a full disk raises comes from pydicom with a traceback for its message.
+
     Raises:
         OSError: It cannot be written, as where the disk is full.
     """
-    with write_whole(path) as partial, quiet():
-        content.save_as(partial, enforce_file_format=True)
+    whole = BytesIO()
+    with quiet():
+        content.save_as(whole, enforce_file_format=True)
+    with write_whole(path) as partial:
+        partial.write_bytes(whole.getbuffer())

@@ -22,8 +22,11 @@ MOST_APART_MM = 0.1
 """How far a slice may lie from its place in the evenly spaced stack; headers round to a tenth of a millimeter."""
 SAME_PLACE = 0.05
 """Share of the distance between slices below which two lie at one place."""
-LEFT_OUT = "localizer", "secondary capture or other object", "derived reformat"
+REAL_WORLD = "RealWorldValueMappingSequence"
+"""Unit of an enhanced PET's values, and mostly their scale; of several, the first."""
+LEFT_OUT = "localizer", "other object (secondary capture, segmentation, structure set, report)", "derived reformat"
 
+_TABLE = "RealWorldValueLUTData"
 _SHEAR = 1e-3  # cosine between two axes, or an axis' length beside 1: what headers lose
 _SOP_CLASSES = {  # PS3.4 B.5
     "1.2.840.10008.5.1.4.1.1.2": Modality.CT,
@@ -137,6 +140,12 @@ def find_series(headers: Sequence[Header]) -> tuple[list[Series], Counter[str]]:
     return [Series(modality, tuple(group)) for (modality, _), group in groups.items()], left_out
 
 
+def units_of(header: Header) -> str:
+    """Give the unit of a PET's rescaled values in DICOM's terms, as BQML; blank where only a mapping has one."""
+    converted = header.item("SharedFunctionalGroupsSequence", "UnassignedSharedConvertedAttributesSequence")
+    return (header.text("Units") or converted.text("Units")).upper()
+
+
 def read_series(series: Series) -> Image:
     """Read a series as one volume, in HU or in the unit that its header names.
 
@@ -196,12 +205,17 @@ def _slices(header: Header) -> list[Slice]:
     def part(frame: Header, group: str) -> Header:
         return next((there.item(group) for there in (frame, shared) if there.items(group)), header)
 
+    def values(frame: Header) -> Header:
+        mapping = part(frame, REAL_WORLD)
+        scaled = mapping is not header and any(mapping.words(name) for name in ("RealWorldValueSlope", _TABLE))
+        return mapping if scaled and not units_of(header) else part(frame, "PixelValueTransformationSequence")
+
     return [
         _slice(
             part(frame, "PlanePositionSequence"),
             part(frame, "PlaneOrientationSequence"),
             part(frame, "PixelMeasuresSequence"),
-            part(frame, "PixelValueTransformationSequence"),
+            values(frame),
             number,
             shape,
         )
@@ -219,11 +233,12 @@ def _slice(
         raise InvalidInputError(f"{name}: no position or orientation in space")
     if spacing is None or min(spacing) <= 0:
         raise InvalidInputError(f"{name}: no distance between pixels")
-    if values.items("ModalityLUTSequence"):
+    if values.items("ModalityLUTSequence") or values.words(_TABLE):
         raise InvalidInputError(f"{name}: a lookup table for its values, which is not read")
-    slope, intercept = _rescale(values, "RescaleSlope", 1.0), _rescale(values, "RescaleIntercept", 0.0)
+    prefix = "RealWorldValue" if values.words("RealWorldValueSlope") else "Rescale"
+    slope, intercept = _rescale(values, f"{prefix}Slope", 1.0), _rescale(values, f"{prefix}Intercept", 0.0)
     if slope <= 0:
-        raise InvalidInputError(f"{name}: RescaleSlope is not above 0")
+        raise InvalidInputError(f"{name}: {prefix}Slope is not above 0")
     row, column = _right_angled(name, axes)
     y_mm, x_mm = spacing
     x, y, z = position
@@ -292,7 +307,12 @@ def _step_mm(slices: Sequence[Slice], along: NDArray[np.float64]) -> float:
     step = float(np.median(gaps))
     doubled = np.flatnonzero(gaps < max(SAME_PLACE * step, 1e-3))
     if doubled.size:
-        at = int(doubled[0])
+        at, places = int(doubled[0]), len(slices) - doubled.size
+        if places > 1 and len(slices) % places == 0:
+            raise InvalidInputError(
+                f"{len(slices) // places} slices at each of {places} places ({slices[0].name} and {slices[1].name} at "
+                "one), as of several time points, gates or copies; keep those of one alone"
+            )
         names = f"{slices[at].name} and {slices[at + 1].name}"
         more = f", and so do {doubled.size - 1} more" if doubled.size > 1 else ""
         raise InvalidInputError(f"slices {at + 1} and {at + 2} lie at one place ({names}){more}")

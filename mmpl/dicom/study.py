@@ -5,15 +5,15 @@ Messages name series by their number and files by their path; nothing else of a 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SeriesIdentity, SuvFactor
-from mmpl.dicom.headers import Header, as_moment, as_time, is_zip, read_headers
-from mmpl.dicom.series import Series, find_series, naming, read_series
+from mmpl.dicom.headers import Header, as_moment, as_offset, as_stamp, as_time, is_zip, read_headers
+from mmpl.dicom.series import REAL_WORLD, Series, find_series, naming, read_series, units_of
 from mmpl.dicom.suv import PetHeader, suv_factor
 from mmpl.errors import some_of
 from mmpl.geometry import check_overlap
@@ -25,10 +25,19 @@ FEWEST_SLICES = 8
 """A series with fewer is no scan of a region, but one that followed a contrast agent, say."""
 DICOM_HEADER = "the DICOM header"
 """Where a clinical value came from, in the notes on the record."""
-UNITS = {"{SUVbw}g/ml": "GML", "{SUVlbm}g/ml": "GML", "{SUVbsa}cm2/ml": "CM2ML", "Bq/ml": "BQML", "{counts}": "CNTS"}
-"""Units of the PET module, by the code of an enhanced image."""
+UNITS = {
+    "{SUVbw}g/ml": "GML",
+    "g/ml{SUVbw}": "GML",
+    "{SUVlbm}g/ml": "GML",
+    "g/ml{SUVlbm}": "GML",
+    "{SUVbsa}cm2/ml": "CM2ML",
+    "cm2/ml{SUVbsa}": "CM2ML",
+    "Bq/ml": "BQML",
+    "{counts}": "CNTS",
+}
+"""Units of the PET module, by the code of an enhanced image, before UCUM's remark and after it."""
 
-_CODED_SUV = {"{SUVbw}g/ml": "BW", "{SUVlbm}g/ml": "LBM", "{SUVbsa}cm2/ml": "BSA"}
+_CODED_SUV = {code: kind for code in UNITS for kind in ("BW", "LBM", "BSA") if f"{{suv{kind.lower()}}}" in code.lower()}
 
 
 @dataclass(frozen=True)
@@ -182,7 +191,7 @@ def find_one(place: Path, modality: Modality, number: int | None = None) -> Seri
 
 def pet_header(series: Series, weight_kg: float | None = None) -> PetHeader:
     """Collect what a PET's headers say of its values, of classic and of enhanced images."""
-    first = series.first
+    first, clock = series.first, _clock(series.first)
     tracer = first.item("RadiopharmaceuticalInformationSequence")
     shared = first.item("SharedFunctionalGroupsSequence")
     converted = shared.item("UnassignedSharedConvertedAttributesSequence")
@@ -190,9 +199,11 @@ def pet_header(series: Series, weight_kg: float | None = None) -> PetHeader:
     def said(keyword: str) -> str:
         return (first.text(keyword) or converted.text(keyword)).upper()
 
-    units, suv_type = said("Units"), said("SUVType")
+    units, suv_type = units_of(first), said("SUVType")
     if not units:
-        code = shared.item("RealWorldValueMappingSequence", "MeasurementUnitsCodeSequence").text("CodeValue")
+        groups = (shared, first.item("PerFrameFunctionalGroupsSequence"))
+        codes = (group.item(REAL_WORLD, "MeasurementUnitsCodeSequence").text("CodeValue") for group in groups)
+        code = next(filter(None, codes), "")
         code = {known.casefold(): known for known in UNITS}.get(code.casefold(), "")
         units, suv_type = UNITS.get(code, ""), _CODED_SUV.get(code, "")
     corrected = tuple(word.upper() for word in first.words("CorrectedImage") or converted.words("CorrectedImage"))
@@ -211,12 +222,12 @@ def pet_header(series: Series, weight_kg: float | None = None) -> PetHeader:
         weight_kg=first.number("PatientWeight") if weight_kg is None else weight_kg,
         height_m=first.number("PatientSize"),
         sex=first.text("PatientSex").upper(),
-        injected=_stamp(tracer.text("RadiopharmaceuticalStartDateTime")),
+        injected=as_stamp(tracer.text("RadiopharmaceuticalStartDateTime"), clock),
         injected_at=as_time(tracer.text("RadiopharmaceuticalStartTime")),
         series=first.moment("SeriesDate", "SeriesTime"),
-        acquisition=min(filter(None, map(_acquired, series.headers)), default=None),
-        corrected_to=_stamp(first.text("DecayCorrectionDateTime")),
-        private_scan=_stamp(first.private("GEMS_PETD_01", 0x0009, 0x0D)),
+        acquisition=min(filter(None, (_acquired(header, clock) for header in series.headers)), default=None),
+        corrected_to=as_stamp(first.text("DecayCorrectionDateTime"), clock),
+        private_scan=as_stamp(first.private("GEMS_PETD_01", 0x0009, 0x0D), clock),
         philips_suv=_number(first.private("Philips PET Private Group", 0x7053, 0x00)),
         philips_bqml=_number(first.private("Philips PET Private Group", 0x7053, 0x09)),
     )
@@ -322,19 +333,31 @@ def _numbers(series: Sequence[Series]) -> str:
     return some_of([each.number for each in series])
 
 
-def _acquired(header: Header) -> datetime | None:
+def _clock(header: Header) -> timedelta | None:
+    """Find the offset from UTC of the clock that a file's dates and times without an offset are of.
+
+    The file says it, or a moment of the scan has it; or the injection is given twice, with an offset and on that clock.
+    """
+    for keyword in ("TimezoneOffsetFromUTC", "AcquisitionDateTime", "DecayCorrectionDateTime"):
+        if (offset := as_offset(header.text(keyword))) is not None:
+            return offset
+    tracer = header.item("RadiopharmaceuticalInformationSequence")
+    text, at = tracer.text("RadiopharmaceuticalStartDateTime"), as_time(tracer.text("RadiopharmaceuticalStartTime"))
+    offset, moment = as_offset(text), as_stamp(text, None)
+    if offset is None or moment is None or at is None:
+        return None
+    half_a_day = timedelta(hours=12)
+    return offset + (datetime.combine(moment, at) - moment + half_a_day) % (2 * half_a_day) - half_a_day
+
+
+def _acquired(header: Header, clock: timedelta | None) -> datetime | None:
     """Give the moment at which the acquisition of a file's first image began."""
     moments = [
-        _stamp(frame.item("FrameContentSequence").text("FrameAcquisitionDateTime"))
+        as_stamp(frame.item("FrameContentSequence").text("FrameAcquisitionDateTime"), clock)
         for frame in header.items("PerFrameFunctionalGroupsSequence")
     ]
-    of_file = _stamp(header.text("AcquisitionDateTime")) or header.moment("AcquisitionDate", "AcquisitionTime")
-    return min(filter(None, moments), default=of_file)
-
-
-def _stamp(text: str) -> datetime | None:
-    """Read date and time in one; what follows of a time zone is the same in all of a study's headers."""
-    return as_moment(text[:8], text[8:].split("+")[0].split("-")[0])
+    of_file = as_stamp(header.text("AcquisitionDateTime"), clock)
+    return min(filter(None, moments), default=of_file or header.moment("AcquisitionDate", "AcquisitionTime"))
 
 
 def _number(text: str) -> float | None:

@@ -109,6 +109,18 @@ def suv_factor(pet: PetHeader) -> SuvFactor:
         return replace(said, why_none=str(why))
 
 
+def read_weight_kg(stated: object) -> float:
+    """Read a weight that somebody states.
+
+    Raises:
+        InvalidInputError: It is no number.
+    """
+    try:
+        return float(str(stated))
+    except ValueError:
+        raise InvalidInputError(f"weight is {str(stated)[:40]!r}, not a number of kg") from None
+
+
 def _from_bqml(pet: PetHeader, said: SuvFactor) -> SuvFactor:
     dose, weight = _dose(pet.dose_bq), _weight(pet)
     said = replace(said, dose_bq=dose, weight_kg=weight, decay_correction=pet.decay_correction)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Image
-from mmpl.files import write_whole
+from mmpl.dicom.objects import write_object
 from mmpl.geometry import index_to_mm
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ def save_series(datasets: Sequence["Dataset"], folder: Path) -> None:
         if not hasattr(dataset, "file_meta"):
             dataset.ensure_file_meta()
             dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        with write_whole(folder / f"{index:04d}.dcm") as partial:
-            dataset.save_as(partial, enforce_file_format=True)
+        write_object(folder / f"{index:04d}.dcm", dataset)
 
 
 def to_bqml(pet: Image, weight_kg: float, injection: Injection) -> Image:

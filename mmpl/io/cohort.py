@@ -23,6 +23,7 @@ from pathlib import Path
 from mmpl.case import Case, InvalidInputError, Outcome, Patient, describe_problems
 from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, require_pydicom, stored_files
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, read_study
+from mmpl.dicom.suv import read_weight_kg
 from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
 from mmpl.io.patients import can_name_a_file, inspect_patients, read_patients, says_nothing, spelling
@@ -109,9 +110,17 @@ class Cohort:
 
     def _read_images(self, patient_id: str) -> PatientImages:
         if study := _dicom_place(self._places, patient_id):
-            return read_study(find_study(study))
+            return read_study(find_study(study), self._weight_kg(patient_id))
         ct = read_image(_find(self._places, patient_id, f"{patient_id}__CT.nii.gz"))
         return PatientImages(ct, read_image(_find(self._places, patient_id, f"{patient_id}__PT.nii.gz")))
+
+    def _weight_kg(self, patient_id: str) -> float | None:
+        """Give the weight that the table states; None where it does not."""
+        stated = self.patient(patient_id).weight
+        try:
+            return None if self.schema.is_missing(stated) else read_weight_kg(stated)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{self.table}, patient {patient_id}: {error}") from error
 
     def image_files(self, patient_id: str) -> dict[str, Path]:
         """Name the images that a patient is answered from, by what they are; none where they are DICOM."""
@@ -122,6 +131,7 @@ class Cohort:
     def fingerprint(self, patient_id: str, given_mask: Path | None = None) -> str:
         """Tell a patient apart from what it was: size and date of its images and masks, SUV factor, row of the table.
 
+        A weight is part of it where it is read, as of DICOM, and stated.
         A given mask, with which a person corrects the ensemble's, lies elsewhere.
         """
         files = []
@@ -134,7 +144,9 @@ class Cohort:
             stats = [path.stat() for path in (stored_files(study) if study.is_dir() else [study])]  # type: ignore[union-attr]
             files += [(stat.st_size, stat.st_mtime_ns) for stat in stats]
         patient = self.patient(patient_id)
-        row = (patient.center_id, sorted(patient.clinical.values.items()), asdict(patient.outcome), patient.known_hpv)
+        weight = [patient.weight] if study and not self.schema.is_missing(patient.weight) else []
+        clinical = sorted(patient.clinical.values.items())
+        row = (patient.center_id, clinical, asdict(patient.outcome), patient.known_hpv, *weight)
         return hashlib.sha256(repr((files, self.suv_factors.get(patient_id), row)).encode()).hexdigest()[:16]
 
     def image_problem(self, patient_id: str) -> str | None:

@@ -28,7 +28,7 @@ def read_image(path: Path) -> Image:
         InvalidInputError: The file is missing, empty, unreadable, damaged or not a single-channel volume.
     """
     if not path.is_file():
-        raise InvalidInputError(f"{path}: no such file")
+        raise InvalidInputError(f"{path}: {'a folder, not an image file' if path.is_dir() else 'no such file'}")
     if path.stat().st_size == 0:
         raise InvalidInputError(f"{path}: the file is empty")
     name = itk_name(path)

@@ -10,7 +10,7 @@ from mmpl.case import InvalidInputError, Patient, describe_problems
 from mmpl.errors import some_of
 from mmpl.io.outcomes import OUTCOMES, is_missing, is_plus, read_known_status, read_outcome
 from mmpl.io.tables import Spell, Table, read_table, same
-from mmpl.names import KNOWN_HPV, Column
+from mmpl.names import KNOWN_HPV, WEIGHT, Column
 from mmpl.schema import ClinicalSchema, default_schema
 
 FEWEST_DAYS = 120
@@ -124,8 +124,10 @@ def spelling(schema: ClinicalSchema, outcomes: bool = True, others: Collection[s
         outcomes: Whether outcomes are looked at.
         others: Names of more columns that are, as they stand there.
     """
-    released = {column.casefold(): str(column) for column in (*Column, KNOWN_HPV)} | {n.casefold(): n for n in others}
-    looked_at = {*_columns(schema, outcomes), *(() if outcomes else (KNOWN_HPV,)), *others}
+    released = {column.casefold(): str(column) for column in (*Column, KNOWN_HPV, WEIGHT)} | {
+        n.casefold(): n for n in others
+    }
+    looked_at = {*_columns(schema, outcomes), *_optional(outcomes), *others}
 
     def spell(name: str) -> str | None:
         found = released.get(name.casefold()) or schema.field_of_key(name)
@@ -152,7 +154,7 @@ def inspect_patients(
         outcomes: Whether outcomes are looked at.
     """
     columns = _columns(schema, outcomes)
-    optional = [] if outcomes else [KNOWN_HPV]
+    optional = _optional(outcomes)
     problems = problems + [
         f"column {str(name)!r} is there twice" for name in (*columns, *optional) if table.header.count(name) > 1
     ]
@@ -165,7 +167,7 @@ def inspect_patients(
         remarks.append(f"columns that are not read: {some_of(list(map(repr, others)))}")
     if Column.PATIENT_ID not in table.header:
         return PatientTable(table.path, (), tuple(remarks)), problems
-    blank = dict.fromkeys((*Column, *schema.names, KNOWN_HPV), "")
+    blank = dict.fromkeys((*Column, *schema.names, KNOWN_HPV, WEIGHT), "")
     read = (*columns, *optional)
     rows = [(line, blank | {name: row[name] for name in read if name in row}) for line, row in table.rows]
     has_plus = any(is_plus(row[Column.HPV_STATUS]) for _, row in rows)
@@ -196,6 +198,11 @@ def _columns(schema: ClinicalSchema, outcomes: bool) -> list[str]:
     return [name for name in (*Column, *schema.names) if outcomes or name not in OUTCOMES]
 
 
+def _optional(outcomes: bool) -> list[str]:
+    """List the columns that nobody misses where they are not there."""
+    return [WEIGHT] if outcomes else [WEIGHT, KNOWN_HPV]
+
+
 def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patient, list[str]]:
     """Read one row and what is wrong with it; `has_plus` tells whether another has "+" for its HPV status."""
     outcome, wrong = read_outcome(row, has_plus)
@@ -210,7 +217,7 @@ def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patien
     except ValueError as error:
         wrong.append(f"{KNOWN_HPV} is {row[KNOWN_HPV]!r}, {error}")
     record = schema.read({name: row[name] for name in schema.names})
-    return Patient(patient_id, row[Column.CENTER_ID], record, outcome, known_hpv), wrong
+    return Patient(patient_id, row[Column.CENTER_ID], record, outcome, known_hpv, row[WEIGHT]), wrong
 
 
 def _not_understood(patients: Sequence[Patient], rows: Sequence[tuple[int, _Row]]) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """Series of slices: every orientation comes back as it was written, and what is no volume is refused by number."""
 
+import base64
 import io
 import itertools
 import re
@@ -15,8 +16,11 @@ from dicom_files import SECRETS, STUDY, change, change_file, enhanced, noise_ct,
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    HTJ2K,
+    MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLossless,
@@ -170,6 +174,28 @@ def test_jpeg_2000_comes_back_exactly(tmp_path):
     assert_same(read_series(series_in(tmp_path)), noise_ct(GRID))
 
 
+HTJ2K_OF_A_RAMP = base64.b64decode(
+    "/0//UQApQAAAAAAHAAAABgAAAAAAAAAAAAAABwAAAAYAAAAAAAAAAAABDwEB/1AACAACAAAACf9SAAwAAgABAAEEBEAB/1wAByCIiIiI/2QAFwAB"
+    "T3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAD8AAf+TwAAt4P9/U/kL/1/wF/61+0j/Tj06vhue/q53P3NCADG3AKAAFWBUU0011cBCAb62AP/Z"
+)
+"""What OpenJPH makes of RAMP."""
+RAMP = np.arange(42, dtype=np.uint16).reshape(6, 7) * 61
+
+
+@pytest.mark.parametrize("syntax", [HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K])
+def test_high_throughput_jpeg_2000_comes_back_exactly(tmp_path, syntax):
+    datasets = ct_datasets(noise_ct(GRID), STUDY)
+    for dataset in datasets:
+        dataset.PixelRepresentation, dataset.PixelData = 0, encapsulate([HTJ2K_OF_A_RAMP])
+        dataset.ensure_file_meta()
+        dataset.file_meta.TransferSyntaxUID = syntax
+    save_series(datasets, tmp_path)
+    for plane in read_series(series_in(tmp_path)).voxels:
+        np.testing.assert_array_equal(plane, RAMP.astype(np.int16) - 1024)
+    change_file(tmp_path / "0002.dcm", PixelData=encapsulate([HTJ2K_OF_A_RAMP[:120]]))
+    assert "0002.dcm: its pixels are damaged or cut short" in message(tmp_path)
+
+
 def compress(path: Path, syntax: str) -> None:
     reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
     reader.SetFileName(str(path))
@@ -201,6 +227,36 @@ def test_a_zip_archive_is_read_as_its_folder(tmp_path):
             archive.write(path, path.relative_to(tmp_path))
     assert holds_dicom(tmp_path / "study.zip")
     assert_same(read_series(series_in(tmp_path / "study.zip")), noise_ct(GRID))
+
+
+def test_links_are_followed_once_and_hidden_files_and_folders_passed_over(tmp_path):
+    write_ct(tmp_path / "elsewhere", noise_ct(GRID))
+    place = tmp_path / "Frau Müller (2)"
+    (place / ".trash").mkdir(parents=True)
+    (place / "ct").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "again").symlink_to(place)
+    (place / "gone.dcm").symlink_to(tmp_path / "nowhere")
+    for hidden in (place / ".DS_Store", place / "._0001.dcm", place / ".trash" / "0001.dcm"):
+        hidden.write_bytes(b"no DICOM")
+    assert_same(read_series(series_in(place)), noise_ct(GRID))
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        archive.writestr("__MACOSX/._0001.dcm", "no DICOM")
+        archive.writestr(".trash/0001.dcm", "no DICOM")
+        for path in (tmp_path / "elsewhere").glob("*.dcm"):
+            archive.write(path, path.name)
+    assert_same(read_series(series_in(tmp_path / "study.zip")), noise_ct(GRID))
+
+
+@pytest.mark.parametrize("first", [b"\x02\0\0\0UL", b"\x08\0\x05\0CS"])
+def test_files_without_the_preamble_are_told_by_their_first_element(tmp_path, first):
+    write_ct(tmp_path, noise_ct(GRID))
+    for path in list(tmp_path.iterdir()):
+        content = path.read_bytes()
+        path.with_suffix("").write_bytes(content[content.index(first) :])
+        path.unlink()
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    assert holds_dicom(tmp_path)
+    assert len(series_in(tmp_path).slices) == 5
 
 
 def test_what_is_no_slice_of_a_scan_is_left_out(tmp_path):
@@ -245,6 +301,16 @@ def test_doubled_slices_are_named_by_number(tmp_path):
     write_ct(tmp_path, noise_ct(GRID))
     (tmp_path / "copy.dcm").write_bytes((tmp_path / "0003.dcm").read_bytes())
     assert "slices 3 and 4 lie at one place (0003.dcm and copy.dcm)" in message(tmp_path)
+
+
+def test_time_points_gates_and_copies_are_counted(tmp_path):
+    write_pet(tmp_path, noise_pet(GRID))
+    for path in sorted(tmp_path.iterdir()):
+        (tmp_path / f"later {path.name}").write_bytes(path.read_bytes())
+    assert (
+        "2 slices at each of 5 places (0001.dcm and later 0001.dcm at one), as of several time points, gates or copies"
+        in message(tmp_path)
+    )
 
 
 def test_slices_that_lie_unevenly(tmp_path):
@@ -311,13 +377,13 @@ def test_a_file_cut_short_is_named(tmp_path, kept):
 def test_pixels_in_a_way_that_is_not_read_are_named(tmp_path):
     write_ct(tmp_path, noise_ct(GRID))
     dataset = dcmread(tmp_path / "0001.dcm")
-    dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
+    dataset.file_meta.TransferSyntaxUID = MPEG2MPML
     dataset.PixelData = (
         b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x02\x00\x00\x0012\xfe\xff\xdd\xe0\x00\x00\x00\x00"
     )
     dataset["PixelData"].VR = "OB"
     dataset.save_as(tmp_path / "0001.dcm")
-    assert "0001.dcm: its pixels are written as High-Throughput JPEG 2000" in message(tmp_path)
+    assert "0001.dcm: its pixels are written as MPEG2 Main Profile / Main Level, which is not read" in message(tmp_path)
 
 
 def test_a_header_that_does_not_say_how_its_pixels_are_written(tmp_path):
@@ -337,10 +403,14 @@ def test_one_slice_is_no_volume(tmp_path):
 def test_places_without_any(tmp_path):
     (tmp_path / "notes.txt").write_text("no DICOM")
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 not")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(tmp_path / "broken.zip", "inner.zip")
     assert not holds_dicom(tmp_path / "notes.txt")
     for place, said in (
         (tmp_path / "absent", "no such folder or zip archive"),
-        (tmp_path, "no DICOM file among 2 files"),
+        (tmp_path, "no DICOM file among 3 files; broken.zip in it is not looked into, unpack it or name it alone"),
+        (tmp_path / "outer.zip", "no DICOM file among 1 files; inner.zip in it is not looked into"),
+        (tmp_path / "notes.txt", "neither a folder nor a zip archive"),
         (tmp_path / "broken.zip", "not a readable zip archive"),
     ):
         with pytest.raises(InvalidInputError, match=re.escape(f"{place}: {said}")):

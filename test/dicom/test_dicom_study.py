@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -193,6 +194,114 @@ def test_an_enhanced_pet_says_its_unit_and_moment_in_other_words(place):
     image, factor = read_pet(find_one(place.parent / "enhanced", Modality.PET))
     np.testing.assert_allclose(image.voxels, PET.voxels, atol=PET.voxels.max() / 60_000)
     assert (factor.units, factor.counted_to) == ("BQML", Clock.STATED)
+
+
+@pytest.mark.parametrize(
+    ("zone", "injected", "time_of_day", "uptake_s"),
+    [
+        # the scan begins at 12:00 on the file's clock, on 2 January
+        ("+0100", "20250102110000+0100", None, 3600.0),  # one clock
+        ("+0100", "20250102100000+0000", None, 3600.0),  # 10:00 UTC is 11:00 here
+        ("-0500", "20250102170000.500000+0100", None, 3599.5),  # 16:00 UTC is 11:00 here
+        ("+0530", "20250102053000-0000", None, 3600.0),  # 5:30 UTC is 11:00 here
+        ("+1000", "20250101233000-0130", None, 3600.0),  # over midnight: 1:00 UTC is 11:00 here
+        ("-0800", "20250103040000+0900", None, 3600.0),  # the day after, there: 19:00 UTC on 2 January is 11:00 here
+        (None, "20250102110000+0900", None, 3600.0),  # the offset is the scanner's, as nothing says otherwise
+        (None, "20250102100000+0000", "110000", 3600.0),  # but for the time of day, which is on the file's clock
+        (None, "20250103010000+1400", "110000", 3600.0),
+        ("+0100", "20250102110000", "110000", 3600.0),  # without an offset it is on the file's clock
+        ("+9900", "20250102110000+0100", None, 3600.0),  # no offset
+    ],
+)
+def test_an_injection_of_another_time_zone(place, zone, injected, time_of_day, uptake_s):
+    change(place / "b", TimezoneOffsetFromUTC=zone)
+    for path in (place / "b").iterdir():
+        dataset = dcmread(path)
+        (tracer,) = dataset.RadiopharmaceuticalInformationSequence
+        tracer.RadiopharmaceuticalStartDateTime, tracer.RadiopharmaceuticalStartTime = injected, time_of_day
+        dataset.save_as(path)
+    _, factor = read_pet(find_one(place, Modality.PET))
+    assert factor.uptake_s == uptake_s
+    assert factor.factor == pytest.approx(70_000 / (INJECTION.dose_bq * 2 ** (-uptake_s / INJECTION.half_life_s)))
+
+
+def test_a_scan_and_its_injection_on_two_sides_of_midnight_and_of_a_time_zone(place):
+    """The scan begins at 0:20 at +0200, which is 22:20 UTC; the injection was at 22:50 at +0100, 21:50 UTC."""
+    change(
+        place / "b", SeriesDate="20250330", SeriesTime="002000", AcquisitionDate=None, AcquisitionTime=None,
+        AcquisitionDateTime="20250330002000.000000+0200",
+    )  # fmt: skip
+    for path in (place / "b").iterdir():
+        dataset = dcmread(path)
+        dataset.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartDateTime = "20250329225000+0100"
+        dataset.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartTime = None
+        dataset.save_as(path)
+    _, factor = read_pet(find_one(place, Modality.PET))
+    assert (factor.counted_to, factor.uptake_s) == (Clock.SERIES, 1800.0)
+
+
+def test_enhanced_images_give_their_moments_with_offsets(place):
+    datasets = [dcmread(path) for path in sorted((place / "b").iterdir())]
+    whole = enhanced(datasets)
+    whole.TimezoneOffsetFromUTC = "+0200"
+    whole.DecayCorrectionDateTime = "20250102100000+0000"  # 12:00 here
+    save_series([whole], place.parent / "enhanced")
+    _, factor = read_pet(find_one(place.parent / "enhanced", Modality.PET))
+    assert (factor.counted_to, factor.uptake_s) == (Clock.STATED, 3600.0)
+
+
+@pytest.mark.parametrize("per_frame", [True, False])
+@pytest.mark.parametrize(
+    ("code", "scale"), [("{SUVbw}g/ml", 70_000 / INJECTION.decayed_bq), ("g/ml{SUVbw}", 2), ("Bq/ml", 1)]
+)
+def test_an_enhanced_pet_whose_only_scale_is_its_mapping(place, code, scale, per_frame):
+    """Values as stored, beside them what they are in the world; the slices' own slopes are of Bq/ml."""
+    datasets = [dcmread(path) for path in sorted((place / "b").iterdir())]
+    whole = enhanced(datasets)
+    (shared,) = whole.SharedFunctionalGroupsSequence
+    (mapping,) = shared.RealWorldValueMappingSequence
+    mapping.MeasurementUnitsCodeSequence[0].CodeValue = code
+    for frame, dataset in zip(whole.PerFrameFunctionalGroupsSequence, datasets, strict=True):
+        (values,) = frame.PixelValueTransformationSequence
+        values.RescaleSlope = 1
+        own = deepcopy(mapping)
+        own.RealWorldValueSlope, own.RealWorldValueIntercept = float(dataset.RescaleSlope) * scale, 0.0
+        frame.RealWorldValueMappingSequence = [own]
+    if per_frame:
+        del shared.RealWorldValueMappingSequence
+    save_series([whole], place.parent / "enhanced")
+    image, factor = read_pet(find_one(place.parent / "enhanced", Modality.PET))
+    in_suv = code != "Bq/ml"
+    assert (factor.units, factor.suv_type) == (("GML", "BW") if in_suv else ("BQML", ""))
+    expected = PET.voxels * (scale * INJECTION.decayed_bq / 70_000 if in_suv else 1)
+    np.testing.assert_allclose(image.voxels, expected, atol=expected.max() / 60_000)
+
+
+def test_an_enhanced_pet_whose_mapping_is_shared_or_a_table(place):
+    datasets = [dcmread(path) for path in sorted((place / "b").iterdir())]
+    whole, out = enhanced(datasets), place.parent / "enhanced"
+    (mapping,) = whole.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 0.5, 2.0
+    mapping.MeasurementUnitsCodeSequence[0].CodeValue = "{SUVbw}g/ml"
+    save_series([whole], out)
+    image, _ = read_pet(find_one(out, Modality.PET))
+    stored = np.frombuffer(whole.PixelData, "<i2").reshape(image.voxels.shape)
+    np.testing.assert_array_equal(image.voxels, 0.5 * stored + 2)
+    change(out, Units="BQML")  # the unit of the rescaled values is said, which goes before
+    _, factor = read_pet(find_one(out, Modality.PET))
+    assert factor.units == "BQML"
+    for changes, said in (
+        ({"RealWorldValueSlope": -0.5}, "0001.dcm: RealWorldValueSlope is not above 0"),
+        ({"RealWorldValueSlope": None, "RealWorldValueLUTData": [1.0, 2.0]}, "0001.dcm: a lookup table for its values"),
+    ):
+        for keyword, value in changes.items():
+            if value is None:
+                delattr(mapping, keyword)
+            else:
+                setattr(mapping, keyword, value)
+        save_series([whole], out)
+        with pytest.raises(InvalidInputError, match=said):
+            read_pet(find_one(out, Modality.PET))
 
 
 def test_images_of_different_kinds_make_a_pair(place, tmp_path):

@@ -205,6 +205,19 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert sorted(answers.iterdir()) == before
 
 
+def test_whatever_a_header_does_to_an_object_is_one_line_without_it(
+    answers: Path, tmp_path: Path, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object) -> None:
+        raise TypeError("Somebody, born on")
+
+    monkeypatch.setattr("mmpl.export.make_structure_set", stumble)
+    (answers / "CHUM-002.json").unlink()
+    study = tmp_path / "studies/CHUM-001"
+    code, said = run("export", answers, "--dicom", study, "--format", "rtstruct")
+    assert (code, said) == (1, f"error: {study}/series, CT series 2 cannot be referred to (TypeError)")
+
+
 def test_without_the_extra_one_line_says_what_to_install(
     answers: Path, tmp_path: Path, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,11 @@ def test_a_file_cut_short(files: dict[str, Path], series: CtSeries, form: str, s
     assert "\n" not in str(refused.value)
 
 
+def test_a_folder_is_no_mask(series: CtSeries, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=f"^{tmp_path}: a folder, not an image file$"):
+        read_any_mask(tmp_path, series.grid)
+
+
 def test_a_slice_of_the_ct_is_no_mask(series: CtSeries, tmp_path: Path) -> None:
     write_object(tmp_path / "ct.dcm", series.slices[0])
     with pytest.raises(InvalidInputError, match=r"ct\.dcm: neither a DICOM segmentation nor an RT structure set"):
@@ -97,7 +102,8 @@ def test_a_full_disk_leaves_what_was_there(make, series: CtSeries, tmp_path: Pat
     path = tmp_path / "object.dcm"
     path.write_bytes(b"an earlier one")
     made = make(lesions_on(series.grid), series)
-    with full_disk(4096), pytest.raises(OSError, match=f"^{path}: cannot be written"):
+    made.EncapsulatedDocument = bytes(1 << 20)  # which no buffer takes
+    with full_disk(4096), pytest.raises(OSError, match=rf"^{path}: cannot be written \(File too large\)$"):
         write_object(path, made)
     assert path.read_bytes() == b"an earlier one"
     assert list(tmp_path.iterdir()) == [path]

@@ -116,7 +116,7 @@ def test_a_write_that_fails_leaves_what_was_there_whether_itk_says_so_or_not(tmp
 def test_missing_and_empty_files(tmp_path):
     (tmp_path / "empty.mha").touch()
     assert message(tmp_path / "absent.mha") == "no such file"
-    assert message(tmp_path) == "no such file"
+    assert message(tmp_path) == "a folder, not an image file"
     assert message(tmp_path / "empty.mha") == "the file is empty"
 
 
