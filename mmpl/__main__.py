@@ -208,6 +208,45 @@ def case(
 
 
 @app.command()
+def listen(
+    out: Annotated[Path, typer.Option(help="Takes a folder of answers a study, and the images that were received.")],
+    peer: Annotated[
+        list[str], typer.Option(help="Node that may send, AET or AET@ADDRESS; may be repeated. No other may.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 11112,
+    aet: Annotated[str, typer.Option(help="AE title of this node.")] = "MMPL",
+    records: Annotated[
+        Path | None, typer.Option(help="Folder of clinical records, <StudyInstanceUID>.json, JSON objects.")
+    ] = None,
+    send_to: Annotated[str | None, typer.Option(help="Node that answers are sent to, AET@HOST:PORT.")] = None,
+    idle: Annotated[
+        float, typer.Option(min=0, help="Seconds without a new object after which a study is complete.")
+    ] = 60.0,
+    most_gib: Annotated[float, typer.Option(min=0, help="GiB of one study.")] = 4.0,
+    most_waiting: Annotated[int, typer.Option(min=1, help="Studies that wait for their answer.")] = 20,
+    keep_free_gib: Annotated[float, typer.Option(min=0, help="GiB of disk that stay free.")] = 5.0,
+    weights: Weights = None,
+) -> None:
+    """Answer studies that other DICOM nodes send (C-STORE), one after the other, until it is ended."""
+    import pynetdicom  # noqa: F401 where it is not there, that is said first
+
+    from mmpl.algorithm import Algorithm
+    from mmpl.listen import Destination, Inbox, Limits, Node, Peer, run, title_of
+    from mmpl.logs import set_up_logging
+
+    peers, title = list(map(Peer.read, peer)), title_of(aet)
+    destination = Destination.read(send_to) if send_to else None
+    if records and not records.is_dir():
+        raise ValueError(f"{records}: no such folder")
+    use_weights(weights)
+    set_up_logging()
+    Algorithm.load()  # weights that are missing or damaged are told now, not of every study
+    inbox = Inbox(out, Limits(idle, int(most_gib * 2**30), most_waiting, int(keep_free_gib * 2**30)))
+    run(Node(title, inbox, peers, records, destination), host, port)
+
+
+@app.command()
 def check(cohort: Path, weights: Weights = None) -> None:
     """Say what would keep patients of COHORT from being answered: its table, and every image."""
     from rich.progress import track

@@ -26,6 +26,7 @@ from mmpl.schema import ClinicalSchema
 PICTURE, PAGE, DISAGREEMENT = "picture.png", "report.html", "disagreement.nii.gz"
 FILES = (MASK, REPORT, PICTURE, PAGE, DISAGREEMENT)
 """The files of an answer."""
+NO_RECORD = "no clinical record"
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Sources:
 
 
 def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> Case:
-    """Read a patient's case.
+    """Read a patient's case; where nothing is stated of the patient, it is flagged with what the answers then rest on.
 
     Args:
         sources: What it is read from.
@@ -80,9 +81,13 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
     images = _read_images(sources, _weight_kg(known, schema))
     clinical = schema.complete(replace(record, assumed=(*notes, *record.assumed)), images.found, DICOM_HEADER)
     try:
-        return images.to_case(patient_id, clinical, known_hpv=sources.known_hpv)
+        case = images.to_case(patient_id, clinical, known_hpv=sources.known_hpv)
     except InvalidInputError as error:
         raise InvalidInputError(f"{', '.join(map(str, sources.images))}: {error}") from error
+    if any(value is not None for value in record.values.values()):
+        return case
+    rest = ", ".join(["the images", *(name for name in ("age", "sex") if name in images.found)])
+    return replace(case, flags=(*case.flags, f"{NO_RECORD}: HPV status and risk rest on {rest} alone"))
 
 
 def answer_patient(

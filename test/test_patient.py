@@ -27,6 +27,7 @@ from mmpl.schema import default_schema
 from mmpl.units import NOT_SUV
 
 SCHEMA = default_schema()
+AGE = {"age": "61"}
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +309,15 @@ def test_what_is_stated_goes_before_the_header_and_the_file(study, tmp_path):
     assert "Treatment is not given: taken as missing" in case.clinical.assumed
 
 
+def test_what_the_answers_rest_on_without_a_record_is_flagged(study):
+    rest = "no clinical record: HPV status and risk rest on the images"
+    assert read_patient(Sources(study), SCHEMA, "x").flags == (f"{rest}, age, sex alone",)
+    for series in ("ct", "pet"):
+        change(study / series, PatientAge=None, PatientSex=None)
+    assert read_patient(Sources(study, fields={"weight": "70"}), SCHEMA, "x").flags == (f"{rest} alone",)
+    assert read_patient(Sources(study, fields={"treatment": "1"}), SCHEMA, "x").flags == ()
+
+
 def test_an_odd_value_gives_way_to_the_header(study):
     case = read_patient(Sources(study, fields={"age": "old"}), SCHEMA, "x")
     assert case.clinical.values["Age"] == 61
@@ -316,15 +326,15 @@ def test_an_odd_value_gives_way_to_the_header(study):
 
 def test_a_pet_without_weight_is_answered_without_pet_radiomics(study):
     change(study / "pet", PatientWeight=None)
-    case = read_patient(Sources(study), SCHEMA, "x")
+    case = read_patient(Sources(study, fields=AGE), SCHEMA, "x")
     assert not case.pet_is_suv
     assert case.flags == (f"{NOT_SUV} (the patient's weight is missing or 0)",)
-    assert read_patient(Sources(study, fields={"weight": "70"}), SCHEMA, "x").flags == ()
+    assert read_patient(Sources(study, fields=AGE | {"weight": "70"}), SCHEMA, "x").flags == ()
 
 
 def test_a_pet_whose_counts_look_like_suv_is_not_taken_for_suv(study):
     change(study / "pet", Units="CNTS", RescaleSlope="0.0003")
-    case = read_patient(Sources(study), SCHEMA, "x")
+    case = read_patient(Sources(study, fields=AGE), SCHEMA, "x")
     assert not case.pet_is_suv
     assert case.flags == (f"{NOT_SUV} (its values are counts, without Philips' private factor)",)
 

@@ -246,8 +246,8 @@ def _is_hidden(name: str) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let pydicom and highdicom say nothing: what they say may hold a header's values, as names and dates of birth."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    """Let DICOM's packages say nothing: what they say may hold a header's values, as names and dates of birth."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom", "pynetdicom")]
     before = [logger.level for logger in loggers]
     try:
         for logger in loggers:

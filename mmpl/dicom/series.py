@@ -26,9 +26,7 @@ REAL_WORLD = "RealWorldValueMappingSequence"
 """Unit of an enhanced PET's values, and mostly their scale; of several, the first."""
 LEFT_OUT = "localizer", "other object (secondary capture, segmentation, structure set, report)", "derived reformat"
 
-_TABLE = "RealWorldValueLUTData"
-_SHEAR = 1e-3  # cosine between two axes, or an axis' length beside 1: what headers lose
-_SOP_CLASSES = {  # PS3.4 B.5
+SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": Modality.CT,
     "1.2.840.10008.5.1.4.1.1.2.1": Modality.CT,  # enhanced
     "1.2.840.10008.5.1.4.1.1.2.2": Modality.CT,  # legacy converted enhanced
@@ -36,6 +34,10 @@ _SOP_CLASSES = {  # PS3.4 B.5
     "1.2.840.10008.5.1.4.1.1.130": Modality.PET,
     "1.2.840.10008.5.1.4.1.1.128.1": Modality.PET,
 }
+"""Objects that hold CT and PET, and which of the two (PS3.4 B.5)."""
+
+_TABLE = "RealWorldValueLUTData"
+_SHEAR = 1e-3  # cosine between two axes, or an axis' length beside 1: what headers lose
 _REFORMATS = {"REFORMATTED", "MPR", "CSA MPR", "CPR", "MIP", "MINIP", "PROJECTION IMAGE"}
 
 
@@ -124,7 +126,7 @@ def find_series(headers: Sequence[Header]) -> tuple[list[Series], Counter[str]]:
     groups: dict[tuple[Modality, str], list[Header]] = {}
     left_out = Counter[str]()
     for header in headers:
-        modality = _SOP_CLASSES.get(header.text("SOPClassUID"))
+        modality = SOP_CLASSES.get(header.text("SOPClassUID"))
         kind = {word.upper() for word in header.words("ImageType")}
         localizer, object_, reformat = LEFT_OUT
         if modality is None:

@@ -1,0 +1,467 @@
+"""A small DICOM node: it takes the CT and the PET of a study, answers it once it is complete, and sends the answer on.
+
+The images of a study lie in one folder below one of three places, and that is all the state there is: `received` until
+they are answered, then `answered`, or `failed` with the reason beside them. A start goes on with what was received. No
+line of the log holds more of a header than the StudyInstanceUID.
+"""
+
+import fcntl
+import ipaddress
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from mmpl.dicom.headers import quiet
+from mmpl.dicom.series import SOP_CLASSES
+from mmpl.errors import one_line
+from mmpl.files import PARTIAL, write_whole
+from mmpl.names import DICOM_FORMATS
+
+if TYPE_CHECKING:
+    from pynetdicom.events import Event
+
+RETRY_AFTER_S = (10.0, 60.0)
+"""Pauses before an answer is sent again to a peer that did not take it."""
+CONNECTION_S = 10.0
+"""Seconds that a peer may take to take a call."""
+POLL_S = 0.2
+
+_STORED, _NO_ROOM, _MISMATCH, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
+_STORED_WITH_WARNING = (0xB000, 0xB006, 0xB007)
+_PERMANENT, _BY_USER, _CALLING_TITLE, _CALLED_TITLE = 1, 1, 3, 7  # PS3.8 9.3.4
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # ASCII without the backslash, PS3.5 6.2
+_REFUSED, _SCRATCH = ".refused.", ".answering."
+
+log = logging.getLogger(__name__)
+
+Answer = Callable[[Path, Path, Path | None, threading.Event], str]
+"""Answers the images of a folder into another, with a record, unless the event is set; gives what kept it from that."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A node that may send, by its AE title, and by its IP address where one is named."""
+
+    title: str
+    address: str = ""
+
+    @classmethod
+    def read(cls, text: str) -> "Peer":
+        """Read `AET` or `AET@ADDRESS`.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        title, at, address = text.partition("@")
+        with suppress(ValueError):
+            return cls(title_of(title), str(ipaddress.ip_address(address)) if at else "")
+        raise ValueError(f"{text!r} is no peer: write AET or AET@ADDRESS, an IP address")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A node that answers are sent to."""
+
+    title: str
+    host: str
+    port: int
+
+    @classmethod
+    def read(cls, text: str) -> "Destination":
+        """Read `AET@HOST:PORT`.
+
+        Raises:
+            ValueError: It is not that.
+        """
+        title, _, place = text.partition("@")
+        host, _, port = place.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 65536 and _TITLE.fullmatch(title)):
+            raise ValueError(f"{text!r} is no node to send to: write AET@HOST:PORT")
+        return cls(title_of(title), host.strip("[]"), int(port))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a node takes.
+
+    Attributes:
+        idle_s: Seconds without a new object after which a study is complete.
+        study_bytes: Bytes of one study.
+        waiting: Studies that wait for their answer.
+        free_bytes: Bytes of disk that stay free.
+    """
+
+    idle_s: float
+    study_bytes: int
+    waiting: int
+    free_bytes: int
+
+
+class NoRoomError(Exception):
+    """An object that is not taken, and why."""
+
+
+def title_of(text: str) -> str:
+    """Give an AE title without the spaces around it.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not (_TITLE.fullmatch(text) and text.strip()):
+        raise ValueError(f"{text[:40]!r} is no AE title: 1 to 16 ASCII characters, no backslash")
+    return text.strip()
+
+
+def is_uid(text: str) -> bool:
+    """Tell a UID, numbers with dots between, which cannot lead out of a folder as a file's name (PS3.5 9.1)."""
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
+class Inbox:
+    """The studies on disk; more than one thread may store.
+
+    Attributes:
+        folder: Takes the three places of images, and a folder of answers a study.
+    """
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self.folder, self.limits = folder, limits
+        self.received, self.answered, self.failed = (folder / name for name in ("received", "answered", "failed"))
+        self._lock, self._newest = threading.Lock(), dict[str, float]()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the folder, and remove what an end in the middle of something left there.
+
+        Raises:
+            ValueError: Another node has it.
+        """
+        for place in (self.received, self.answered, self.failed):
+            place.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ValueError(f"{self.folder}: another node uses it") from None
+            for path in self.folder.glob(f"{_SCRATCH}*"):
+                shutil.rmtree(path)
+            for path in self.folder.glob(f"*/*/{PARTIAL}*"):
+                path.unlink()
+            yield
+
+    def store(self, study: str, instance: str, content: bytes) -> None:
+        """Store an object, once. It brings a study that failed, or that lacked it when answered, back to be answered.
+
+        That it was refused, or that writing it was cut short, is noted in the study's folder until it is there.
+
+        Raises:
+            NoRoomError: A limit would be passed.
+            OSError: It cannot be written.
+        """
+        with self._lock:
+            places = (self.received, self.answered, self.failed)
+            place = next((each for each in places if (each / study).is_dir()), None)
+            name = f"{instance}.dcm"
+            known = place is not None and (place / study / name).is_file()
+            if known and place == self.answered:
+                return
+            home = (place or self.failed) / study
+            home.mkdir(exist_ok=True)
+            if not known:
+                self._newest[study] = time.monotonic()
+            refused = home / f"{_REFUSED}{instance}"
+            refused.touch()
+            if place != self.received:
+                if len(self.waiting) >= self.limits.waiting:
+                    raise NoRoomError(f"{self.limits.waiting} studies wait already")
+                home = self._move(study, home.parent, self.received)
+            if not known:
+                if len(content) + sum(path.stat().st_size for path in home.iterdir()) > self.limits.study_bytes:
+                    raise NoRoomError("the study is larger than the limit")
+                if shutil.disk_usage(home).free - len(content) < self.limits.free_bytes:
+                    raise NoRoomError("the disk is as full as it may be")
+                with write_whole(home / name) as partial:
+                    partial.write_bytes(content)
+            (home / refused.name).unlink()
+
+    def ready(self) -> tuple[str, float] | None:
+        """Give the study that has been complete for longest, and the moment of its newest object; None without one."""
+        with self._lock:
+            now = time.monotonic()
+            newest = {study: self._newest.setdefault(study, now) for study in self.waiting}
+            study = min(newest, key=newest.__getitem__, default=None)
+            return (study, newest[study]) if study and now - newest[study] >= self.limits.idle_s else None
+
+    def missing(self, study: str) -> int:
+        """Count the objects of a study that were refused, and have not come again."""
+        return len(list((self.received / study).glob(f"{_REFUSED}*")))
+
+    def is_whole(self, study: str, newest: float) -> bool:
+        """Tell whether nothing has come of a study since, be it stored or refused."""
+        return self._newest.get(study) == newest
+
+    def settle(self, study: str, newest: float, reason: str = "") -> None:
+        """Move a study that was answered, or could not be for a reason; but not where more of it has come since."""
+        with self._lock:
+            if not self.is_whole(study, newest):
+                return
+            if reason:
+                with write_whole(self.failed / f"{study}.txt") as partial:
+                    partial.write_text(f"{reason}\n")
+            self._move(study, self.received, self.failed if reason else self.answered)
+            del self._newest[study]
+
+    def publish(self, answers: Path) -> Path:
+        """Give a study's answers their place; those of before, which may hold a person's work, go to `former`."""
+        target, former = self.folder / answers.name, self.folder / "former" / answers.name
+        if target.exists():
+            shutil.rmtree(former, ignore_errors=True)
+            former.parent.mkdir(exist_ok=True)
+            target.rename(former)
+        return answers.rename(target)
+
+    @property
+    def waiting(self) -> list[str]:
+        """The studies that were received and not answered."""
+        return [path.name for path in self.received.iterdir() if is_uid(path.name)]
+
+    def _move(self, study: str, source: Path, target: Path) -> Path:
+        moved = (source / study).rename(target / study)
+        if source == self.failed:
+            (source / f"{study}.txt").unlink(missing_ok=True)
+        return moved
+
+
+class Node:
+    """A node that takes studies and answers them, one after the other.
+
+    Attributes:
+        title: Its AE title.
+        peers: Nodes that may send to it.
+        records: Folder of clinical records, `<StudyInstanceUID>.json`.
+        destination: Node that answers are sent to.
+        answer: Function that answers a study.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        inbox: Inbox,
+        peers: Sequence[Peer],
+        records: Path | None = None,
+        destination: Destination | None = None,
+        answer: Answer | None = None,
+    ) -> None:
+        self.title, self.inbox, self.peers = title, inbox, peers
+        self.records, self.destination, self.answer = records, destination, answer or answer_apart
+        self._told = set[tuple[str, str]]()
+
+    def serve(self, host: str, port: int, stop: threading.Event) -> None:
+        """Take studies and answer them until an event is set.
+
+        Raises:
+            OSError: The port cannot be had; the message names it.
+            ValueError: Another node has the folder.
+        """
+        from pydicom import uid
+        from pynetdicom import AE, evt
+        from pynetdicom.presentation import DEFAULT_TRANSFER_SYNTAXES
+        from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+        compressed = (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, uid.JPEG2000Lossless, uid.JPEG2000)
+        read = [*DEFAULT_TRANSFER_SYNTAXES, *compressed, *uid.RLETransferSyntaxes]
+        ae = AE(self.title)
+        ae.require_called_aet = True
+        ae.require_calling_aet = [peer.title for peer in self.peers]
+        ae.add_supported_context(Verification)
+        for sop_class in SOP_CLASSES:
+            ae.add_supported_context(sop_class, read)
+        handlers = [(evt.EVT_REQUESTED, self._admit), (evt.EVT_C_STORE, self._store)]
+        with quiet(), self.inbox.held():
+            try:
+                ae.start_server((host, port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+            except OSError as error:
+                raise OSError(f"{host}:{port}: cannot be listened on ({error.strerror or error})") from error
+            log.info("%s listens on %s:%d, answers in %s", self.title, host, port, self.inbox.folder)
+            try:
+                while not stop.is_set():
+                    ready = self.inbox.ready()
+                    if not ready:
+                        stop.wait(POLL_S)
+                        continue
+                    try:
+                        self._answer(*ready, stop)
+                    except Exception as error:  # the disk is full, say: what was received stays
+                        log.error("error: study %s: %s; tried again later", ready[0], one_line(error))
+                        stop.wait(self.inbox.limits.idle_s)
+            finally:
+                ae.shutdown()
+
+    def _admit(self, event: "Event") -> None:
+        """Reject an association that no named peer asks for, or that is meant for another node."""
+        asked = event.assoc.requestor.primitive
+        assert asked
+        caller, address = asked.calling_ae_title.strip(), event.assoc.requestor.address
+        if not any(peer.title == caller and peer.address in ("", address) for peer in self.peers):
+            reason, said = _CALLING_TITLE, "is no peer"
+        elif asked.called_ae_title.strip() != self.title:
+            reason, said = _CALLED_TITLE, f"called {asked.called_ae_title.strip()!r}"
+        else:
+            return
+        log.warning("note: association rejected: %r at %s %s", caller, address, said)
+        event.assoc.acse.send_reject(_PERMANENT, _BY_USER, reason)
+        event.assoc.kill()
+
+    def _store(self, event: "Event") -> int:
+        """Take one object; the status of C-STORE."""
+        from pydicom import dcmread
+
+        try:
+            content = event.encoded_dataset()
+            tags = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"]
+            header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=tags)
+            sop_class, instance, study = (str(header[tag].value) for tag in tags)
+            asked = str(event.request.AffectedSOPInstanceUID)  # type: ignore[union-attr]
+        except Exception:  # a damaged object raises whatever it likes, and says values of the header in doing so
+            return self._refuse(_NOT_UNDERSTOOD, "?", "an object cannot be read")
+        if not (is_uid(instance) and is_uid(study)):
+            return self._refuse(_NOT_UNDERSTOOD, "?", "an object's UID is none")
+        if (sop_class, instance) != (event.context.abstract_syntax, asked):
+            return self._refuse(_MISMATCH, study, "an object is not what its sender calls it")
+        try:
+            self.inbox.store(study, instance, content)
+        except (NoRoomError, OSError) as error:
+            return self._refuse(_NO_ROOM, study, getattr(error, "strerror", None) or str(error))
+        return _STORED
+
+    def _refuse(self, status: int, study: str, why: str) -> int:
+        if (study, why) not in self._told:  # a line a study, not one an object
+            self._told.add((study, why))
+            log.error("error: study %s: refused: %s", study, why)
+        return status
+
+    def _answer(self, study: str, newest: float, stop: threading.Event) -> None:
+        """Answer a study, and send the answer on; where it is to stop, or more has come, another time."""
+        images, record = self.inbox.received / study, self.records / f"{study}.json" if self.records else None
+        if record and not record.is_file():
+            record = None
+        log.info("study %s: answering, %s clinical record", study, "with a" if record else "without a")
+        began = time.monotonic()
+        with TemporaryDirectory(prefix=_SCRATCH, dir=self.inbox.folder) as scratch:
+            answers = Path(scratch) / study
+            missing = self.inbox.missing(study)
+            reason = f"{missing} objects were refused: send the study again" if missing else ""
+            reason = reason or self.answer(images, answers, record, stop)
+            if stop.is_set() or not self.inbox.is_whole(study, newest):
+                return
+            if reason:
+                log.error("error: study %s: not answered: %s", study, reason)
+                self.inbox.settle(study, newest, reason)
+                return
+            answers = self.inbox.publish(answers)
+        log.info("study %s: answered in %.0f s: %s", study, time.monotonic() - began, answers)
+        if self.destination:
+            self._send(study, sorted(answers.glob("*.dcm")), self.destination, stop)
+        if not stop.is_set():
+            self.inbox.settle(study, newest)
+
+    def _send(self, study: str, objects: list[Path], to: Destination, stop: threading.Event) -> None:
+        """Send objects to a node, a few times where it does not take them; they stay where they are."""
+        count = len(objects)
+        for pause in (*RETRY_AFTER_S, 0.0):
+            objects = send(objects, self.title, to)
+            if not objects:
+                log.info("study %s: %d objects sent to %s", study, count, to.title)
+                return
+            log.warning("note: study %s: %s did not take %d of %d objects", study, to.title, len(objects), count)
+            if stop.wait(pause):
+                return
+        log.error("error: study %s: not sent to %s; the answers are in %s", study, to.title, objects[0].parent)
+
+
+def send(objects: Sequence[Path], title: str, to: Destination) -> list[Path]:
+    """Send DICOM objects by C-STORE, in one association.
+
+    Args:
+        objects: Their files.
+        title: AE title of the sender.
+        to: The node.
+
+    Returns:
+        Those that it did not take.
+    """
+    from pydicom import dcmread
+    from pynetdicom import AE, build_context
+
+    ae = AE(title)
+    ae.connection_timeout = CONNECTION_S
+    datasets = [dcmread(path) for path in objects]
+    ae.requested_contexts = [build_context(each.SOPClassUID, each.file_meta.TransferSyntaxUID) for each in datasets]
+    left = list(objects)
+    try:
+        association = ae.associate(to.host, to.port, ae_title=to.title)
+    except OSError:  # no such host
+        return left
+    for path, dataset in zip(objects, datasets, strict=True):
+        with suppress(RuntimeError, ValueError):  # no association, or not for such objects
+            status = association.send_c_store(dataset).get("Status")
+            if status == _STORED or status in _STORED_WITH_WARNING:
+                left.remove(path)
+    association.release()
+    return left
+
+
+def answer_apart(images: Path, out: Path, record: Path | None, stop: threading.Event) -> str:
+    """Answer a study by `mmpl case` in a process of its own, which what damages it, or is to stop, ends at once.
+
+    Args:
+        images: Folder of the study's images.
+        out: Folder that takes the answers.
+        record: Clinical record.
+        stop: Set where it is to end before it is finished.
+
+    Returns:
+        What kept it from an answer; blank where nothing did.
+    """
+    command = [sys.executable, "-m", "mmpl", "case", "--dicom", str(images), "--out", str(out)]
+    command += [word for form in sorted(DICOM_FORMATS) for word in ("--format", form)]
+    command += ["--record", str(record)] if record else []
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+    ) as process:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                _, said = process.communicate(timeout=POLL_S)
+                break
+            if stop.is_set():
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode == 0:
+        return ""
+    return " ".join(said.partition("error: ")[2].split()) or f"answering it ended with code {process.returncode}"
+
+
+def run(node: Node, host: str, port: int) -> None:
+    """Run a node until the process is asked to end, by SIGTERM or SIGINT.
+
+    Raises:
+        OSError: The port cannot be had; the message names it.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    node.serve(host, port, stop)
+    log.info("ended; studies that wait for the next start: %d", len(node.inbox.waiting))
