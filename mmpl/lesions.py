@@ -113,11 +113,12 @@ def components(mask: Image) -> list[tuple[Label, Image]]:
     """Cut the lesions out of a label map, each a boolean image on its own box, in the order of `find_lesions`."""
     import cc3d
 
-    levels = np.flatnonzero(mask.voxels.any(axis=(1, 2)))
+    levels = np.flatnonzero(mask.voxels.max(axis=(1, 2)))
     if not len(levels):
         return []
     slab = mask.voxels[levels[0] : levels[-1] + 1]
-    rows, columns = (np.flatnonzero(slab.any(axis=(0, other))) for other in (2, 1))
+    seen_from_above = slab.max(axis=0)
+    rows, columns = (np.flatnonzero(seen_from_above.any(axis=other)) for other in (1, 0))
     classes = slab[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     labels = cc3d.connected_components(classes, connectivity=26)  # of each class its own
     found = []
@@ -147,7 +148,7 @@ def longest_diameter_mm(lesion: Image) -> float:
     from scipy.spatial import ConvexHull
     from scipy.spatial.distance import pdist
 
-    index = np.argwhere(_surface(lesion.voxels))[:, ::-1]
+    index = np.argwhere(_corners(lesion.voxels))[:, ::-1]
     faces = np.concatenate([index + half * axis for axis in np.eye(3) for half in (-0.5, 0.5)])
     points = index_to_mm(lesion.grid, faces)
     return float(pdist(points[ConvexHull(points).vertices]).max())
@@ -239,3 +240,9 @@ def _surface_mm(lesion: Image) -> Floats:
 
 def _surface(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return inside & ~ndimage.binary_erosion(inside)
+
+
+def _corners(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find the voxels that lie between two others along no axis; all corners of the convex hull are among them."""
+    lines = (np.ones(np.where(np.arange(3) == axis, 3, 1), bool) for axis in range(3))
+    return inside & ~np.any([ndimage.binary_erosion(inside, line) for line in lines], axis=0)
