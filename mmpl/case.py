@@ -90,17 +90,21 @@ class ClinicalRecord:
         values: Every field of the schema, in its order; numbers for continuous fields, codes for categorical ones.
         assumed: One sentence for each value that was missing or odd, for the log.
         odd: Names of the fields that were given, but in no way that the schema knows.
+        given: What was given for a field, or where it was found, by the field's name and short enough to be shown; two
+            records that read alike are equal, however they were given.
     """
 
     values: Mapping[str, float | str | None] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
     odd: tuple[str, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
+        for name in ("values", "given"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __reduce__(self) -> tuple:
-        return ClinicalRecord, (dict(self.values), self.assumed, self.odd)
+        return ClinicalRecord, (dict(self.values), self.assumed, self.odd, dict(self.given))
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,7 @@ class Case:
         known_hpv: HPV status, where it is known and takes the place of the predicted one in the survival model.
         given_mask: Mask that takes the place of the ensemble's in the answer, and for HPV and survival.
         suv: How the PET came to be in SUV, where headers say so.
-        ct_series: Series that the CT was read from; None where it is not DICOM.
+        ct_series, pet_series: Series that CT and PET were read from; None where it is not DICOM.
     """
 
     patient_id: str
@@ -205,6 +209,7 @@ class Case:
     given_mask: GivenMask | None = None
     suv: SuvFactor | None = None
     ct_series: SeriesIdentity | None = None
+    pet_series: SeriesIdentity | None = None
 
     def __post_init__(self) -> None:
         for name, image in (("CT", self.ct), ("PET", self.pet)):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmpl.case import ClinicalRecord
 from mmpl.evidence import FeatureTable
-from mmpl.schema import ClinicalSchema, ContinuousField
+from mmpl.schema import TAKEN_AS_MISSING, ClinicalSchema, ContinuousField
 
 _MISSING = "missing"
 
@@ -117,7 +117,7 @@ class ClinicalEncoder(_Frozen):
     def notes(self, record: ClinicalRecord) -> tuple[str, ...]:
         """Say, for the log, which of a record's levels training never saw."""
         return tuple(
-            f"{term.field} {value} was in no training record: taken as missing"
+            f"{term.field} {value} was in no training record{TAKEN_AS_MISSING}"
             for term in self.terms
             if isinstance(term, OneHotTerm)
             and (value := record.values.get(term.field)) is not None

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
+from itertools import count as count_from
 from pathlib import Path
 from urllib.parse import quote
 
@@ -36,6 +37,7 @@ from mmpl.page import render
 from mmpl.report import YEARS, ReportedAnswer, read_report
 
 COHORT_PAGE = "index.html"
+"""The page's name; the first of `index-2.html`, `index-3.html` and so on where a patient's page has that name."""
 SHOWN_BESIDE = (".html", ".png", ".json")
 """What a patient's name leads to: the first of these that is there."""
 
@@ -66,6 +68,7 @@ class Series:
     Attributes:
         kind: Its style: "first", "second", "third", or "plain" for what it is compared with.
         intervals: x, and low and high, of each dot that has one.
+        dashed: Whether its line is dashed, as that of what is compared with always is.
     """
 
     label: str
@@ -74,6 +77,7 @@ class Series:
     dots: tuple[tuple[float, float], ...] = ()
     ticks: tuple[tuple[float, float], ...] = ()
     intervals: tuple[tuple[float, float, float], ...] = ()
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Measured:
 
 
 def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RESAMPLES) -> Path:
-    """Write the page of the answers in a folder beside them, as `index.html`.
+    """Write the page of the answers in a folder beside them, as `COHORT_PAGE`.
 
     Args:
         answers: A folder that `mmpl.predict` wrote.
@@ -131,8 +135,6 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
     found = [report for report in reports if report and (answers / f"{report.patient_id}.json").is_file()]
     if not found:
         raise InvalidInputError(f"{answers}: no answers, which `mmpl predict` writes")
-    if any(f"{report.patient_id}.html" == COHORT_PAGE for report in found):
-        raise InvalidInputError(f"{answers / COHORT_PAGE}: would be written over the page of the patient of that name")
     outcomes, plots, evaluation = dict[str, Outcome](), list[Plot](), None
     if cohort:
         outcomes = {patient.patient_id: patient.outcome for patient in read_cohort(cohort).patients}
@@ -142,6 +144,8 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
     page = render(
         "cohort.html",
         scripts=("table.js",),
+        weights=sorted({report.weights for report in found}),
+        models=sorted({len(report.models) for report in found}),
         rows=[_row(answers, report, outcomes.get(report.patient_id, Outcome())) for report in found],
         years=[
             (at, year)
@@ -157,10 +161,16 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
         plots=plots,
         days_per_year=DAYS_PER_YEAR,
     )
-    path = answers / COHORT_PAGE
+    path = answers / _page_name(found)
     with write_whole(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return path
+
+
+def _page_name(reports: Sequence[ReportedAnswer]) -> str:
+    taken = {f"{report.patient_id}.html".casefold() for report in reports}
+    names = chain([COHORT_PAGE], (f"index-{number}.html" for number in count_from(2)))
+    return next(name for name in names if name not in taken)
 
 
 def _row(answers: Path, report: ReportedAnswer, outcome: Outcome) -> Row:
@@ -180,7 +190,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, Measured]:
 
 def _groups(evaluation: Evaluation) -> dict[str, tuple[Group, dict[str, Measured]]]:
     groups = {**evaluation.groups, **{f"center {name}": group for name, group in evaluation.centers.items()}}
-    few = {"c_index": "few_relapses", "hpv_auc": "few_of_one_status"}
+    few = {"gtvp_dice_mean": "few_masks", "c_index": "few_relapses", "hpv_auc": "few_of_one_status"}
     return {
         name: (
             group,
@@ -188,7 +198,7 @@ def _groups(evaluation: Evaluation) -> dict[str, tuple[Group, dict[str, Measured
                 metric: Measured(
                     group.scores.by_name[metric],
                     group.intervals[metric],
-                    metric in few and getattr(group, few[metric]),
+                    getattr(group, few[metric]),
                 )
                 for metric in _GROUP_METRICS
             },
@@ -210,6 +220,8 @@ def draw_plots(results: Results, evaluation: Evaluation, count: int = RESAMPLES)
 def draw_kaplan_meier(results: Results) -> Plot | None:
     """Draw the share without recurrence over the years, of those above the median risk and of the others.
 
+    Beside it stands the mean of their calibrated curves, where there are any, as far as those go.
+
     It ends where a tenth of the patients is still followed; beyond, steps are those of a few. None of fewer than two
     patients in a group, or without a recurrence.
     """
@@ -220,8 +232,9 @@ def draw_kaplan_meier(results: Results) -> Plot | None:
         return None
     end = float(np.quantile(known.days, 1 - AT_RISK_AT_END))
     years = range(int(end / DAYS_PER_YEAR) + 1)
+    groups = ("lower risk", "second", ~high), ("higher risk", "first", high)
     series, counts, samples = [], {}, []
-    for label, kind, chosen in (("lower risk", "second", ~high), ("higher risk", "first", high)):
+    for label, kind, chosen in groups:
         days, seen = known.days[chosen], relapse[chosen]
         sample = stats.CensoredData.right_censored(days, ~seen)
         curve = stats.ecdf(sample).sf
@@ -235,6 +248,12 @@ def draw_kaplan_meier(results: Results) -> Plot | None:
         series.append(Series(label, kind, line=tuple(steps), ticks=tuple(ticks)))
         counts[label] = tuple(int((days >= year * DAYS_PER_YEAR).sum()) for year in years)
         samples.append(sample)
+    if known.curve is not None and known.curve_days is not None and not np.isnan(known.curve).any():
+        days = known.curve_days[0][known.curve_days[0] <= end]
+        for label, kind, chosen in groups:
+            said = known.curve[chosen, : len(days)].mean(axis=0)
+            line = tuple(zip((days / end).tolist(), said.tolist(), strict=True))
+            series.append(Series(f"{label}, as said", kind, line=line, dashed=True))
     p = float(stats.logrank(*samples).pvalue)
     return Plot(
         "No recurrence, by risk",
@@ -334,7 +353,6 @@ def draw_decisions(name: str, points: Sequence[DecisionPoint]) -> Plot | None:
         return tuple((point.threshold, place(getattr(point, kind))) for point in known)
 
     ticks = [value for value in np.arange(-0.2, 1.0, 0.1 if high - low < 0.6 else 0.2) if low <= value <= high]
-    best = max(known, key=lambda point: point.gain)
     return Plot(
         f"Decision curve: {_TITLES[name]}",
         "probability from which one acts",
@@ -346,8 +364,7 @@ def draw_decisions(name: str, points: Sequence[DecisionPoint]) -> Plot | None:
         ),
         _shares(),
         tuple((place(float(value)), f"{value:.1f}") for value in ticks),
-        f"Largest gain over both {best.gain:+.3f}, from a probability of {best.threshold:g}: the best of "
-        f"{len(known)}, which flatters.",
+        "Where it lies above both others, acting on the probability brings more; `mmpl evaluate` gives intervals.",
     )
 
 

@@ -225,6 +225,11 @@ class Group:
     intervals: Mapping[str, Interval]
 
     @property
+    def few_masks(self) -> bool:
+        """Whether there are too few for what is said of their contours."""
+        return self.counts.with_mask < FEW
+
+    @property
     def few_relapses(self) -> bool:
         """Whether there are too few for what is said of their risks."""
         return min(self.counts.events, self.counts.with_rfs - self.counts.events) < FEW

@@ -16,7 +16,7 @@ _LESIONS = {label.name.lower(): _WORDS[label] for label in LESIONS}
 _SCORES = {
     DEEP_SCORE: "the HPV networks' score",
     EXPECTED_DAYS_SCORE: "the survival networks' expected time without recurrence",
-    HPV_PROBABILITY: "the forests' HPV probability, or the known status",
+    HPV_PROBABILITY: "the forests' HPV score, or the known status",
 }
 _CLASSES = {
     "shape": "shape",
@@ -48,7 +48,7 @@ def in_words(name: str) -> str:
     if name in _SCORES:
         return _SCORES[name]
     if name in ABSENT:
-        return f"no {dict(zip(ABSENT, _LESIONS.values(), strict=True))[name]} found (1), or some (0)"
+        return f"no {dict(zip(ABSENT, _LESIONS.values(), strict=True))[name]} found"
     parts = _parts(name)
     if parts is None:
         return name
@@ -84,12 +84,22 @@ def value_in_words(name: str, value: float | str | None, schema: ClinicalSchema)
     """Say a finding's value with its unit, and what the code of a clinical level means."""
     if value is None:
         return "missing"
+    if name in ABSENT:
+        return "yes" if value else "no"
     for field in schema.fields:
         if field.name == name and isinstance(field, CategoricalField):
-            words = [word for word in field.levels.get(str(value), ()) if len(word) > 1 and str(value) not in word]
-            return f"{value} ({words[0]})" if words and str(value).isdigit() else str(value)
+            words = _level_in_words(field, str(value), schema)
+            return f"{words} ({value})" if words and str(value).isdigit() else str(value)
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return f"{text} {unit_of(name, schema)}".strip()
+
+
+def _level_in_words(field: CategoricalField, code: str, schema: ClinicalSchema) -> str:
+    """Find the word for a level: one that no other field has, as chemoradiotherapy rather than yes; blank for none."""
+    words = [word for word in field.levels.get(code, ()) if len(word) > 1 and code not in word]
+    others = [each for each in schema.fields if isinstance(each, CategoricalField) and each is not field]
+    shared = {word for each in others for spellings in each.levels.values() for word in spellings}
+    return next((word for word in words if word not in shared), words[0] if words else "")
 
 
 def _length_unit(feature: str) -> str:
@@ -117,7 +127,7 @@ def _parts(name: str) -> tuple[str, str, str, str, str] | None:
 
 
 _FLAGS = {
-    NO_LESION: "No tumor and no node were found. HPV status and recurrence risk rest on the clinical record alone.",
+    NO_LESION: "No tumor and no node were found: HPV status and recurrence risk rest on that and the clinical record.",
     NO_DEEP_EVIDENCE: None,  # which that says
     GIVEN: "The contours are a person's, not the models': HPV status and recurrence risk rest on them.",
     LOW_AGREEMENT: "The models disagree about the contours: look at them closely.",

@@ -249,14 +249,14 @@ def _resample_separably(image: Image, grid: Grid, interpolation: Interpolation, 
         matrices.append(_weights(position - start, stop - start, interpolation))
         source_box.append(slice(start, stop))
         target_box.append(slice(inside[0], inside[-1] + 1))
-    values = _to_patient(image.voxels, source)[tuple(source_box)].astype(np.float32)
+    values = _to_patient(image.voxels, source)[tuple(source_box)]
     for axis in sorted(range(3), key=lambda a: matrices[a].shape[0] / matrices[a].shape[1]):
         values = _apply(matrices[axis], values, axis)
     result[tuple(target_box)] = values
     return _from_patient(result, target)
 
 
-def _apply(matrix: NDArray[np.float32], values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+def _apply(matrix: NDArray[np.float32], values: NDArray, axis: int) -> NDArray[np.float32]:
     """Multiply along one axis of a volume (z, y, x), some rows at a time: they need a short stretch of the samples."""
     result = np.empty([len(matrix) if a == axis else count for a, count in enumerate(values.shape)], np.float32)
     for first in range(0, len(matrix), _ROWS):
@@ -264,7 +264,7 @@ def _apply(matrix: NDArray[np.float32], values: NDArray[np.float32], axis: int) 
         rows = matrix[done[axis]]
         used = np.flatnonzero(np.abs(rows).max(axis=0) > _NEGLIGIBLE)
         stretch = slice(used[0], used[-1] + 1)
-        rows, samples = rows[:, stretch], values[(*done[:axis], stretch)]
+        rows, samples = rows[:, stretch], values[(*done[:axis], stretch)].astype(np.float32, copy=False)
         if axis == 0:
             result[done] = np.tensordot(rows, samples, 1)
         elif axis == 1:

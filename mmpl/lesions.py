@@ -22,7 +22,10 @@ from mmpl.segmentation import MemberMasks, Segmentation
 PEAK_RADIUS_MM = (3 * 1000 / (4 * math.pi)) ** (1 / 3)
 """Radius of a sphere of 1 ml."""
 FOUND_FROM = 0.5
-"""Share of a lesion's voxels from which on a model that has them in its own mask, of either class, finds the lesion."""
+"""A model finds a lesion if its own mask has at least this share of the lesion's voxels, in the lesion's class.
+
+What else the model marks does not count against it: one that marks far more has found the lesion, too.
+"""
 MIDLINE_MM = 5.0
 """A lesion whose centroid is no further than this from the midline is on neither side."""
 
@@ -69,7 +72,8 @@ class Lesion:
         from_primary_mm: Shortest distance to the largest primary, between voxel centers, mm; None of that one itself,
             and without a primary.
         uptake: What the PET says; None where it is not in SUV, or does not reach so far.
-        found_by: Share of the models whose own mask has it (`FOUND_FROM`); None where one model alone answered.
+        found_by: Share of the models whose own mask has it, as this class (`FOUND_FROM`); None where one model alone
+            answered, or a person drew it.
     """
 
     label: Label
@@ -103,7 +107,7 @@ def find_lesions(case: Case, segmentation: Segmentation) -> tuple[Lesion, ...]:
                 side_of(case.ct, center),
                 float(primary.query(_surface_mm(lesion))[0].min()) if primary and number else None,
                 measure_uptake(case.pet, lesion, volume_ml) if case.pet_is_suv else None,
-                _found_by(places, segmentation.member_masks),
+                _found_by(places, label, segmentation.member_masks),
             )
         )
     return tuple(lesions)
@@ -113,11 +117,12 @@ def components(mask: Image) -> list[tuple[Label, Image]]:
     """Cut the lesions out of a label map, each a boolean image on its own box, in the order of `find_lesions`."""
     import cc3d
 
-    levels = np.flatnonzero(mask.voxels.any(axis=(1, 2)))
+    levels = np.flatnonzero(mask.voxels.max(axis=(1, 2)))
     if not len(levels):
         return []
     slab = mask.voxels[levels[0] : levels[-1] + 1]
-    rows, columns = (np.flatnonzero(slab.any(axis=(0, other))) for other in (2, 1))
+    seen_from_above = slab.max(axis=0)
+    rows, columns = (np.flatnonzero(seen_from_above.any(axis=other)) for other in (1, 0))
     classes = slab[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     labels = cc3d.connected_components(classes, connectivity=26)  # of each class its own
     found = []
@@ -147,7 +152,7 @@ def longest_diameter_mm(lesion: Image) -> float:
     from scipy.spatial import ConvexHull
     from scipy.spatial.distance import pdist
 
-    index = np.argwhere(_surface(lesion.voxels))[:, ::-1]
+    index = np.argwhere(_corners(lesion.voxels))[:, ::-1]
     faces = np.concatenate([index + half * axis for axis in np.eye(3) for half in (-0.5, 0.5)])
     points = index_to_mm(lesion.grid, faces)
     return float(pdist(points[ConvexHull(points).vertices]).max())
@@ -223,10 +228,10 @@ def _midline_mm(ct: Image, z_mm: float) -> float | None:
     return x + _SLICE_MM * float(np.median(np.nonzero(body)[1]))
 
 
-def _found_by(places_mm: Floats, masks: MemberMasks | None) -> float | None:
+def _found_by(places_mm: Floats, label: Label, masks: MemberMasks | None) -> float | None:
     if masks is None or len(masks.voxels) < 2:
         return None
-    return float((masks.shares(places_mm) >= FOUND_FROM).mean())
+    return float((masks.shares(places_mm, label) >= FOUND_FROM).mean())
 
 
 def _places_mm(lesion: Image) -> Floats:
@@ -239,3 +244,9 @@ def _surface_mm(lesion: Image) -> Floats:
 
 def _surface(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return inside & ~ndimage.binary_erosion(inside)
+
+
+def _corners(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Find the voxels that lie between two others along no axis; all corners of the convex hull are among them."""
+    lines = (np.ones(np.where(np.arange(3) == axis, 3, 1), bool) for axis in range(3))
+    return inside & ~np.any([ndimage.binary_erosion(inside, line) for line in lines], axis=0)

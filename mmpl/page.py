@@ -1,8 +1,8 @@
 """One HTML file a patient that a person reads: images to scroll through, the answers and what they rest on.
 
 It holds all it needs and fetches nothing, which its content security policy enforces. What names a patient is the
-identifier that was given; nothing of the images' headers or file names gets in. The CT itself, at about 2 mm, shows a
-face: a page is as private as the images. The template escapes all it is given.
+identifier that was given; of the images' headers the UIDs of DICOM series get in, and no file names. The CT itself, at
+some 1.4 mm, shows a face: a page is as private as the images. The template escapes all it is given.
 """
 
 import base64
@@ -18,7 +18,7 @@ import numpy as np
 
 from mmpl import datafiles
 from mmpl.calibration import SurvivalCurve
-from mmpl.case import Case
+from mmpl.case import Case, ClinicalRecord
 from mmpl.evidence import Floats
 from mmpl.explanation import Explanation
 from mmpl.files import write_whole
@@ -30,11 +30,15 @@ from mmpl.pipeline import PatientResult
 from mmpl.provenance import Provenance
 from mmpl.report import YEARS
 from mmpl.scene import SIDE_VOXELS, make_scene
-from mmpl.schema import ClinicalSchema
+from mmpl.schema import TAKEN_AS_MISSING, ClinicalSchema
 from mmpl.weights import Ensemble
 
 FINDINGS_SHOWN = 8
 """Most findings that are listed of an answer; the report has all."""
+NOTES_SHOWN = 6
+"""Most notes on the record that are listed; the report has all."""
+MISSING_MATTERS_SD = 0.2
+"""A clinical field is minded where its being missing moves the risk, in SD of the training patients, as far as this."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,15 @@ class Bar:
     percentile: float | None
     added: float
     percent: float
+
+
+@dataclass(frozen=True)
+class FieldRead:
+    """A clinical field, what was given for it, and what that was read as."""
+
+    name: str
+    given: str
+    read_as: str
 
 
 @dataclass(frozen=True)
@@ -137,8 +150,11 @@ def render_page(case: Case, result: PatientResult, ensemble: Ensemble, provenanc
             for name, answer in (("Recurrence risk", survival), ("HPV score", hpv))
             if answer and answer.explanation
         ],
-        flags=[words for flag in result.flags if (words := flag_in_words(flag))]
-        + ["No primary tumor was found."] * (bool(lesions) and not result.gtvp_ml),
+        flags=_minded(result, schema),
+        record=_read_record(case.clinical, schema),
+        notes=[note for note in result.notes if note not in case.clinical.assumed or TAKEN_AS_MISSING not in note],
+        notes_shown=NOTES_SHOWN,
+        series={"ct": case.ct_series, "pet": case.pet_series},
         class_names=CLASS_NAMES,
         colors=COLORS,
     )
@@ -175,6 +191,27 @@ def render(template: str, scripts: Sequence[str], **content: Any) -> str:
 def number(value: float, places: int = 2, sign: str = "") -> str:
     """Write a number with a real minus, and where `sign` is "+" with its sign in any case."""
     return f"{round(value, places) + 0.0:{sign}.{places}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _minded(result: PatientResult, schema: ClinicalSchema) -> list[str]:
+    """Say what a reader should know before the answers."""
+    minded = [words for flag in result.flags if (words := flag_in_words(flag))]
+    if result.gtvn_ml and not result.gtvp_ml:
+        minded.append("No primary tumor was found: the answers rest on the nodes.")
+    why = result.survival.explanation.contributions if result.survival and result.survival.explanation else ()
+    minded += [
+        f"{each.name} is missing, which alone moves the risk by {number(each.added, 2, '+')}."
+        for each in why
+        if each.name in schema.names and each.value is None and abs(each.added) >= MISSING_MATTERS_SD
+    ]
+    return minded
+
+
+def _read_record(record: ClinicalRecord, schema: ClinicalSchema) -> list[FieldRead]:
+    return [
+        FieldRead(name, record.given.get(name, "not given"), value_in_words(name, record.values.get(name), schema))
+        for name in schema.names
+    ]
 
 
 def _level(lesions: Sequence[Lesion], lesion: Lesion) -> str:

@@ -6,6 +6,7 @@ file's direction cosines say: axial seen from the feet, coronal from the front, 
 
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -322,14 +323,15 @@ def _write_summary(axes: "Axes", result: "PatientResult", threshold: float | Non
         from_threshold = "" if threshold is None else f"positive from {threshold:.2f}; "
         lines.append(("", f"{from_threshold}models {low:.2f} to {high:.2f}", _GREY))
         if hpv.calibrated is not None:
-            lines.append(("", f"calibrated {hpv.calibrated:.2f} at a prevalence of {hpv.prevalence:.2f}", _GREY))
+            lines.append(("", f"probability {hpv.calibrated:.2f} at a prevalence of {hpv.prevalence:.2f}", _GREY))
         if hpv.conformal_set:
             lines.append(("", f"90% set: {hpv.conformal_set}", _GREY))
     if survival:
         lines.append(("Risk score", f"{survival.risk_score:+.2f}, higher = earlier recurrence", _INK))
-        lines.append(("", f"models {min(survival.member_risks):+.2f} to {max(survival.member_risks):+.2f}", _GREY))
+        low, high = min(survival.member_risks), max(survival.member_risks)
+        lines.append(("", f"in SD, 0 is average; models {low:+.2f} to {high:+.2f}", _GREY))
         if survival.percentile is not None:
-            lines.append(("", f"above {survival.percentile:.0f}% of the training patients", _GREY))
+            lines.append(("", f"percentile {survival.percentile:.0f} among the training patients", _GREY))
     lines += [("" if row else "Flags", text, _ACCENT if result.flags else _INK) for row, text in enumerate(flags)]
     y = 1.02
     for name, text, color in lines:
@@ -342,36 +344,45 @@ def _write_summary(axes: "Axes", result: "PatientResult", threshold: float | Non
 
 
 def _draw_hpv(axes: "Axes", hpv: "HpvResult", threshold: float | None) -> None:
-    members = np.asarray(hpv.member_probabilities)
-    if threshold is not None:
-        axes.axvline(threshold, color=_INK, linestyle="--", linewidth=1)
-        side = -1 if threshold > 0.7 else 1
-        place = {"fontsize": 8, "color": _INK, "va": "bottom", "ha": "left" if side > 0 else "right"}
-        axes.text(threshold + 0.02 * side, -0.93, "threshold", place)
-    axes.plot(members, np.linspace(-0.6, 0.6, len(members)), "o", color=_GREY, markersize=6, alpha=0.7)
-    axes.plot(hpv.probability, 0.0, "D", color=_ACCENT, markeredgecolor="white", markersize=10)
-    axes.set(xlim=(-0.02, 1.02), ylim=(-1, 1), yticks=[], xlabel="probability of HPV-positive")
+    _draw_models(axes, hpv.member_probabilities, hpv.probability, threshold, "threshold", 0.0, 1.0)
+    axes.set(xlabel="score (mean of the models' forests)")
     _finish(axes, "HPV status")
     axes.spines["left"].set_visible(False)
 
 
 def _draw_survival(axes: "Axes", survival: "SurvivalResult", training: NDArray[np.float64] | None) -> None:
+    """Draw the calibrated curve or, without one, the models' risks: the networks' own curves are not the answer."""
     if curve := survival.curve:
-        years, title = curve.days / DAYS_PER_YEAR, "No recurrence, 95% interval"
+        years = curve.days / DAYS_PER_YEAR
         axes.fill_between(years, curve.low, curve.high, color=_ACCENT, alpha=0.2, linewidth=0)
         if training is not None:
             axes.plot(years, training, color=_GREY, linewidth=1.4, linestyle="--", label="training patients")
         axes.plot(years, curve.probability, color=_ACCENT, linewidth=2.2, label="this patient")
         axes.legend(loc="lower left", fontsize=8, frameon=False, labelcolor=_INK)
-    else:
-        years, curves = survival.curve_days / DAYS_PER_YEAR, survival.member_curves
-        title = "Recurrence-free survival (deep models)"
-        axes.fill_between(years, curves.min(axis=0), curves.max(axis=0), color=_GREY, alpha=0.2, linewidth=0)
-        axes.plot(years, curves.T, color=_GREY, linewidth=0.6, alpha=0.7)
-        axes.plot(years, curves.mean(axis=0), color=_ACCENT, linewidth=2.2)
-    axes.set(xlim=(0, years[-1]), ylim=(0, 1.03), xlabel="years from treatment")
-    axes.grid(axis="y", color="#e3e7eb", linewidth=0.8)
-    _finish(axes, title)
+        axes.set(xlim=(0, years[-1]), ylim=(0, 1.03), xlabel="years from treatment")
+        axes.grid(axis="y", color="#e3e7eb", linewidth=0.8)
+        _finish(axes, "No recurrence, 95% interval")
+        return
+    reach = max(3.0, *map(abs, survival.member_risks))
+    _draw_models(axes, survival.member_risks, survival.risk_score, 0.0, "average", -reach, reach)
+    axes.set(xlabel="SD of the training patients; higher is earlier")
+    _finish(axes, "Recurrence risk, no probability")
+    axes.spines["left"].set_visible(False)
+
+
+def _draw_models(
+    axes: "Axes", models: Sequence[float], answer: float, compared: float | None, name: str, low: float, high: float
+) -> None:
+    """Draw the models' answers and the ensemble's on an axis, and what they are compared with."""
+    span = high - low
+    if compared is not None:
+        axes.axvline(compared, color=_INK, linestyle="--", linewidth=1)
+        side = -1 if compared > low + 0.7 * span else 1
+        place = {"fontsize": 8, "color": _INK, "va": "bottom", "ha": "left" if side > 0 else "right"}
+        axes.text(compared + 0.02 * span * side, -0.93, name, place)
+    axes.plot(models, np.linspace(-0.6, 0.6, len(models)), "o", color=_GREY, markersize=6, alpha=0.7)
+    axes.plot(answer, 0.0, "D", color=_ACCENT, markeredgecolor="white", markersize=10)
+    axes.set(xlim=(low - 0.02 * span, high + 0.02 * span), ylim=(-1, 1), yticks=[])
 
 
 def _finish(axes: "Axes", title: str) -> None:

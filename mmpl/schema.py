@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from mmpl.case import ClinicalRecord
 from mmpl.datafiles import read_data
 
+TAKEN_AS_MISSING = ": taken as missing"
+"""End of the notes on fields without a value that can be read."""
+_LONGEST_SHOWN = 30  # characters of a value; what is typed into a wrong field may be a person's name
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -125,13 +129,14 @@ class ClinicalSchema(_Frozen):
             value = given.get(field.name)
             values[field.name] = None if self.is_missing(value) else field.read(normalized(value))
             if field.name not in given:
-                assumed.append(f"{field.name} is not given: taken as missing")
+                assumed.append(f"{field.name} is not given{TAKEN_AS_MISSING}")
             elif self.is_missing(value):
-                assumed.append(f"{field.name} is {_shown(value)}: taken as missing")
+                assumed.append(f"{field.name} is {_shown(value)}{TAKEN_AS_MISSING}")
             elif values[field.name] is None:
-                assumed.append(f"{field.name} is {_shown(value)}, not {_expected(field)}: taken as missing")
+                assumed.append(f"{field.name} is {_shown(value)}, not {_expected(field)}{TAKEN_AS_MISSING}")
                 odd.append(field.name)
-        return ClinicalRecord(values, tuple(assumed), tuple(odd))
+        shown = {name: _shown(value) for name, value in given.items()}
+        return ClinicalRecord(values, tuple(assumed), tuple(odd), shown)
 
     def complete(self, record: ClinicalRecord, found: Mapping[str, object], source: str) -> ClinicalRecord:
         """Fill what a record lacks with what was found elsewhere, and say so, but not what it is.
@@ -147,7 +152,8 @@ class ClinicalSchema(_Frozen):
         notes = [f"{name} is that of {source}" for name in filled]
         notes += [note for note in record.assumed if not note.startswith(tuple(f"{name} is " for name in filled))]
         values = dict(record.values) | {name: more[name] for name in filled}
-        return ClinicalRecord(values, tuple(notes), tuple(name for name in record.odd if name not in filled))
+        odd = tuple(name for name in record.odd if name not in filled)
+        return ClinicalRecord(values, tuple(notes), odd, {**record.given, **dict.fromkeys(filled, source)})
 
 
 @cache
@@ -173,9 +179,9 @@ def normalized(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Show a value in one short line of a log."""
+    """Show a value in one short line of a log or a page, without control characters."""
     text = repr(value) if isinstance(value, str) else _printed(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 def _printed(value: object) -> str:

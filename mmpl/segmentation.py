@@ -55,18 +55,18 @@ UNTUNED = Thresholds(gtvp=0.5, gtvn=0.5)
 
 @dataclass(frozen=True)
 class MemberMasks:
-    """What each model would have answered alone, both classes together, where the ensemble finds anything.
+    """What each model would have answered alone, where the ensemble finds anything.
 
     Attributes:
-        voxels: (models, z, y, x) bool, on the box of the patch that holds the ensemble's lesions.
+        voxels: (models, z, y, x) labels, uint8, on the box of the patch that holds the ensemble's lesions.
         grid: Grid of that box.
     """
 
-    voxels: NDArray[np.bool_]
+    voxels: NDArray[np.uint8]
     grid: Grid
 
     @classmethod
-    def cut(cls, masks: list[NDArray[np.bool_]], found: NDArray[np.bool_], roi: Grid) -> "MemberMasks | None":
+    def cut(cls, masks: list[NDArray[np.uint8]], found: NDArray[np.bool_], roi: Grid) -> "MemberMasks | None":
         """Cut the models' masks of a patch to the box of what the ensemble finds; None where that is nothing."""
         if not found.any():
             return None
@@ -77,11 +77,11 @@ class MemberMasks:
         box = box_slices(start, size)
         return cls(np.stack([mask[box] for mask in masks]), crop_grid(roi, start, size))
 
-    def shares(self, places_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Tell which share of some places (n, 3; x, y, z), mm, lies in each model's mask, (models,)."""
+    def shares(self, places_mm: NDArray[np.float64], label: Label) -> NDArray[np.float64]:
+        """Tell which share of some places (n, 3; x, y, z), mm, each model gives a class, (models,)."""
         index = np.rint(mm_to_index(self.grid, places_mm)).astype(int)
         x, y, z = index[((index >= 0) & (index < self.grid.size_xyz)).all(axis=1)].T
-        return self.voxels[:, z, y, x].sum(axis=1) / len(index)
+        return (self.voxels[:, z, y, x] == label).sum(axis=1) / len(index)
 
 
 @dataclass(frozen=True)
@@ -163,31 +163,31 @@ def segment(
     With a time budget, what is given up is declared: first the windows' overlap, then models from the end of the list.
     """
     total: NDArray[np.float32] = np.zeros_like(prepared.images)
-    foregrounds: list[NDArray[np.bool_]] = []
+    masks: list[NDArray[np.uint8]] = []
     spread = _Spread() if disagreement else None
     windows = SlidingWindow(settings, processor)
     for network in networks if budget is None else _while_time(networks, windows, total.shape[1:], budget):
         probability = windows.predict(prepared.images, network)
         total += probability
-        foregrounds.append(compose(probability, thresholds) > 0)
+        masks.append(compose(probability, thresholds))
         if spread:
             spread.add(probability)
-    mean: NDArray[np.float32] = total / np.float32(len(foregrounds))
+    mean: NDArray[np.float32] = total / np.float32(len(masks))
     found = compose(mean, thresholds) > 0
-    agreement = _mean_dice(foregrounds, found)
+    agreement = _mean_dice((each > 0 for each in masks), found)
     mask = restore(mean, prepared.roi, prepared.ct_grid, thresholds, settings.minimum_component_voxels)
     flags: tuple[str, ...] = () if mask.voxels.any() else (NO_LESION,)
     if agreement < _LOW_AGREEMENT_BELOW:
         flags = (*flags, LOW_AGREEMENT)
     if windows.overlap < settings.overlap:
         flags = (*flags, NO_OVERLAP)
-    if budget and len(foregrounds) < budget.models:
-        flags = (*flags, f"time budget: {len(foregrounds)} of {budget.models} models")
+    if budget and len(masks) < budget.models:
+        flags = (*flags, f"time budget: {len(masks)} of {budget.models} models")
     differing = None
-    if spread and len(foregrounds) > 1:
+    if spread and len(masks) > 1:
         differing = restore_map(spread.sd().max(axis=0), prepared.roi, prepared.ct_grid)
-    members = MemberMasks.cut(foregrounds, found, prepared.roi)
-    return Segmentation(mask, agreement, len(foregrounds), flags, differing, member_masks=members, roi=prepared.roi)
+    members = MemberMasks.cut(masks, found, prepared.roi)
+    return Segmentation(mask, agreement, len(masks), flags, differing, member_masks=members, roi=prepared.roi)
 
 
 class _Spread:
@@ -428,7 +428,7 @@ def predict_logits(crop: NDArray[np.float32], network: nn.Module, processor: Pro
     return found
 
 
-def _mean_dice(masks: list[NDArray[np.bool_]], reference: NDArray[np.bool_]) -> float:
+def _mean_dice(masks: Iterable[NDArray[np.bool_]], reference: NDArray[np.bool_]) -> float:
     scores = []
     for mask in masks:
         total = np.count_nonzero(mask) + np.count_nonzero(reference)

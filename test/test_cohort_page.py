@@ -16,7 +16,7 @@ from lifelines.statistics import logrank_test
 from sklearn.metrics import roc_auc_score
 
 from mmpl.__main__ import main
-from mmpl.case import Image, InvalidInputError
+from mmpl.case import Image
 from mmpl.cohort_page import COHORT_PAGE, draw_dice, draw_kaplan_meier, draw_plots, draw_roc, write_cohort_page
 from mmpl.evaluate import assess, collect
 from mmpl.io.images import write_image
@@ -176,9 +176,21 @@ def test_a_patient_called_as_the_page_keeps_its_own(folders: tuple[Path, Path], 
     report = json.loads((folders[1] / "P-0001.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps(report | {"patient": "index"}))
     (tmp_path / "index.html").write_text("its page")
-    with pytest.raises(InvalidInputError, match="would be written over the page of the patient"):
-        write_cohort_page(tmp_path)
+    page = write_cohort_page(tmp_path)
+    assert page.name == "index-2.html"
+    assert '<a href="index.html">index</a>' in page.read_text()
     assert (tmp_path / "index.html").read_text() == "its page"
+    (tmp_path / "Index-2.json").write_text(json.dumps(report | {"patient": "Index-2"}))
+    assert write_cohort_page(tmp_path).name == "index-3.html"
+
+
+def test_models_and_weights_are_those_of_all_patients(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    report = json.loads((folders[1] / "P-0001.json").read_text())
+    for name, models in (("A", 10), ("B", 3)):
+        more = {"patient": name, "models": [f"patient-{at}" for at in range(models)], "weights": name * 64}
+        (tmp_path / f"{name}.json").write_text(json.dumps(report | more))
+    page = write_cohort_page(tmp_path).read_text()
+    assert f"<code>{'A' * 16}</code>, <code>{'B' * 16}</code>, 3 to 10 models a patient." in page
 
 
 def test_calibration_decisions_and_dice(folders: tuple[Path, Path]) -> None:
@@ -199,7 +211,9 @@ def test_calibration_decisions_and_dice(folders: tuple[Path, Path]) -> None:
     dice = draw_dice(results)
     assert dice is not None
     assert [y for _, y in dice.series[0].dots] == results.gtvp_dice.tolist()
-    assert len(plots["Decision curve: recurrence by 2 years"].series) == 3
+    decisions = plots["Decision curve: recurrence by 2 years"]
+    assert len(decisions.series) == 3
+    assert "largest" not in decisions.note.lower()  # the best of many points flatters
 
 
 def test_a_wrong_folder_is_one_line(folders, tmp_path, monkeypatch, capfd) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpl.case import Case
-from mmpl.evidence import EXPECTED_DAYS_SCORE, HPV_PROBABILITY, Evidence, FeatureTable
+from mmpl.evidence import ABSENT, EXPECTED_DAYS_SCORE, HPV_PROBABILITY, Evidence, FeatureTable
 from mmpl.explanation import Share, explain
-from mmpl.findings import in_words, unit_of
+from mmpl.findings import in_words, unit_of, value_in_words
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.radiomics import feature_names
 from mmpl.reference import PERCENTS, Reference
@@ -112,7 +112,7 @@ class TestWords:
         [
             ("Age", "Age", "years"),
             ("Gender", "Gender", ""),
-            ("gtvn_absent", "no nodes found (1), or some (0)", ""),
+            ("gtvn_absent", "no nodes found", ""),
             ("ct_gtvp_original_shape_Maximum3DDiameter", "primary tumor, shape: Maximum 3D Diameter", "mm"),
             ("ct_gtvn_original_shape_MeshVolume", "nodes, shape: Mesh Volume", "mm³"),
             ("ct_gtvn_original_shape_SurfaceVolumeRatio", "nodes, shape: Surface Volume Ratio", "1/mm"),
@@ -131,6 +131,25 @@ class TestWords:
     def test_a_finding_in_words(self, name: str, words: str, unit: str) -> None:
         assert in_words(name) == words
         assert unit_of(name, default_schema()) == unit
+
+    @pytest.mark.parametrize(
+        ("name", "value", "words"),
+        [
+            ("Treatment", "1", "chemoradiotherapy (1)"),
+            ("Treatment", "0", "radiotherapy (0)"),
+            ("Tobacco Consumption", "0", "non-smoker (0)"),
+            ("Alcohol Consumption", "1", "yes (1)"),
+            ("Gender", "0", "female (0)"),
+            ("Performance Status", "2", "2"),
+            ("M-stage", "Mx", "Mx"),
+            ("Age", 61.0, "61 years"),
+            ("Age", None, "missing"),
+            (ABSENT[0], 1.0, "yes"),
+            (ABSENT[1], 0.0, "no"),
+        ],
+    )
+    def test_a_value_in_words(self, name: str, value: float | str | None, words: str) -> None:
+        assert value_in_words(name, value, default_schema()) == words
 
     def test_every_feature_has_words_of_its_own(self, result: PatientResult, calibrated_ensemble: Path) -> None:
         names = feature_names(load_ensemble(calibrated_ensemble).profile.radiomics)

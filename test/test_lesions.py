@@ -144,18 +144,19 @@ def test_without_suv_there_is_no_uptake() -> None:
     assert lesion.uptake is None
 
 
-def test_models_find_what_half_of_which_they_have() -> None:
-    """Four models: all of it, half of it, less than half, and another place."""
+def test_models_find_what_half_of_which_they_have_in_its_class() -> None:
+    """Five models: far more than it, half of it, less than half, another place, and all of it as the other class."""
     grid = make_grid(4.0, 40)
     mask = np.zeros(grid.shape_zyx, np.uint8)
     mask[20, 20, 20:30] = Label.GTVP
-    masks = np.zeros((4, *grid.shape_zyx), bool)
-    masks[0, 20, 20, 15:35] = masks[1, 20, 20, 20:25] = masks[2, 20, 20, 20:24] = masks[3, 5, 5, 20:30] = True
+    masks = np.zeros((5, *grid.shape_zyx), np.uint8)
+    masks[0, 20, 20, 15:35] = masks[1, 20, 20, 20:25] = masks[2, 20, 20, 20:24] = masks[3, 5, 5, 20:30] = Label.GTVP
+    masks[4, 20, 20, 20:30] = Label.GTVN
     members = MemberMasks.cut(list(masks), mask > 0, grid)
     assert members is not None
-    assert members.voxels.shape == (4, 1, 1, 10)
+    assert members.voxels.shape == (5, 1, 1, 10)
     (lesion,) = find(make_case(grid), mask, members)
-    assert lesion.found_by == 0.5
+    assert lesion.found_by == 0.4
     assert MemberMasks.cut(list(masks), mask > 7, grid) is None
 
 
@@ -180,7 +181,7 @@ def test_models_have_not_found_what_a_person_drew() -> None:
     grid = make_grid(2.0, 20)
     mask = np.zeros(grid.shape_zyx, np.uint8)
     mask[4:8, 4:8, 4:8] = Label.GTVP
-    members = MemberMasks.cut([mask > 0, mask > 0], mask > 0, grid)
+    members = MemberMasks.cut([mask, mask], mask > 0, grid)
     ours = Segmentation(Image(mask, grid), 1.0, 2, (LOW_AGREEMENT,), member_masks=members)
     drawn = ours.with_mask(GivenMask(Image(np.roll(mask, 8), grid), "mine.mha"))
     (lesion,) = find_lesions(make_case(grid), drawn)

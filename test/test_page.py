@@ -10,7 +10,8 @@ import pytest
 import torch
 from chromium import PROGRAM, Browser, start_browser
 
-from mmpl.case import Case, Image
+from mmpl.case import Case, Image, SeriesIdentity
+from mmpl.explanation import Contribution
 from mmpl.findings import flag_in_words
 from mmpl.lesions import find_lesions
 from mmpl.names import Label, Stage
@@ -118,8 +119,62 @@ def test_no_lesion(head: Case, result: PatientResult, ensemble: Ensemble) -> Non
     assert "GTVn none found" in text
     assert "None was found." in text
     assert "agree with these" not in text  # with nothing
-    assert text.count("No tumor and no node were found.") == 1
+    assert text.count("No tumor and no node were found:") == 1
     assert "left out" not in text
+
+
+def test_the_record_stands_as_it_was_given_and_read(head: Case, ensemble: Ensemble) -> None:
+    """And notes on it only where the table does not say so."""
+    schema = ensemble.profile.clinical
+    raw = {
+        "Age": "sixty\x00 " + "long" * 20,
+        "Gender": "male",
+        "Tobacco Consumption": "",
+        "Treatment": 1,
+        "Mood": "good",
+    }
+    record = schema.complete(schema.read(raw), {"M-stage": "M0"}, "the DICOM header")
+    result = Pipeline(ensemble, CPU)(replace(head, clinical=record))
+    more = tuple(f"note {number}" for number in range(9))
+    text = text_of(render(replace(head, clinical=record), replace(result, notes=(*result.notes, *more)), ensemble))
+    for words in (
+        "Age missing given: &#39;sixty\\x00 longlonglonglong...",
+        "Gender male (1) given: &#39;male&#39;",
+        "Tobacco Consumption missing given: blank",
+        "Alcohol Consumption missing given: not given",
+        "Treatment chemoradiotherapy (1) given: 1",
+        "M-stage M0 given: the DICOM header",
+        "&#39;Mood&#39; is no field of the clinical record: not used",
+        "note 3 and 5 more",
+    ):
+        assert words in text
+    assert "longlonglonglonglong" not in text
+    assert "taken as missing" not in text
+
+
+def test_what_is_missing_is_minded_where_it_matters(head: Case, result: PatientResult, ensemble: Ensemble) -> None:
+    assert result.survival is not None
+    assert result.survival.explanation is not None
+    parts = [Contribution("Age", None, None, 0.3), Contribution("Gender", None, None, -0.1)]
+    why = replace(result.survival.explanation, contributions=(*parts, Contribution("Treatment", "1", None, 0.9)))
+    text = text_of(render(head, replace(result, survival=replace(result.survival, explanation=why)), ensemble))
+    assert "Age is missing, which alone moves the risk by +0.30." in text
+    assert text.count("which alone moves the risk") == 1
+
+
+def test_nodes_without_a_primary_are_minded(head: Case, result: PatientResult, ensemble: Ensemble) -> None:
+    nodes = np.where(result.segmentation.mask.voxels > 0, Label.GTVN, Label.BACKGROUND).astype(np.uint8)
+    segmentation = replace(result.segmentation, mask=Image(nodes, head.ct.grid))
+    assert "No primary tumor was found" in text_of(render(head, replace(result, segmentation=segmentation), ensemble))
+    assert "No primary tumor was found" not in text_of(render(head, result, ensemble))
+
+
+def test_dicom_series_are_named_and_nothing_else_of_them(head: Case, result: PatientResult, ensemble: Ensemble) -> None:
+    ct, pet = SeriesIdentity("1.2.3", "1.9.9"), SeriesIdentity("1.2.4", "1.9.9")
+    text = text_of(render(replace(head, ct_series=ct, pet_series=pet), result, ensemble))
+    assert "ct DICOM series 1.2.3 pet DICOM series 1.2.4" in text
+    assert "1.9.9" not in text
+    assert "DICOM series" not in text_of(render(head, result, ensemble))
 
 
 def test_no_suv_and_one_model(head: Case, ensemble: Ensemble) -> None:
@@ -181,16 +236,22 @@ def shown(head: Case, result: PatientResult, ensemble: Ensemble, tmp_path_factor
 
 @pytest.fixture(scope="module")
 def crowded(head: Case, result: PatientResult, ensemble: Ensemble, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of a primary and seven nodes, with flags and as many notes as a record without any field has."""
+    """A page of a primary and nineteen nodes, with many flags and notes."""
     mask = np.zeros(head.ct.grid.shape_zyx, np.uint8)
     mask[24:28, 17:21, 27:31] = Label.GTVP
-    for at in range(7):
-        mask[8 + 3 * at : 10 + 3 * at, 14:16, 12:14] = Label.GTVN
+    for at in range(19):
+        mask[8 + 3 * (at % 7) :, 14 + 3 * (at // 7), 12][:2] = Label.GTVN
     segmentation = replace(result.segmentation, mask=Image(mask, head.ct.grid), member_masks=None)
     lesions = find_lesions(head, segmentation)
-    assert len(lesions) == 8
-    flags = ("low ensemble agreement", "images unlike those of the training patients", "head not found")
-    notes = tuple(f"a field of number {at} is not given: taken as missing" for at in range(7))
+    assert len(lesions) == 20
+    flags = (
+        "low ensemble agreement",
+        "images unlike those of the training patients",
+        "clinical fields assumed: " + ", ".join(head.clinical.values),
+        "time budget: 2 of 10 models",
+        *(f"another finding, number {at}" for at in range(6)),
+    )
+    notes = tuple(f"'column {at}' is no field of the clinical record: not used" for at in range(30))
     page = tmp_path_factory.mktemp("page") / "crowded.html"
     crowd = replace(result, segmentation=segmentation, lesions=lesions, flags=flags, notes=notes)
     write_page(page, head, crowd, ensemble, trace(ensemble, CPU, result.seconds, {}))

@@ -201,7 +201,7 @@ def test_a_plane_has_a_scale_and_a_position() -> None:
 
 
 def test_what_is_calibrated_is_drawn_with_its_interval(tmp_path: Path) -> None:
-    """In the place of the networks' own curves, whose level is arbitrary."""
+    """In the place of the models' risks, as those are no probabilities."""
     case = make_case(IDENTITY_DIRECTION)
     result = make_result(case, (Label.GTVP,))
     draw(case, result, tmp_path / "before.png", hpv_threshold=0.5)
@@ -222,6 +222,24 @@ def test_what_is_calibrated_is_drawn_with_its_interval(tmp_path: Path) -> None:
     rows, columns = np.nonzero(differ)
     assert len(rows) > 300
     assert columns.min() > 850  # in the panel of recurrence alone
+
+
+def test_the_networks_own_curves_are_not_shown(tmp_path: Path) -> None:
+    """Their level is arbitrary: without calibration the risk and its models stand there."""
+    case = make_case(IDENTITY_DIRECTION)
+    result = make_result(case, (Label.GTVP,))
+    draw(case, result, tmp_path / "before.png")
+    result.survival = replace(result.survival, member_curves=result.survival.member_curves / 2)
+    draw(case, result, tmp_path / "other_curves.png")
+    result.survival = replace(result.survival, risk_score=result.survival.risk_score - 1)
+    draw(case, result, tmp_path / "other_risk.png")
+    pictures = []
+    for name in ("before", "other_curves", "other_risk"):
+        with Picture.open(tmp_path / f"{name}.png") as image:
+            pictures.append(np.asarray(image.convert("L")).astype(int))
+    before, other_curves, other_risk = pictures
+    np.testing.assert_array_equal(other_curves, before)
+    assert (other_risk != before)[-300:-100, 850:].sum() > 50
 
 
 @pytest.mark.parametrize("lacking", [("hpv",), ("survival",), ("hpv", "survival")])

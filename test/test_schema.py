@@ -102,7 +102,15 @@ def test_odd_values_are_missing_and_named(field: str, value: object, shown: str)
     (note,) = record.assumed
     assert note.startswith(f"{field} is ")
     assert shown in note
-    assert len(note) < 160
+    assert len(note) < 130
+    assert shown in record.given[field]
+    assert len(record.given[field]) <= 30
+
+
+def test_control_characters_are_not_echoed() -> None:
+    record = SCHEMA.read({"Age": "\x1b[31m\u202e61\n", "a\x00b": 1})
+    assert record.values["Age"] is None
+    assert all(text.isprintable() for text in (*record.assumed, *record.given.values()))
 
 
 def test_absent_fields_are_named_one_by_one() -> None:

@@ -49,7 +49,7 @@ class PatientImages:
         pet: PET, SUV by body weight where `suv` has a factor or is None; else as it was stored.
         suv: The PET's factor and what went into it, by its headers; None where it came without.
         found: What headers say of the patient, by clinical field: age (years), sex (M, F), weight (kg).
-        ct_series: Series of the CT, where it is DICOM.
+        ct_series, pet_series: Series of CT and PET, where it is DICOM.
     """
 
     ct: Image
@@ -57,6 +57,7 @@ class PatientImages:
     suv: SuvFactor | None = None
     found: Mapping[str, float | str] = field(default_factory=dict)
     ct_series: SeriesIdentity | None = None
+    pet_series: SeriesIdentity | None = None
 
     @property
     def pet_is_suv(self) -> bool:
@@ -81,6 +82,7 @@ class PatientImages:
             known_hpv=known_hpv,
             suv=self.suv,
             ct_series=self.ct_series,
+            pet_series=self.pet_series,
         )
         check_overlap(case.ct.grid, case.pet.grid)
         return check_units(case)
@@ -120,7 +122,8 @@ def read_pair(
         found |= patient_facts(series.first)
     ct_image = read_series(ct_series) if ct_series else read_image(ct)
     pet_image, factor = read_pet(pet_series, weight_kg) if pet_series else (read_image(pet), None)
-    return PatientImages(ct_image, pet_image, factor, found, ct_series.identity if ct_series else None)
+    identities = [series.identity if series else None for series in (ct_series, pet_series)]
+    return PatientImages(ct_image, pet_image, factor, found, *identities)
 
 
 def read_study(study: Study, weight_kg: float | None = None) -> PatientImages:
@@ -135,7 +138,7 @@ def read_study(study: Study, weight_kg: float | None = None) -> PatientImages:
     """
     pet, factor = read_pet(study.pet, weight_kg)
     found = patient_facts(study.ct.first) | patient_facts(study.pet.first)
-    return PatientImages(read_series(study.ct), pet, factor, found, study.ct.identity)
+    return PatientImages(read_series(study.ct), pet, factor, found, study.ct.identity, study.pet.identity)
 
 
 def read_pet(series: Series, weight_kg: float | None = None) -> tuple[Image, SuvFactor]:

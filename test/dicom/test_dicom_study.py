@@ -12,7 +12,7 @@ import pytest
 from dicom_files import INJECTION, SECRETS, STUDY, change, enhanced, noise_ct, noise_pet, write_ct, write_pet
 from pydicom import dcmread
 
-from mmpl.case import Grid, InvalidInputError
+from mmpl.case import ClinicalRecord, Grid, InvalidInputError
 from mmpl.dicom.headers import Header
 from mmpl.dicom.study import find_one, find_study, patient_facts, pet_header, read_pair, read_pet, read_study
 from mmpl.dicom.suv import Clock
@@ -52,6 +52,9 @@ def test_a_study_is_read_in_hu_and_suv(place):
     assert images.suv.factor == pytest.approx(70_000 / INJECTION.decayed_bq)
     assert (images.suv.uptake_s, images.suv.counted_to) == (3600.0, Clock.SERIES)
     assert images.found == {"age": 61.0, "sex": "F", "weight": 70.0}
+    study = find_study(place)
+    case = images.to_case("A", ClinicalRecord())
+    assert (case.ct_series, case.pet_series) == (study.ct.identity, study.pet.identity)
 
 
 def test_one_of_several_pets_must_be_named(place):
@@ -311,6 +314,7 @@ def test_images_of_different_kinds_make_a_pair(place, tmp_path):
     np.testing.assert_allclose(images.pet.voxels, PET.voxels, atol=PET.voxels.max() / 60_000)
     assert images.found["age"] == 61
     write_image(tmp_path / "pet.mha", PET)
+    assert (images.ct_series, images.pet_series) == (None, find_one(place / "b", Modality.PET).identity)
     images = read_pair(place, tmp_path / "pet.mha")
     assert (images.suv, images.pet_is_suv) == (None, True)
     np.testing.assert_array_equal(images.pet.voxels, PET.voxels)

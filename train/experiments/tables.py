@@ -22,7 +22,7 @@ from mmpl.training.hpv import with_status
 from mmpl.training.outcome_network import standardize
 from mmpl.training.parallel import Engine
 from mmpl.training.records import HpvRecord, OutOfFold, ScratchRecord, StartRecord, SurvivalRecord, Values
-from mmpl.training.results import decide, make_results
+from mmpl.training.results import decide, make_results, out_of_fold_results
 from mmpl.training.splits import Scheme
 from mmpl.training.survival import with_rfs
 from mmpl.training.workspace import Workspace, is_phantom
@@ -255,6 +255,7 @@ def main(run: RunFolder, out: Path, threshold: bool = False, workers: Workers = 
     out.mkdir(parents=True, exist_ok=True)
     cohort = Path(workspace.cohort).name
     lines = [f"# Out-of-fold results: {cohort}, profile {workspace.profile.name}", "", INTRODUCTION]
+    drawn: tuple[dict[str, Results], tuple[NDArray, NDArray]] | None = None
     for scheme in workspace.splits.schemes:
         members = [member for member in workspace.splits.members if member.scheme is scheme]
         lines += [f"## {len(members)} {SCHEME_TITLE[scheme]}", "", "### Segmentation (the paper's Table 1)", ""]
@@ -279,15 +280,13 @@ def main(run: RunFolder, out: Path, threshold: bool = False, workers: Workers = 
         folds = _folds(workspace, scheme, followed)
         lines += [*write_table(outcomes, SURVIVAL_COMPARISONS, folds, measure_survival), ""]
         if scheme is Scheme.PATIENT:
-            figures.draw(
-                out / "figures.png",
-                {m.name: m.results for m in methods},
-                {m.name: m.results for m in outcomes}["CoxPH integration"],
-                figures.volumes_and_dice(workspace, masks),
-            )
-            lines += ["![ROC, calibration, survival by risk third, Dice by volume](figures.png)", ""]
+            drawn = {m.name: m.results for m in methods}, figures.volumes_and_dice(workspace, masks)
     if calibration := calibration_tables(workspace):
         lines += ["## Calibration of the whole ensemble", "", CALIBRATION, *calibration]
+    if drawn:
+        rocs, dice = drawn
+        figures.draw(out / "figures.png", rocs, out_of_fold_results(workspace), dice)
+        lines += ["## Figures", "", FIGURES, FIGURES_LINE, ""]
     (out / "RESULTS.md").write_text("\n".join(lines))
     typer.echo(f"wrote {out / 'RESULTS.md'}")
 
@@ -307,6 +306,12 @@ CALIBRATION = """\
 The mean of a patient's out-of-fold scores, one a scheme, calibrated on nine tenths of the patients and scored on the
 last. An answer is the mean of ten models, not of two, so this is an approximation of it.
 """
+
+FIGURES = """\
+ROC and Dice are of the patient-level folds; the others are of the mean of a patient's out-of-fold scores, one a scheme,
+calibrated as above. Dashed beside Kaplan-Meier's curves: the mean of the probabilities that were said.
+"""
+FIGURES_LINE = "![ROC, survival by risk, calibration, decision curves, Dice by volume](figures.png)"
 
 
 if __name__ == "__main__":
