@@ -26,11 +26,13 @@ class Stage(StrEnum):
 
 
 class Task(StrEnum):
-    """The three tasks of the challenge, in its order."""
+    """What a case may be asked for; which of them a challenge asks for is in `resources/editions`."""
 
     SEGMENTATION = "segmentation"
     SURVIVAL = "survival"
     HPV = "hpv"
+    T_STAGE = "t-stage"
+    N_STAGE = "n-stage"
 
 
 class Modality(StrEnum):
@@ -70,6 +72,8 @@ class Column(StrEnum):
     HPV_STATUS = "HPV Status"
 
 
+T_STAGE, N_STAGE = "T-stage", "N-stage"
+"""Columns of the released workbook, and of the 2026 release: labels, unless the schema has fields of these names."""
 KNOWN_HPV = "Known HPV Status"
 """Column of a table to be answered, never of the released one: a status that the risk may rest on."""
 

@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -42,12 +43,48 @@ class Socket(BaseModel):
     path: str
 
 
-class Edition(BaseModel):
-    """One edition of the challenge: where things lie, which way its risk points, and how long a case may take.
+class Form(StrEnum):
+    """How an answer is written."""
+
+    LABELS = "labels"
+    """A label map on the CT's grid."""
+    RISK = "risk"
+    """A bare number, higher for an earlier recurrence."""
+    DAYS = "days"
+    """A bare number of days without recurrence, higher is better."""
+    STATUS = "status"
+    """A bare boolean, true for HPV-positive."""
+    STAGE = "stage"
+    """A bare string, a letter and a number such as T2."""
+
+
+FORMS_OF = {
+    Task.SEGMENTATION: {Form.LABELS},
+    Task.SURVIVAL: {Form.RISK, Form.DAYS},
+    Task.HPV: {Form.STATUS},
+    Task.T_STAGE: {Form.STAGE},
+    Task.N_STAGE: {Form.STAGE},
+}
+
+
+class Answer(Socket):
+    """One output: where its file lies, how it is written, and how long a case that is asked for it may take.
 
     Attributes:
-        limit_s: Seconds that the platform gives a case, for each task.
-        reserve_s: Seconds of them that are not this program's to spend.
+        path: Path of the file below /output; of an image its socket is the folder.
+        limit_s: Seconds that the platform gives such a case.
+    """
+
+    form: Form
+    limit_s: Positive
+
+
+class Edition(BaseModel):
+    """One edition of the challenge: what it asks for, where things lie, and how long a case may take.
+
+    Attributes:
+        answers: Output of each task that it asks for.
+        reserve_s: Seconds of a limit that are not this program's to spend.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,35 +92,32 @@ class Edition(BaseModel):
     ct: Socket
     pet: Socket
     clinical: Socket
-    mask: Socket
-    mask_file: str
-    risk: Socket
-    risk_sign: Literal[1, -1]
-    hpv: Socket
-    limit_s: dict[Task, Positive]
+    answers: dict[Task, Answer]
     reserve_s: Annotated[float, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _limits_are_whole(self) -> Self:
-        missing = [task for task in Task if task not in self.limit_s]
-        if missing:
-            raise ValueError(f"limit_s lacks {', '.join(missing)}")
-        if self.reserve_s >= min(self.limit_s.values()):
-            raise ValueError(f"reserve_s is {self.reserve_s:g}, not below every limit_s")
+    def _answers_are_whole(self) -> Self:
+        if Task.SEGMENTATION not in self.answers:
+            raise ValueError("answers lacks segmentation, on which the others rest")
+        for task, answer in self.answers.items():
+            if answer.form not in FORMS_OF[task]:
+                raise ValueError(f"{task} cannot be written as {answer.form}")
+            if self.reserve_s >= answer.limit_s:
+                raise ValueError(f"reserve_s is {self.reserve_s:g}, not below the limit_s of {task}")
         return self
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What the edition asks for, the mask first."""
+        return tuple(task for task in Task if task in self.answers)
 
     def budget_s(self, tasks: Collection[Task]) -> float:
         """Give the seconds a case may take for some tasks: the least of their limits, less the reserve."""
-        return min(self.limit_s[task] for task in tasks) - self.reserve_s
+        return min(self.answers[task].limit_s for task in tasks) - self.reserve_s
 
     def output_path(self, task: Task, folder: Path) -> Path:
         """Path of a task's answer below the output folder."""
-        paths = {
-            Task.SEGMENTATION: f"{self.mask.path}/{self.mask_file}",
-            Task.SURVIVAL: self.risk.path,
-            Task.HPV: self.hpv.path,
-        }
-        return folder / paths[task]
+        return folder / self.answers[task].path
 
 
 def read_edition() -> Edition:
@@ -260,18 +294,14 @@ def write_challenge_result(result: PatientResult, folder: Path, tasks: Collectio
         Path of each answer, by task.
     """
     edition = read_edition()
-    paths = {task: edition.output_path(task, folder) for task in Task if task in tasks}
+    paths = {task: edition.output_path(task, folder) for task in edition.tasks if task in tasks}
     try:
         for task, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             if task is Task.SEGMENTATION:
                 write_image(path, result.segmentation.mask, folder)
-            elif task is Task.SURVIVAL:
-                assert result.survival is not None
-                _write_json(path, edition.risk_sign * _finite(result.survival.risk_score), folder)
             else:
-                assert result.hpv is not None
-                _write_json(path, bool(result.hpv.positive), folder)
+                _write_json(path, _content(result, task, edition.answers[task].form), folder)
     except BaseException:
         for path in reversed(paths.values()):
             path.unlink(missing_ok=True)
@@ -289,10 +319,24 @@ def clear_challenge_result(folder: Path, *extras: Path | None) -> None:
     edition = read_edition()
     for extra in filter(None, extras):
         extra.unlink(missing_ok=True)
-    for task in reversed(Task):
+    for task in reversed(edition.tasks):
         edition.output_path(task, folder).unlink(missing_ok=True)
     for partial in folder.glob(f"{PARTIAL}*"):
         partial.unlink(missing_ok=True)
+
+
+def _content(result: PatientResult, task: Task, form: Form) -> float | bool | str:
+    """Give the JSON value of an answer that is no image."""
+    if task is Task.SURVIVAL:
+        assert result.survival is not None
+        risk_score = _finite(result.survival.risk_score)
+        return risk_score if form is Form.RISK else -risk_score
+    if task is Task.HPV:
+        assert result.hpv is not None
+        return bool(result.hpv.positive)
+    stage = result.t_stage if task is Task.T_STAGE else result.n_stage
+    assert stage is not None
+    return f"{task.value[0].upper()}{stage.stage}"
 
 
 def _finite(risk_score: float) -> float:
@@ -301,6 +345,6 @@ def _finite(risk_score: float) -> float:
     return float(risk_score)
 
 
-def _write_json(path: Path, content: float | bool, partial_folder: Path) -> None:
+def _write_json(path: Path, content: float | bool | str, partial_folder: Path) -> None:
     with write_whole(path, partial_folder) as partial:
         partial.write_text(json.dumps(content) + "\n")

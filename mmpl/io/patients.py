@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmpl.case import InvalidInputError, Patient, describe_problems
 from mmpl.errors import some_of
-from mmpl.io.outcomes import OUTCOMES, is_missing, is_plus, read_known_status, read_outcome
+from mmpl.io.outcomes import OUTCOMES, STAGES, is_missing, is_plus, read_known_status, read_outcome
 from mmpl.io.tables import Spell, Table, read_table, same
 from mmpl.names import KNOWN_HPV, Column
 from mmpl.schema import ClinicalSchema, default_schema
@@ -95,8 +95,9 @@ def read_chosen(
 
 
 def meaning(schema: ClinicalSchema, name: str) -> str | None:
-    """Tell which released column, or field of the record, a name is a spelling of; None where it is of none."""
-    return KNOWN_HPV if name.casefold() == KNOWN_HPV.casefold() else spelling(schema)(name)
+    """Tell which released column, or field of the record, a name is a spelling of; None where it may be a feature's."""
+    found = KNOWN_HPV if name.casefold() == KNOWN_HPV.casefold() else spelling(schema)(name)
+    return None if found in _optional(schema) else found
 
 
 def read_where(conditions: Sequence[str] | None) -> dict[str, str]:
@@ -125,7 +126,8 @@ def spelling(schema: ClinicalSchema, outcomes: bool = True, others: Collection[s
         others: Names of more columns that are, as they stand there.
     """
     released = {column.casefold(): str(column) for column in (*Column, KNOWN_HPV)} | {n.casefold(): n for n in others}
-    looked_at = {*_columns(schema, outcomes), *(() if outcomes else (KNOWN_HPV,)), *others}
+    released |= {column.casefold(): column for column in STAGES if column in _optional(schema, outcomes)}
+    looked_at = {*_columns(schema, outcomes), *_optional(schema, outcomes), *others}
 
     def spell(name: str) -> str | None:
         found = released.get(name.casefold()) or schema.field_of_key(name)
@@ -136,7 +138,7 @@ def spelling(schema: ClinicalSchema, outcomes: bool = True, others: Collection[s
 
 def says_nothing(schema: ClinicalSchema, column: str, text: str) -> bool:
     """Tell whether a column's cell says that something is not known."""
-    return is_missing(text) if column in (*OUTCOMES, KNOWN_HPV) else schema.is_missing(text)
+    return is_missing(text) if column in (*OUTCOMES, *_optional(schema), KNOWN_HPV) else schema.is_missing(text)
 
 
 def inspect_patients(
@@ -152,7 +154,7 @@ def inspect_patients(
         outcomes: Whether outcomes are looked at.
     """
     columns = _columns(schema, outcomes)
-    optional = [] if outcomes else [KNOWN_HPV]
+    optional = _optional(schema, outcomes)
     problems = problems + [
         f"column {str(name)!r} is there twice" for name in (*columns, *optional) if table.header.count(name) > 1
     ]
@@ -194,6 +196,11 @@ def can_name_a_file(patient_id: str) -> bool:
 
 def _columns(schema: ClinicalSchema, outcomes: bool) -> list[str]:
     return [name for name in (*Column, *schema.names) if outcomes or name not in OUTCOMES]
+
+
+def _optional(schema: ClinicalSchema, outcomes: bool = True) -> list[str]:
+    """Name the columns that no table needs: stages as labels, where no field has their name; in answers a known HPV."""
+    return [name for name in STAGES if schema.field_of_key(name) is None] if outcomes else [KNOWN_HPV]
 
 
 def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patient, list[str]]:

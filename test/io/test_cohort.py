@@ -60,7 +60,7 @@ def test_reads_other_spellings_of_a_table(tmp_path: Path) -> None:
     write_images(folder, "CHUP-002")
     (patient,) = read_cohort(folder).patients
     assert patient.patient_id == "CHUP-002"
-    assert patient.outcome == Outcome(hpv_positive=True, relapse=False, rfs_days=12.5)
+    assert patient.outcome == Outcome(hpv_positive=True, relapse=False, rfs_days=12.5, t_stage=2)
     assert list(patient.clinical.values.values()) == [70.0, "1", "1", None, "0", "1", "Mx"]
     assert patient.clinical.assumed == ("Alcohol Consumption is 'NaN': taken as missing",)
 
