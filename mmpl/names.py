@@ -35,6 +35,11 @@ class Task(StrEnum):
     N_STAGE = "n-stage"
 
 
+def stage_name(task: Task, stage: int) -> str:
+    """Write a T or N stage, for example T2."""
+    return f"{task.value[0].upper()}{stage}"
+
+
 class Modality(StrEnum):
     """The two images of a case: CT in HU, PET in SUV."""
 

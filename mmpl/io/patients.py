@@ -117,15 +117,20 @@ def read_where(conditions: Sequence[str] | None) -> dict[str, str]:
     return where
 
 
-def spelling(schema: ClinicalSchema, outcomes: bool = True, others: Collection[str] = ()) -> Spell:
+def spelling(
+    schema: ClinicalSchema, outcomes: bool = True, others: Collection[str] = (), known_hpv: str | None = None
+) -> Spell:
     """Make what brings a column's name to its released spelling; None where it is none of those that are looked at.
 
     Args:
         schema: Schema of the clinical record.
         outcomes: Whether outcomes are looked at.
         others: Names of more columns that are, as they stand there.
+        known_hpv: Another name of the column `Known HPV Status`, where outcomes are not looked at.
     """
     released = {column.casefold(): str(column) for column in (*Column, KNOWN_HPV)} | {n.casefold(): n for n in others}
+    if known_hpv and not outcomes:
+        released[known_hpv.casefold()] = KNOWN_HPV
     released |= {column.casefold(): column for column in STAGES if column in _optional(schema, outcomes)}
     looked_at = {*_columns(schema, outcomes), *_optional(schema, outcomes), *others}
 
@@ -150,7 +155,8 @@ def inspect_patients(
         table: The table, read with `spelling`.
         problems: Problems that were found before.
         schema: Schema of the clinical record.
-        training: Whether every released column must be there; otherwise the remarks say what is not.
+        training: Whether every released column must be there, but those of optional fields; otherwise the remarks say
+            what is not.
         outcomes: Whether outcomes are looked at.
     """
     columns = _columns(schema, outcomes)
@@ -159,7 +165,7 @@ def inspect_patients(
         f"column {str(name)!r} is there twice" for name in (*columns, *optional) if table.header.count(name) > 1
     ]
     missing = [name for name in columns if name not in table.header]
-    needed = columns if training else [Column.PATIENT_ID]
+    needed = [name for name in columns if name not in schema.optional_names] if training else [Column.PATIENT_ID]
     problems += [f"column {str(name)!r} is missing (its cells may be blank)" for name in missing if name in needed]
     remarks = [f"no column {str(name)!r}: not known of any patient" for name in missing if name not in needed]
     known = spelling(schema)
