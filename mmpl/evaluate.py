@@ -345,8 +345,8 @@ def _tabulate_groups(groups: Mapping[str, Group]) -> Table:
 
 
 def _tabulate_confusion(name: str, confusion: Confusion) -> Table:
-    """Lay out a confusion table, a true stage a row."""
-    table = Table(title=f"{name}: patients by true and answered stage", title_justify="left")
+    """Lay out a confusion table: patients, a true stage a row, an answered one a column."""
+    table = Table(title=f"Confusion, {name}", title_justify="left")
     table.add_column("true")
     for heading in next(iter(confusion.values())):
         table.add_column(heading, justify="right")
