@@ -141,7 +141,8 @@ def load(
         weights: The folder; by default what `MMPL_WEIGHTS` names, else the shipped ones of a checkout.
         device: Device, as PyTorch names it; by default a GPU where there is one.
         models: Models of the ensemble that answer, by name; by default all.
-        tasks: Tasks to answer, among "segmentation", "hpv" and "survival", as far as the weights can.
+        tasks: Tasks to answer, among "segmentation", "hpv", "survival", "t-stage" and "n-stage", as far as the weights
+            can.
         all_radiomics: Whether results hold every radiomics feature, not just those that the models read.
         hpv_prevalence: Share of HPV-positive patients where the patients come from, for the calibrated probability; by
             default that of training.

@@ -11,7 +11,7 @@ from mmpl.errors import some_of
 from mmpl.io.outcomes import OUTCOMES, STAGES, is_missing, is_plus, read_known_status, read_outcome
 from mmpl.io.tables import Spell, Table, read_table, same
 from mmpl.names import KNOWN_HPV, Column
-from mmpl.schema import ClinicalSchema, default_schema
+from mmpl.schema import CategoricalField, ClinicalSchema, default_schema, normalized
 
 FEWEST_DAYS = 120
 """A median follow-up below this is more likely one of months, written as days."""
@@ -191,6 +191,7 @@ def inspect_patients(
         given = sum(not schema.is_missing(row[name]) for _, row in rows)
         said = f"{name}: {len(cells)} of {given} values are not understood and taken as missing ({cells[0]!r}, ...)"
         (problems if training and len(cells) == given else remarks).append(said)
+    remarks += _assumed(schema, rows)
     return PatientTable(table.path, tuple(patients), tuple(remarks)), problems
 
 
@@ -233,6 +234,17 @@ def _not_understood(patients: Sequence[Patient], rows: Sequence[tuple[int, _Row]
         for name in patient.clinical.odd:
             cells.setdefault(name, []).append(row[name])
     return cells
+
+
+def _assumed(schema: ClinicalSchema, rows: Sequence[tuple[int, _Row]]) -> list[str]:
+    """Say of which fields some cells are not sure to mean what they are read as."""
+    said = list[str]()
+    for field in schema.fields:
+        known = field.assumed if isinstance(field, CategoricalField) else {}
+        if cells := [row[field.name] for _, row in rows if normalized(row[field.name]) in known]:
+            level = known[normalized(cells[0])]
+            said.append(f"{field.name}: {len(cells)} values are not sure ({cells[0]!r} is assumed to be {level})")
+    return said
 
 
 def _doubt_days(patients: Sequence[Patient]) -> list[str]:

@@ -334,6 +334,14 @@ def test_the_release_of_2026_is_read_to_be_trained_on(release: Path) -> None:
     assert cohort.read_case("CHUP-001").reference is not None
 
 
+def test_a_cohort_whose_women_are_2_says_so(release: Path) -> None:
+    table = release / "HECKTOR_2026_Training_Task.csv"
+    table.write_text(RELEASE_2026.replace("55.0,0,", "55.0,2,").replace("70,1,", "70,2.0,"))
+    cohort = read_cohort(release, training=True)
+    assert [patient.clinical.values["Gender"] for patient in cohort.patients] == ["1", "0", "0"]
+    assert "Gender: 2 values are not sure ('2' is assumed to be 0)" in cohort.remarks
+
+
 def test_only_what_the_schema_calls_optional_may_lack_in_training(release: Path) -> None:
     """A name that is mistyped must not cost a field in silence."""
     table = release / "HECKTOR_2026_Training_Task.csv"
