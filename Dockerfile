@@ -45,9 +45,11 @@ COPY inference.py ./
 # everything that is written besides /output goes to /tmp
 ENV HOME=/tmp USER=mmpl MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/cache \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-# the tasks that this image answers: segmentation, survival, hpv, a list of them, or all where empty
+# the challenge's edition, by its file in resources/editions, hecktor-2025 where empty; and the tasks that this image
+# answers: a list of the edition's, or all where empty
+ARG MMPL_EDITION=
 ARG MMPL_TASKS=
-ENV MMPL_TASKS=${MMPL_TASKS}
+ENV MMPL_EDITION=${MMPL_EDITION} MMPL_TASKS=${MMPL_TASKS}
 LABEL org.opencontainers.image.title="MMPL" \
       org.opencontainers.image.description="Segmentation, HPV status and recurrence risk of head-and-neck cancer from one PET/CT and one clinical record. Not for clinical use." \
       org.opencontainers.image.licenses="Apache-2.0"

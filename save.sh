@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Build and write what Grand Challenge takes: an image for each of the three tasks and, if asked, the model apart.
-#   ./save.sh [--invoke] [--model] [FOLDER]     by default FOLDER is upload/
+# Build and write what Grand Challenge takes: an image for each of the three tasks of HECKTOR 2025, or one for all of
+# HECKTOR 2026; and, if asked, the model apart.
+#   ./save.sh [--edition hecktor-2026] [--invoke] [--model] [FOLDER]     by default FOLDER is upload/
 # --invoke writes images for the invoke API instead of exec, --model the weights as model.tar.gz, too.
 # CONTAINER_ENGINE (docker), BASE_IMAGE and BUILD_OPTIONS are those of ./test.sh container.
 set -euo pipefail
@@ -8,20 +9,32 @@ caller=$PWD
 cd "$(dirname "$(readlink -f "$0")")"
 . ./setup.sh
 
-engine=${CONTAINER_ENGINE:-docker} api=exec model='' out=upload
-for argument in "$@"; do
-    case $argument in
+engine=${CONTAINER_ENGINE:-docker} edition=hecktor-2025 api=exec model='' out=upload
+while [ "$#" -gt 0 ]; do
+    case $1 in
+        --edition)
+            edition=${2-}
+            [ "$#" -eq 1 ] || shift
+            ;;
         --invoke) api=invoke ;;
         --model) model=yes ;;
         -*)
-            echo "usage: ./save.sh [--invoke] [--model] [FOLDER]" >&2
+            echo "usage: ./save.sh [--edition hecktor-2026] [--invoke] [--model] [FOLDER]" >&2
             exit 2
             ;;
-        *) out=$(as_caller_meant "$argument") ;;
+        *) out=$(as_caller_meant "$1") ;;
     esac
+    shift
 done
+case $edition in
+    hecktor-2025) algorithms=(segmentation survival hpv) ;; # by the task that each answers
+    hecktor-2026) algorithms=("$edition") ;;
+    *)
+        echo "error: no edition '$edition'; there are hecktor-2025, hecktor-2026" >&2
+        exit 2
+        ;;
+esac
 limit=$((10 * 1000 * 1000 * 1000)) # what the platform takes
-declare -A answer=([segmentation]=images/tumor-lymph-node-segmentation/output.mha [survival]=rfs.json [hpv]=hpv-status.json)
 options=()
 [ -z "${BASE_IMAGE:-}" ] || options+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 read -ra more <<<"${BUILD_OPTIONS:-}"
@@ -31,9 +44,18 @@ trap 'rm -rf "$check" || :' EXIT # another user's files may stay
 
 size_of() { stat -c %s "$1"; }
 
-for task in segmentation survival hpv; do
-    image=mmpl-$task archive=$out/mmpl-$task.tar.gz
-    "$engine" build --quiet --target "$api" --tag "$image" --build-arg "MMPL_TASKS=$task" "${options[@]}" "${more[@]}" . >/dev/null
+# paths of the answers that an image must leave
+answers='
+import os, yaml
+answers = yaml.safe_load(open("resources/editions/" + os.environ["MMPL_EDITION"] + ".yaml"))["answers"]
+for task in os.environ["MMPL_TASKS"].split() or answers:
+    print(answers[task]["path"])
+'
+for algorithm in "${algorithms[@]}"; do
+    image=mmpl-$algorithm archive=$out/mmpl-$algorithm.tar.gz tasks=$algorithm
+    [ "$algorithm" != "$edition" ] || tasks='' # all
+    "$engine" build --quiet --target "$api" --tag "$image" --build-arg "MMPL_EDITION=$edition" \
+        --build-arg "MMPL_TASKS=$tasks" "${options[@]}" "${more[@]}" . >/dev/null
     "$engine" save "$image" | gzip -1 >"$archive.partial"
     size=$(size_of "$archive.partial")
     if [ "$size" -gt "$limit" ]; then
@@ -44,16 +66,20 @@ for task in segmentation survival hpv; do
     # the file itself must load and answer, whatever the engine still holds
     "$engine" image rm "$image" >/dev/null
     gzip -dc "$archive.partial" | "$engine" load >/dev/null
-    mkdir -m 777 "$check/$task"
-    "$engine" run --rm --network none --entrypoint /opt/venv/bin/python --volume "$PWD/test/input:/input:ro" \
-        --volume "$check/$task:/output" "$image" inference.py >"$check/log" || {
+    mkdir -m 777 "$check/$algorithm"
+    run=("$engine" run --rm --network none --entrypoint /opt/venv/bin/python)
+    "${run[@]}" --volume "$PWD/test/input:/input:ro" --volume "$check/$algorithm:/output" "$image" inference.py \
+        >"$check/log" || {
         cat "$check/log"
         exit 1
     }
-    if [ ! -s "$check/$task/${answer[$task]}" ]; then
-        echo "error: $archive loads, but leaves no ${answer[$task]}" >&2
-        exit 1
-    fi
+    "${run[@]}" "$image" -c "$answers" >"$check/answers"
+    while read -r answer; do
+        if [ ! -s "$check/$algorithm/$answer" ]; then
+            echo "error: $archive loads, but leaves no $answer" >&2
+            exit 1
+        fi
+    done <"$check/answers"
     mv "$archive.partial" "$archive"
     echo "$archive: $((size / 1000000)) MB, loads and answers"
 done

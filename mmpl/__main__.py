@@ -252,11 +252,13 @@ def check(cohort: Path, weights: Weights = None) -> None:
     from rich.progress import track
 
     from mmpl.case import InvalidInputError, describe_problems
+    from mmpl.io.challenge import read_edition
     from mmpl.io.cohort import inspect_cohort
     from mmpl.weights import load_ensemble
 
     use_weights(weights)
-    inspected, problems = inspect_cohort(cohort, load_ensemble().profile.clinical, outcomes=False)
+    schema, known_hpv = load_ensemble().profile.clinical, read_edition().known_hpv
+    inspected, problems = inspect_cohort(cohort, schema, outcomes=False, known_hpv=known_hpv)
     for remark in inspected.remarks:
         print(f"note: {remark}", file=sys.stderr)
     names = track(inspected.patients_with_images(), "reading images", transient=True, disable=not sys.stdout.isatty())
@@ -368,16 +370,21 @@ def evaluate(
         Path | None, typer.Option(help="Other predictions for COHORT, to compare with patient by patient.")
     ] = None,
     where: Where = None,
+    edition: Annotated[
+        str | None, typer.Option(help="Edition of the challenge, whose own score is added: hecktor-2026.")
+    ] = None,
 ) -> None:
     """Score the predictions in OUT against COHORT, a folder or a table, with 95% bootstrap intervals."""
     from mmpl.evaluate import evaluate as evaluate_predictions
     from mmpl.evaluate import print_table
     from mmpl.files import refuse_inside, write_whole
+    from mmpl.io.challenge import read_edition
     from mmpl.io.patients import read_where
 
     if json:
         refuse_inside(json, cohort)
-    evaluation = evaluate_predictions(out, cohort, against, where=read_where(where))
+    chosen = read_edition(edition)
+    evaluation = evaluate_predictions(out, cohort, against, where=read_where(where), edition=chosen)
     print_table(evaluation)
     if json:
         with write_whole(json) as partial:

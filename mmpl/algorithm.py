@@ -15,6 +15,7 @@ from mmpl.calibration import check_prevalence
 from mmpl.case import Case
 from mmpl.errors import one_line
 from mmpl.io.challenge import (
+    Form,
     clear_challenge_result,
     image_files,
     read_challenge_case,
@@ -23,10 +24,10 @@ from mmpl.io.challenge import (
 )
 from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
-from mmpl.names import DAYS_PER_YEAR, Task
+from mmpl.names import DAYS_PER_YEAR, Task, stage_name
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.processor import use_allowed_cores
-from mmpl.weights import load_ensemble
+from mmpl.weights import Ensemble, load_ensemble
 
 if TYPE_CHECKING:
     from mmpl.provenance import Provenance
@@ -41,21 +42,29 @@ log = logging.getLogger(__name__)
 
 
 def chosen_tasks(able: Collection[Task]) -> frozenset[Task]:
-    """Read which of the challenge's tasks to answer from `MMPL_TASKS`, a list with commas or spaces.
+    """Read which of the edition's tasks to answer from `MMPL_TASKS`, a list with commas or spaces.
+
+    By default it is those of them that the weights can answer, and the log names the others.
 
     Args:
-        able: Tasks that the weights can answer, and do by default.
+        able: Tasks that the weights can answer.
 
     Raises:
-        ValueError: A task is not known, or the weights cannot answer it.
+        ValueError: The edition does not ask for a task, or the weights cannot answer it.
     """
-    names = os.environ.get(TASKS_VARIABLE, "").replace(",", " ").split()
-    unknown = [name for name in names if name not in list(Task)]
-    if unknown:
-        raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unknown)}; there are {', '.join(Task)}")
+    names, edition = os.environ.get(TASKS_VARIABLE, "").replace(",", " ").split(), read_edition()
+    if unknown := [name for name in names if name not in edition.tasks]:
+        asked = f"{edition.name} asks for {', '.join(edition.tasks)}"
+        raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unknown)}; {asked}")
     if unable := [name for name in names if Task(name) not in able]:
         raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unable)}, for which these weights were not trained")
-    return frozenset(map(Task, names)) or frozenset(able)
+    if not names and (lacking := [task for task in edition.tasks if task not in able]):
+        left_out = ", ".join(lacking)
+        log.info("note: %s asks for %s, too, for which these weights were not trained", edition.name, left_out)
+    tasks = frozenset(map(Task, names)) or frozenset(edition.tasks) & frozenset(able)
+    if not tasks:
+        raise ValueError(f"these weights were trained for nothing that {edition.name} asks for")
+    return tasks
 
 
 def chosen_budget_s(tasks: Collection[Task], gpu: bool) -> float | None:
@@ -76,6 +85,14 @@ def chosen_budget_s(tasks: Collection[Task], gpu: bool) -> float | None:
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{BUDGET_VARIABLE} is {text!r}, not a number of seconds, or 0 for no limit")
     return seconds or None
+
+
+def note_missing_days(ensemble: Ensemble, tasks: Collection[Task]) -> None:
+    """Say so where the edition asks for a time, and the weights do not know what their risk means in days."""
+    fitted, answer = ensemble.calibration.survival, read_edition().answers.get(Task.SURVIVAL)
+    if answer and answer.form is Form.DAYS and Task.SURVIVAL in tasks and not (fitted and fitted.follows_risk):
+        why = "its calibration does not follow the risk" if fitted else "these weights were not calibrated"
+        log.info("note: %s is the negative risk score, no number of days, as %s", answer.path, why)
 
 
 def chosen_hpv_prevalence() -> float | None:
@@ -119,6 +136,7 @@ class Algorithm:
         use_allowed_cores()
         ensemble = load_ensemble(keep_networks=keep_networks)
         tasks = chosen_tasks(ensemble.tasks)
+        note_missing_days(ensemble, tasks)
         gpu = torch.cuda.is_available()
         device = torch.device("cuda" if gpu else "cpu")
         where = torch.cuda.get_device_name() if gpu else "the CPU, as no GPU can be used"
@@ -233,6 +251,10 @@ class Algorithm:
                 return risk
             probability, low, high = curve.at(day)
             return f"{risk}, no recurrence in {SAID_AFTER_YEARS} years {probability:.2f} ({low:.2f} to {high:.2f})"
+        if task in (Task.T_STAGE, Task.N_STAGE):
+            stage = result.t_stage if task is Task.T_STAGE else result.n_stage
+            assert stage is not None
+            return f"{stage_name(task, stage.stage)}, score {stage.score:.2f}"
         assert result.hpv is not None
         status = "positive" if result.hpv.positive else "negative"
         threshold = self.pipeline.ensemble.hpv_threshold

@@ -27,6 +27,7 @@ from mmpl.case import GivenMask, Grid, Image, InvalidInputError
 from mmpl.dicom.masks import give_mask
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, read_pair
 from mmpl.geometry import lay_on, to_sitk
+from mmpl.io.challenge import read_edition
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import as_volume, from_sitk, read_image
 from mmpl.io.masks import as_labels
@@ -114,7 +115,8 @@ class Model:
         Raises:
             InvalidInputError: The folder's table cannot be used.
         """
-        cohort = read_cohort(Path(folder), self.pipeline.ensemble.profile.clinical, outcomes=False)
+        schema, known_hpv = self.pipeline.ensemble.profile.clinical, read_edition().known_hpv
+        cohort = read_cohort(Path(folder), schema, outcomes=False, known_hpv=known_hpv)
         for remark in cohort.remarks:
             log.warning("%s: %s", cohort.table, remark)
         for patient in cohort.patients:
@@ -139,7 +141,8 @@ def load(
         weights: The folder; by default what `MMPL_WEIGHTS` names, else the shipped ones of a checkout.
         device: Device, as PyTorch names it; by default a GPU where there is one.
         models: Models of the ensemble that answer, by name; by default all.
-        tasks: Tasks to answer, among "segmentation", "hpv" and "survival", as far as the weights can.
+        tasks: Tasks to answer, among "segmentation", "hpv", "survival", "t-stage" and "n-stage", as far as the weights
+            can.
         all_radiomics: Whether results hold every radiomics feature, not just those that the models read.
         hpv_prevalence: Share of HPV-positive patients where the patients come from, for the calibrated probability; by
             default that of training.

@@ -183,6 +183,11 @@ class SurvivalCalibration:
         low, high = np.quantile(np.exp(-hazards), [0.025, 0.975], axis=0)
         return SurvivalCurve(np.array(self.days), probability, low, high)
 
+    @property
+    def follows_risk(self) -> bool:
+        """Whether a higher risk means fewer days without recurrence."""
+        return self.slope > 0
+
     def training_curve(self) -> Floats:
         """Give the probability of no recurrence of the training patients, (T,): the mean of their own curves."""
         hazards = np.exp(self.slope * np.array(self.risk_quantiles))[:, None] * np.array(self.cumulative_hazard)

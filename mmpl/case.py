@@ -109,17 +109,21 @@ class ClinicalRecord:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a patient; None where it is not known.
+    """What is to be predicted of a patient; None where it is not known.
 
     Attributes:
         hpv_positive: HPV status.
         relapse: True if a recurrence was seen, False if follow-up was censored.
         rfs_days: Recurrence-free survival or follow-up, days from treatment.
+        t_stage: T stage by the AJCC's seventh edition, 0 to 4.
+        n_stage: N stage, 0 to 3.
     """
 
     hpv_positive: bool | None = None
     relapse: bool | None = None
     rfs_days: float | None = None
+    t_stage: int | None = None
+    n_stage: int | None = None
 
     @property
     def has_rfs(self) -> bool:

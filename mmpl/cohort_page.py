@@ -30,6 +30,7 @@ from mmpl.evaluate import Evaluation, assess, collect
 from mmpl.evidence import Floats
 from mmpl.files import refuse_inside, write_whole
 from mmpl.findings import flag_in_words
+from mmpl.io.challenge import read_edition
 from mmpl.io.cohort import read_cohort
 from mmpl.metrics import roc_auc
 from mmpl.names import AT_RISK_AT_END, DAYS_PER_YEAR
@@ -138,8 +139,9 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
     outcomes, plots, evaluation = dict[str, Outcome](), list[Plot](), None
     if cohort:
         outcomes = {patient.patient_id: patient.outcome for patient in read_cohort(cohort).patients}
-        results = collect(answers, cohort)
-        evaluation = assess(results, count)
+        edition = read_edition()
+        results = collect(answers, cohort, edition=edition)
+        evaluation = assess(results, count, edition=edition)
         plots = draw_plots(results, evaluation, count)
     page = render(
         "cohort.html",
@@ -153,6 +155,7 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
             if year in YEARS_SCORED and any(report.no_recurrence[at] is not None for report in found)
         ],
         calibrated=any(report.hpv_calibrated is not None for report in found),
+        staged=any(report.t_stage or report.n_stage for report in found),
         outcomes=cohort is not None,
         evaluation=evaluation,
         metrics=_metrics(evaluation) if evaluation else {},

@@ -12,6 +12,10 @@ Which patients each metric counts:
 - `oracle_hpv_auc` and `oracle_hpv_balanced_accuracy`: the patients of the HPV metrics.
 - calibration, Brier scores and the AUC of a day (`mmpl.reliability`): those of HPV and of the C-index that have the
   probability in question; they are there where any patient has a calibrated one.
+- `gtvn_dice_mean`, `t_balanced_accuracy`, `n_balanced_accuracy` (HECKTOR 2026): the patients of the masks, two empty
+  masks having a Dice of 1; those with a released stage but T0, a missing one being wrong. They are there where stages
+  are asked for or answered.
+- `edition_score`: what the challenge's edition makes of some of these.
 - `hpv_set_...`: those of HPV that have a conformal set: the shares of positive and of negative patients who are not
   said to be the other, the share left undecided, and the share of wrong ones among the others.
 """
@@ -25,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl import metrics, reliability
-from mmpl.names import DAYS_PER_YEAR, Label
+from mmpl.names import DAYS_PER_YEAR, Label, Task, stage_name
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +46,10 @@ VOLUMES_ML = (10, 30)
 """Volumes, ml, that part small, middle and large ones."""
 FEW = 10
 """With fewer relapses, or patients of one HPV status, a group's figures say little."""
+STAGES = {Task.T_STAGE: (1, 2, 3, 4), Task.N_STAGE: (0, 1, 2, 3)}
+"""Stages that are told apart, in the AJCC's seventh edition; T0 is none of them."""
+NOT_STAGED = "none"
+"""Column of a confusion table: patients without an answer."""
 _UNDECIDED = 0.5
 SET_NUMBERS = {"positive": 1.0, "negative": 0.0, "undecided": _UNDECIDED}
 """Numbers that conformal sets have among `Results`."""
@@ -93,6 +101,8 @@ class Results:
         age: Years.
         fields_missing: Number of clinical fields that are blank.
         volume_ml: Predicted volume of GTVp and GTVn together.
+        t_stage, n_stage: Predicted stages; None where none is asked for, as are the next two.
+        true_t_stage, true_n_stage: Released stages, those of `STAGES` alone.
     """
 
     center: NDArray[np.str_]
@@ -125,6 +135,10 @@ class Results:
     age: Floats | None = None
     fields_missing: Floats | None = None
     volume_ml: Floats | None = None
+    t_stage: Floats | None = None
+    n_stage: Floats | None = None
+    true_t_stage: Floats | None = None
+    true_n_stage: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.center)
@@ -173,11 +187,29 @@ class Scores:
     integrated_brier: float | None = None
     integrated_brier_skill: float | None = None
     d_calibration_p: float | None = None
+    gtvn_dice_mean: float | None = None
+    t_balanced_accuracy: float | None = None
+    n_balanced_accuracy: float | None = None
+    edition_score: float | None = None
 
     @property
     def by_name(self) -> dict[str, float]:
         """The metrics that apply."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+OFFICIAL_PARTS = (
+    "gtvp_dice_mean",
+    "gtvp_dice_aggregated",
+    "gtvn_dice_mean",
+    "gtvn_dice_aggregated",
+    "gtvn_f1_aggregated",
+    "c_index",
+    "hpv_balanced_accuracy",
+    "t_balanced_accuracy",
+    "n_balanced_accuracy",
+)
+"""Metrics of which an edition's own score may be made: all between 0 and 1, higher is better."""
 
 
 @dataclass(frozen=True)
@@ -266,8 +298,21 @@ def score_mask(reference: NDArray, found: NDArray, spacing_xyz: tuple[float, flo
     )
 
 
-def score(results: Results) -> Scores:
-    """Compute every metric."""
+def score(results: Results, shares: Mapping[str, float] | None = None) -> Scores:
+    """Compute every metric.
+
+    Args:
+        results: Answers and outcomes.
+        shares: Share of each metric in the edition's own score; None or none for no such score.
+    """
+    scores = _of_answers(results)
+    if not shares:
+        return scores
+    values = scores.by_name
+    return replace(scores, edition_score=sum(share * values.get(part, math.nan) for part, share in shares.items()))
+
+
+def _of_answers(results: Results) -> Scores:
     masks = results.take(~np.isnan(results.gtvp_dice))
     rfs = results.take(~np.isnan(results.days))
     hpv = results.take(~np.isnan(results.hpv_positive))
@@ -288,7 +333,7 @@ def score(results: Results) -> Scores:
         hpv_auc=metrics.roc_auc(hpv.hpv_probability, positive),
         hpv_balanced_accuracy_at_half=metrics.balanced_accuracy(at_half, positive),
     )
-    scores = replace(scores, **_reliability(results))
+    scores = replace(scores, **_reliability(results), **_staging(results, masks))
     if results.true_days is None or results.log_hazard is None or hpv.hpv_log_likelihood_ratio is None:
         return scores
     relapsed = np.ones(len(results), bool)
@@ -299,6 +344,47 @@ def score(results: Results) -> Scores:
         oracle_hpv_balanced_accuracy=metrics.balanced_accuracy(hpv.hpv_log_likelihood_ratio > 0, positive),
         oracle_hpv_auc=metrics.roc_auc(hpv.hpv_log_likelihood_ratio, positive),
     )
+
+
+def _staging(results: Results, masks: Results) -> dict[str, float]:
+    """Score the stages, and the nodes' masks as the edition that asks for stages does, where stages are asked for."""
+    if results.true_t_stage is None:
+        return {}
+    total = masks.gtvn_total
+    dice = np.where(total > 0, 2 * masks.gtvn_shared / np.maximum(total, 1), 1.0)
+    found = {"gtvn_dice_mean": float(dice.mean()) if len(dice) else math.nan}
+    for task, (answered, truth) in _stages(results).items():
+        known = ~np.isnan(truth)
+        found[f"{task.value[0]}_balanced_accuracy"] = metrics.mean_recall(answered[known], truth[known])
+    return found
+
+
+def _stages(results: Results) -> dict[Task, tuple[Floats, Floats]]:
+    """Give answered and true stages, by task; nothing where they are not asked for."""
+    columns = {
+        Task.T_STAGE: (results.t_stage, results.true_t_stage),
+        Task.N_STAGE: (results.n_stage, results.true_n_stage),
+    }
+    return {task: (one, other) for task, (one, other) in columns.items() if one is not None and other is not None}
+
+
+Confusion = Mapping[str, Mapping[str, int]]
+"""Numbers of patients by their true stage and, of each, by the answered one."""
+
+
+def confusion_tables(results: Results) -> dict[str, Confusion]:
+    """Count the patients of each true stage by what was answered, by task; nothing where stages are not asked for."""
+    tables = dict[str, Confusion]()
+    for task, (answered, truth) in _stages(results).items():
+        names = {stage_name(task, stage): stage for stage in STAGES[task]}
+        tables[task.value] = {
+            row: {
+                **{column: int(((truth == stage) & (answered == other)).sum()) for column, other in names.items()},
+                NOT_STAGED: int(((truth == stage) & np.isnan(answered)).sum()),
+            }
+            for row, stage in names.items()
+        }
+    return tables
 
 
 class Foretold(NamedTuple):
@@ -459,17 +545,25 @@ def score_groups(groups: Mapping[str, Results], count: int = RESAMPLES) -> dict[
     return {name: Group(score(part), count_patients(part), intervals(part, count)) for name, part in groups.items()}
 
 
-def intervals(results: Results, count: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+def intervals(
+    results: Results, count: int = RESAMPLES, seed: int = 0, shares: Mapping[str, float] | None = None
+) -> dict[str, Interval]:
     """Bound every metric that is defined by the bootstrap over patients, without resamples in which it is not."""
-    drawn = [score(results.take(chosen)).by_name for chosen in resamples(len(results), count, seed)]
-    values = score(results).by_name
+    drawn = [score(results.take(chosen), shares).by_name for chosen in resamples(len(results), count, seed)]
+    values = score(results, shares).by_name
     return {
         name: interval([] if name in NOT_RESAMPLED or math.isnan(value) else [each[name] for each in drawn])
         for name, value in values.items()
     }
 
 
-def differences(ours: Results, theirs: Results, count: int = RESAMPLES, seed: int = 0) -> dict[str, Difference]:
+def differences(
+    ours: Results,
+    theirs: Results,
+    count: int = RESAMPLES,
+    seed: int = 0,
+    shares: Mapping[str, float] | None = None,
+) -> dict[str, Difference]:
     """Compare two sets of results of the same patients, in the same order, metric by metric: ours less theirs.
 
     Metrics that one of them lacks, as it was not calibrated, are left out.
@@ -478,9 +572,9 @@ def differences(ours: Results, theirs: Results, count: int = RESAMPLES, seed: in
     def subtract(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
         return {name: a[name] - b[name] for name in a if name in b and name not in NOT_RESAMPLED}
 
-    value = subtract(score(ours).by_name, score(theirs).by_name)
+    value = subtract(score(ours, shares).by_name, score(theirs, shares).by_name)
     drawn = [
-        subtract(score(ours.take(chosen)).by_name, score(theirs.take(chosen)).by_name)
+        subtract(score(ours.take(chosen), shares).by_name, score(theirs.take(chosen), shares).by_name)
         for chosen in resamples(len(ours), count, seed)
     ]
     return {name: Difference(value[name], interval([each[name] for each in drawn])) for name in value}

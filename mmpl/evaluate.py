@@ -19,7 +19,9 @@ from mmpl.cohort_scores import (
     MASK_COLUMNS,
     RESAMPLES,
     SET_NUMBERS,
+    STAGES,
     YEARS_SCORED,
+    Confusion,
     Counts,
     DecisionPoint,
     Difference,
@@ -29,6 +31,7 @@ from mmpl.cohort_scores import (
     Scores,
     by_center,
     by_group,
+    confusion_tables,
     count_patients,
     decision_curves,
     differences,
@@ -38,17 +41,20 @@ from mmpl.cohort_scores import (
     score_mask,
 )
 from mmpl.errors import some_of
+from mmpl.io.challenge import Edition, read_edition
 from mmpl.io.cohort import Cohort, read_cohort, read_table_alone
 from mmpl.io.images import read_grid
 from mmpl.io.masks import read_mask
 from mmpl.io.tables import read_table, require
-from mmpl.names import Column
+from mmpl.names import Column, Task, stage_name
 from mmpl.report import read_curve
 
 log = logging.getLogger(__name__)
 
 _PIPED_WIDTH = 120  # columns, where no terminal says how many it has
 PREDICTIONS_FILE = "predictions.csv"
+STAGE_COLUMNS = {Task.T_STAGE: "t_stage", Task.N_STAGE: "n_stage"}
+"""Columns of the stages."""
 NO_RECURRENCE = "no_recurrence_{}y"
 """Column of the calibrated probability of no recurrence after so many years."""
 TRUTH_FILE = "truth.csv"
@@ -64,6 +70,8 @@ class Evaluation:
         groups: Those of the patients of one sex, age, volume and so on.
         decisions: Decision curve of each calibrated probability.
         against: Differences where two sets were compared, the first less the second, by metric.
+        confusion: Confusion table of each kind of stage.
+        edition: Name of the edition whose own score is among the scores; blank where none is.
     """
 
     scores: Scores
@@ -73,6 +81,8 @@ class Evaluation:
     groups: Mapping[str, Group] = field(default_factory=dict)
     decisions: Mapping[str, Sequence[DecisionPoint]] = field(default_factory=dict)
     against: Mapping[str, Difference] = field(default_factory=dict)
+    confusion: Mapping[str, Confusion] = field(default_factory=dict)
+    edition: str = ""
 
     def to_json(self) -> str:
         """Write metrics, intervals and counts as JSON; null where a metric is undefined."""
@@ -84,6 +94,10 @@ class Evaluation:
             "groups": {name: _describe_group(group) for name, group in self.groups.items()},
             "decision_curves": {name: [point._asdict() for point in points] for name, points in self.decisions.items()},
         }
+        if self.confusion:
+            content["confusion"] = self.confusion
+        if self.edition:
+            content["edition"] = self.edition
         if self.against:
             content["against"] = {
                 name: {"difference": difference.value, "interval": difference.interval}
@@ -104,6 +118,7 @@ class Prediction:
         hpv_set: Conformal set, 1 positive, 0 negative, 0.5 undecided.
         no_recurrence: Calibrated probability of no recurrence after each of YEARS_SCORED.
         volume_ml: Predicted volume of GTVp and GTVn together.
+        t_stage, n_stage: Predicted stages.
     """
 
     risk_score: float = math.nan
@@ -113,6 +128,8 @@ class Prediction:
     hpv_set: float = math.nan
     no_recurrence: tuple[float, ...] = (math.nan,) * len(YEARS_SCORED)
     volume_ml: float = math.nan
+    t_stage: float = math.nan
+    n_stage: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -134,8 +151,11 @@ _UNDEFINED = {
     "gtvp_dice_mean": "no reference mask",
     "gtvp_dice_aggregated": "no GTVp in any mask",
     "gtvp_hd95_median_mm": "no patient has a GTVp in both masks",
+    "gtvn_dice_mean": "no reference mask",
     "gtvn_dice_aggregated": "no GTVn in any mask",
     "gtvn_f1_aggregated": "no GTVn in any mask",
+    **dict.fromkeys(("t_balanced_accuracy", "n_balanced_accuracy"), "no such stage is known"),
+    "edition_score": "a part of it is",
     **dict.fromkeys(("c_index", "c_index_uncensored", "oracle_c_index_uncensored"), "no comparable pair of patients"),
     **dict.fromkeys(("hpv_balanced_accuracy", "hpv_balanced_accuracy_at_half"), "only one HPV class is known"),
     **dict.fromkeys(("hpv_auc", "oracle_hpv_auc", "oracle_hpv_balanced_accuracy"), "only one HPV class is known"),
@@ -157,6 +177,7 @@ def evaluate(
     against: Path | None = None,
     resamples: int = RESAMPLES,
     where: Mapping[str, str] | None = None,
+    edition: Edition | None = None,
 ) -> Evaluation:
     """Score predictions against a cohort's released outcomes and, where it has them, against its hidden truth.
 
@@ -166,29 +187,40 @@ def evaluate(
         against: Another folder of predictions, to be compared patient by patient.
         resamples: Number of bootstrap resamples.
         where: Cell that the rows to be scored have, by column, of a table that stands for itself.
+        edition: Edition of the challenge, which may have a score of its own; by default that of `MMPL_EDITION`.
 
     Raises:
         InvalidInputError: A file cannot be read, or a mask is not on its reference's grid.
     """
-    ours = collect(predictions, cohort, where)
-    return assess(ours, resamples, collect(against, cohort, where) if against else None)
+    edition = edition or read_edition()
+    ours = collect(predictions, cohort, where, edition)
+    return assess(ours, resamples, collect(against, cohort, where, edition) if against else None, edition)
 
 
-def assess(results: Results, resamples: int = RESAMPLES, against: Results | None = None) -> Evaluation:
+def assess(
+    results: Results, resamples: int = RESAMPLES, against: Results | None = None, edition: Edition | None = None
+) -> Evaluation:
     """Score answers that stand beside their outcomes, and compare them with others of the same patients."""
+    shares = edition.score if edition else {}
     return Evaluation(
-        score(results),
+        score(results, shares),
         count_patients(results),
-        intervals(results, resamples),
+        intervals(results, resamples, shares=shares),
         score_groups(by_center(results), resamples // 5),
         score_groups(by_group(results), resamples // 5),
         decision_curves(results, resamples // 5),
-        differences(results, against, resamples) if against else {},
+        differences(results, against, resamples, shares=shares) if against else {},
+        confusion_tables(results),
+        edition.name if edition and shares else "",
     )
 
 
-def collect(predictions: Path, cohort: Path, where: Mapping[str, str] | None = None) -> Results:
+def collect(
+    predictions: Path, cohort: Path, where: Mapping[str, str] | None = None, edition: Edition | None = None
+) -> Results:
     """Line predictions up with a cohort's patients, in the order of its table.
+
+    Stages are among the results where the edition asks for them or some patient has an answer.
 
     Raises:
         InvalidInputError: A file cannot be read, or a mask is not on its reference's grid.
@@ -217,6 +249,7 @@ def collect(predictions: Path, cohort: Path, where: Mapping[str, str] | None = N
         hpv_positive=_column(p.outcome.hpv_positive for p in patients),
         **_line_up_truth(released.folder / TRUTH_FILE, [p.patient_id for p in patients]),
         **_line_up_calibrated(predictions, [p.patient_id for p in patients], answered),
+        **_line_up_stages(patients, answered, edition),
         **describe_patients(patients),
         volume_ml=np.array([answer.volume_ml for answer in answered]),
     )
@@ -278,6 +311,8 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
             console.width = _PIPED_WIDTH
     for each in (table, counts, centers, _tabulate_groups(groups)):
         console.print(each)
+    for name, confusion in evaluation.confusion.items():
+        console.print(_tabulate_confusion(name, confusion))
     if evaluation.decisions:
         console.print(_tabulate_decisions(evaluation.decisions))
 
@@ -306,6 +341,17 @@ def _tabulate_groups(groups: Mapping[str, Group]) -> Table:
         table.add_row(
             name, str(counts.patients), str(counts.events), f"{counts.hpv_positive} / {counts.hpv_negative}", *cells
         )
+    return table
+
+
+def _tabulate_confusion(name: str, confusion: Confusion) -> Table:
+    """Lay out a confusion table: patients, a true stage a row, an answered one a column."""
+    table = Table(title=f"Confusion, {name}", title_justify="left")
+    table.add_column("true")
+    for heading in next(iter(confusion.values())):
+        table.add_column(heading, justify="right")
+    for row, cells in confusion.items():
+        table.add_row(row, *map(str, cells.values()))
     return table
 
 
@@ -394,9 +440,30 @@ def _line_up_calibrated(folder: Path, patients: Sequence[str], answered: Sequenc
     return {name: column for name, column in columns.items() if not np.isnan(column).all()}
 
 
+def _line_up_stages(
+    patients: Sequence[Patient], answered: Sequence[Prediction], edition: Edition | None
+) -> dict[str, Any]:
+    """Give answered and released stages as columns of `Results`; none where nobody asks for them nor answers them."""
+    columns = {
+        "t_stage": np.array([answer.t_stage for answer in answered]),
+        "n_stage": np.array([answer.n_stage for answer in answered]),
+    }
+    asked = edition is not None and not edition.answers.keys().isdisjoint(STAGES)
+    if not asked and all(np.isnan(column).all() for column in columns.values()):
+        return {}
+    for task, released in (
+        (Task.T_STAGE, [p.outcome.t_stage for p in patients]),
+        (Task.N_STAGE, [p.outcome.n_stage for p in patients]),
+    ):
+        told_apart = [stage if stage in STAGES[task] else None for stage in released]
+        columns[f"true_{STAGE_COLUMNS[task]}"] = _column(told_apart)
+    return columns
+
+
 def _read_answers(path: Path) -> dict[str, Prediction]:
     required = ("risk_score", "hpv_probability", "hpv_status")
     years = tuple(NO_RECURRENCE.format(each) for each in YEARS_SCORED)
+    optional = ("hpv_calibrated", "hpv_set", *years, "gtvp_ml", "gtvn_ml", *STAGE_COLUMNS.values())
     return {
         name: Prediction(
             risk_score=_number(path, name, row, "risk_score"),
@@ -406,8 +473,10 @@ def _read_answers(path: Path) -> dict[str, Prediction]:
             hpv_set=_word(path, name, row, "hpv_set", SET_NUMBERS),
             no_recurrence=tuple(_share(path, name, row, column) for column in years),
             volume_ml=_number(path, name, row, "gtvp_ml") + _number(path, name, row, "gtvn_ml"),
+            t_stage=_word(path, name, row, "t_stage", _STAGE_NUMBERS[Task.T_STAGE]),
+            n_stage=_word(path, name, row, "n_stage", _STAGE_NUMBERS[Task.N_STAGE]),
         )
-        for name, row in _read_rows(path, required, ("hpv_calibrated", "hpv_set", *years, "gtvp_ml", "gtvn_ml")).items()
+        for name, row in _read_rows(path, required, optional).items()
     }
 
 
@@ -444,6 +513,9 @@ def _share(path: Path, patient_id: str, row: Mapping[str, str], column: str) -> 
     return value
 
 
+_STAGE_NUMBERS = {
+    task: {stage_name(task, stage).lower(): float(stage) for stage in stages} for task, stages in STAGES.items()
+}
 _DECISIONS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
 
 

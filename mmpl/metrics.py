@@ -193,6 +193,22 @@ def balanced_accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:
     return float(right[positive].mean() + right[~positive].mean()) / 2.0
 
 
+def mean_recall(answered: ArrayLike, truth: ArrayLike) -> float:
+    """Average the share of right answers over the classes that occur: balanced accuracy of any number of classes.
+
+    Args:
+        answered: (n,) classes as numbers; NaN, a missing answer, is never right.
+        truth: (n,) likewise, none missing.
+
+    Returns:
+        A value in [0, 1], NaN without a patient.
+    """
+    classes = np.asarray(truth, float)
+    right = np.asarray(answered, float) == classes
+    recalls = [right[classes == each].mean() for each in np.unique(classes)]
+    return float(np.mean(recalls)) if recalls else float("nan")
+
+
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     boxes = ndimage.find_objects(mask.astype(np.uint8))
     return boxes[0] if boxes else (slice(0, 1),) * mask.ndim

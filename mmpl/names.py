@@ -26,11 +26,18 @@ class Stage(StrEnum):
 
 
 class Task(StrEnum):
-    """The three tasks of the challenge, in its order."""
+    """What a case may be asked for; which of them a challenge asks for is in `resources/editions`."""
 
     SEGMENTATION = "segmentation"
     SURVIVAL = "survival"
     HPV = "hpv"
+    T_STAGE = "t-stage"
+    N_STAGE = "n-stage"
+
+
+def stage_name(task: Task, stage: int) -> str:
+    """Write a T or N stage, for example T2."""
+    return f"{task.value[0].upper()}{stage}"
 
 
 class Modality(StrEnum):
@@ -70,6 +77,8 @@ class Column(StrEnum):
     HPV_STATUS = "HPV Status"
 
 
+T_STAGE, N_STAGE = "T-stage", "N-stage"
+"""Columns of the released workbook, and of the 2026 release: labels, unless the schema has fields of these names."""
 KNOWN_HPV = "Known HPV Status"
 """Column of a table to be answered, never of the released one: a status that the risk may rest on."""
 WEIGHT = "Weight"

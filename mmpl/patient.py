@@ -149,7 +149,13 @@ def answer_patient(
         (out / MASK).unlink(missing_ok=True)
         raise
     answered = {Task.SEGMENTATION: MASK}
-    answered |= {task: REPORT for task, found in ((Task.HPV, result.hpv), (Task.SURVIVAL, result.survival)) if found}
+    reported = (
+        (Task.HPV, result.hpv),
+        (Task.SURVIVAL, result.survival),
+        (Task.T_STAGE, result.t_stage),
+        (Task.N_STAGE, result.n_stage),
+    )
+    answered |= {task: REPORT for task, found in reported if found}
     for task, name in answered.items():
         log.info("%s: %s", algorithm.describe(task, result), out / name)
     extras: list[tuple[str, Callable[[Path], None]]] = [

@@ -19,6 +19,7 @@ from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
 from mmpl.radiomics import measure_lesions
 from mmpl.segmentation import NO_LESION, Budget, Segmentation, crop_around, lesion_center, predict_logits, segment
+from mmpl.staging import StageResult
 from mmpl.survival import SurvivalResult, TimeIntervals, expected_days, member_curves, survival_curve
 from mmpl.weights import Ensemble, EnsembleMember, WeightsError
 
@@ -48,6 +49,7 @@ class PatientResult:
         lesions: The lesions one by one; None where they were not asked for.
         seconds: Seconds that each stage took, in the order in which they were done.
         suv: How the PET came to be in SUV, where headers say so.
+        t_stage, n_stage: T and N stage; None where they were not asked for, or the weights do not stage.
     """
 
     patient_id: str
@@ -61,6 +63,8 @@ class PatientResult:
     lesions: tuple[Lesion, ...] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     suv: SuvFactor | None = None
+    t_stage: StageResult | None = None
+    n_stage: StageResult | None = None
 
     @property
     def gtvp_ml(self) -> float:

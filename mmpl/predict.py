@@ -12,9 +12,10 @@ from rich.progress import Progress
 
 from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
-from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE
+from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
 from mmpl.export import check_study, export_answer, exported, find_answers, refer, study_of
 from mmpl.files import refuse_inside, refuse_to_replace, write_whole
+from mmpl.io.challenge import read_edition
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
@@ -41,6 +42,7 @@ COLUMNS = (
     "risk_percentile",
     "hpv_set",
     "unlike_training",
+    *STAGE_COLUMNS.values(),
 )
 """Those after the flags are blank where the weights do not know them: see docs/answers.md."""
 
@@ -86,7 +88,8 @@ def predict(
     patient is finished, then the picture `<PatientID>.png` and the page `<PatientID>.html`.
     `predictions.csv` and
     `lesions.csv`, a row a lesion, are made of all reports in the folder, so that several of these programs may answer
-    parts of a cohort into one. The released outcomes are never looked at.
+    parts of a cohort into one. The released outcomes are never looked at, but for HPV status in an edition of the
+    challenge that has it as an input: there the risk may rest on it.
 
     Args:
         cohort: A folder in the released layout.
@@ -118,7 +121,8 @@ def predict(
     if masks:
         refuse_to_replace(masks, out)
     ensemble = load_ensemble().only(models)
-    patients = read_cohort(cohort, ensemble.profile.clinical, outcomes=False)
+    known_hpv = read_edition().known_hpv
+    patients = read_cohort(cohort, ensemble.profile.clinical, outcomes=False, known_hpv=known_hpv)
     for remark in patients.remarks:
         log.warning("%s: %s", patients.table, remark)
     names = [patient.patient_id for patient in patients.patients]
@@ -306,6 +310,8 @@ def _row(answer: ReportedAnswer) -> tuple[str, ...]:
         decimals(answer.risk_percentile, 1),
         answer.hpv_set or "",
         decimals(answer.unlike_training, 3),
+        answer.t_stage or "",
+        answer.n_stage or "",
     )
 
 

@@ -311,7 +311,7 @@ class Profile(Settings):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise ValueError("; ".join(map(_describe, error.errors()))) from error
+            raise ValueError(describe_invalid(error)) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Make what JSON can hold."""
@@ -386,6 +386,11 @@ def _by_key(value: Any) -> Any:
     """Key a list of named groups by their names, so that one that changed is found."""
     named = isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) and "name" in one for one in value)
     return {one["name"]: one for one in value} if named else value
+
+
+def describe_invalid(error: ValidationError) -> str:
+    """Say in one line which settings of a record cannot be used, and why."""
+    return "; ".join(map(_describe, error.errors()))
 
 
 def _describe(error: Mapping[str, Any]) -> str:

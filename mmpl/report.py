@@ -13,11 +13,12 @@ from mmpl.explanation import Explanation
 from mmpl.files import write_whole
 from mmpl.findings import in_words, unit_of
 from mmpl.lesions import Lesion, Uptake
-from mmpl.names import CLASS_NAMES, DAYS_PER_YEAR, LESIONS
+from mmpl.names import CLASS_NAMES, DAYS_PER_YEAR, LESIONS, Task, stage_name
 from mmpl.pipeline import PatientResult
 from mmpl.provenance import Provenance
 from mmpl.schema import ClinicalSchema
 from mmpl.segmentation import Segmentation
+from mmpl.staging import StageResult
 from mmpl.version import __version__
 from mmpl.weights import Ensemble
 
@@ -80,9 +81,18 @@ def describe(
         if result.survival.curve:
             content["risk"]["percentile"] = result.survival.percentile
             content["no_recurrence"] = describe_curve(result.survival.curve)
+    if result.t_stage:
+        content["t_stage"] = describe_stage(Task.T_STAGE, result.t_stage)
+    if result.n_stage:
+        content["n_stage"] = describe_stage(Task.N_STAGE, result.n_stage)
     if provenance:
         content["provenance"] = asdict(provenance)
     return content
+
+
+def describe_stage(task: Task, result: StageResult) -> dict[str, Any]:
+    """Give a stage, and the scores that it was made of."""
+    return {"stage": stage_name(task, result.stage), "score": result.score, "by_model": result.member_scores}
 
 
 def describe_mask(segmentation: Segmentation) -> dict[str, Any]:
@@ -193,6 +203,7 @@ class ReportedAnswer:
         mask_by: Whose mask it is, BY_ENSEMBLE or BY_PERSON.
         lesions: What `describe_lesion` gives of each; none of a report that an older version wrote.
         weight_kg: Weight that a DICOM PET was brought to SUV by, kg; None where there was none.
+        t_stage, n_stage: Stages as the challenge writes them; None where they were not answered.
     """
 
     patient_id: str
@@ -214,6 +225,8 @@ class ReportedAnswer:
     mask_by: str = BY_ENSEMBLE
     lesions: tuple[dict[str, Any], ...] = ()
     weight_kg: float | None = None
+    t_stage: str | None = None
+    n_stage: str | None = None
 
 
 def read_report(path: Path) -> ReportedAnswer | None:
@@ -242,6 +255,8 @@ def read_report(path: Path) -> ReportedAnswer | None:
             mask_by=content.get("mask", {}).get("by", BY_ENSEMBLE),
             lesions=tuple(map(dict, content.get("lesions", ()))),
             weight_kg=_number((content.get("suv") or {}).get("weight_kg")),
+            t_stage=content.get("t_stage", {}).get("stage"),
+            n_stage=content.get("n_stage", {}).get("stage"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -29,10 +29,12 @@ class ContinuousField(_Frozen):
         also: Other spellings of the field's name.
         unit: Unit of values and range.
         range: Lowest and highest plausible value.
+        optional: Whether a table to be trained on may lack the column.
     """
 
     name: str
     also: tuple[str, ...] = ()
+    optional: bool = False
     unit: str
     range: tuple[float, float]
 
@@ -51,11 +53,15 @@ class CategoricalField(_Frozen):
     Attributes:
         also: Other spellings of the field's name.
         levels: Other spellings of each level, by its code.
+        assumed: Code of the level that a value is read as, by the value, where it is not sure to mean it.
+        optional: Whether a table to be trained on may lack the column.
     """
 
     name: str
     also: tuple[str, ...] = ()
+    optional: bool = False
     levels: Mapping[str, tuple[str, ...]]
+    assumed: Mapping[str, str] = {}
 
     @cached_property
     def _codes(self) -> Mapping[str, str]:
@@ -65,11 +71,13 @@ class CategoricalField(_Frozen):
     def _check_spellings(self) -> Self:
         if len(self._codes) != sum(1 + len(others) for others in self.levels.values()):
             raise ValueError(f"two levels of {self.name} share a spelling")
+        if wrong := [v for v, code in self.assumed.items() if normalized(v) in self._codes or code not in self.levels]:
+            raise ValueError(f"{self.name}: {wrong[0]} is assumed to be a level that is not there, or is one itself")
         return self
 
     def read(self, text: str) -> str | None:
         """Read a normalized value as a level's code; None where it is none."""
-        return self._codes.get(text)
+        return self._codes.get(text) or self.assumed.get(text)
 
 
 class ClinicalSchema(_Frozen):
@@ -87,7 +95,7 @@ class ClinicalSchema(_Frozen):
     @cached_property
     def _names_by_key(self) -> Mapping[str, str]:
         """The field's name for each of its normalized spellings."""
-        return {_key(spelling): field.name for field in self.fields for spelling in (field.name, *field.also)}
+        return {plain_name(spelling): field.name for field in self.fields for spelling in (field.name, *field.also)}
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:
@@ -100,9 +108,14 @@ class ClinicalSchema(_Frozen):
         """Names of the fields, in their order."""
         return tuple(field.name for field in self.fields)
 
+    @property
+    def optional_names(self) -> tuple[str, ...]:
+        """Names of the fields whose columns a table to be trained on may lack."""
+        return tuple(field.name for field in self.fields if field.optional)
+
     def field_of_key(self, key: str) -> str | None:
         """Find which field a spelling of its name means; None where it means none."""
-        return self._names_by_key.get(_key(key))
+        return self._names_by_key.get(plain_name(key))
 
     def is_missing(self, value: object) -> bool:
         """Tell whether a value says that it is not known."""
@@ -112,16 +125,16 @@ class ClinicalSchema(_Frozen):
         """Read a record from JSON or from a row of a table; never raises for a missing or odd value."""
         given: dict[str, object] = {}
         assumed: list[str] = []
-        ignored = {_key(name) for name in self.ignored}
+        ignored = {plain_name(name) for name in self.ignored}
         for key, value in raw.items():
             name = self.field_of_key(str(key))
             if name is None:
-                if _key(str(key)) not in ignored:
-                    assumed.append(f"{_shown(key)} is no field of the clinical record: not used")
+                if plain_name(str(key)) not in ignored:
+                    assumed.append(f"{shown(key)} is no field of the clinical record: not used")
             elif name not in given or self.is_missing(given[name]):
                 given[name] = value
             elif not self.is_missing(value) and normalized(value) != normalized(given[name]):
-                assumed.append(f"{name} is given twice: {_shown(given[name])} taken, {_shown(value)} not used")
+                assumed.append(f"{name} is given twice: {shown(given[name])} taken, {shown(value)} not used")
 
         values: dict[str, float | str | None] = {}
         odd: list[str] = []
@@ -131,12 +144,14 @@ class ClinicalSchema(_Frozen):
             if field.name not in given:
                 assumed.append(f"{field.name} is not given{TAKEN_AS_MISSING}")
             elif self.is_missing(value):
-                assumed.append(f"{field.name} is {_shown(value)}{TAKEN_AS_MISSING}")
+                assumed.append(f"{field.name} is {shown(value)}{TAKEN_AS_MISSING}")
             elif values[field.name] is None:
-                assumed.append(f"{field.name} is {_shown(value)}, not {_expected(field)}{TAKEN_AS_MISSING}")
+                assumed.append(f"{field.name} is {shown(value)}, not {_expected(field)}{TAKEN_AS_MISSING}")
                 odd.append(field.name)
-        shown = {name: _shown(value) for name, value in given.items()}
-        return ClinicalRecord(values, tuple(assumed), tuple(odd), shown)
+            elif isinstance(field, CategoricalField) and normalized(value) in field.assumed:
+                assumed.append(f"{field.name} is {shown(value)}: assumed to be {values[field.name]}")
+        as_given = {name: shown(value) for name, value in given.items()}
+        return ClinicalRecord(values, tuple(assumed), tuple(odd), as_given)
 
     def complete(self, record: ClinicalRecord, found: Mapping[str, object], source: str) -> ClinicalRecord:
         """Fill what a record lacks with what was found elsewhere, and say so, but not what it is.
@@ -178,7 +193,7 @@ def normalized(value: object) -> str:
     return str(int(number)) if number.is_integer() else text
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Show a value in one short line of a log or a page, without control characters."""
     text = repr(value) if isinstance(value, str) else _printed(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
@@ -191,5 +206,6 @@ def _printed(value: object) -> str:
         return "a huge number"
 
 
-def _key(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Write a field's name the one way that names are compared in."""
     return "".join(character for character in name.casefold() if character.isalnum())

@@ -231,6 +231,8 @@ class SurvivalResult:
             calibrated.
         percentile: Share of the training patients, 0 to 100, whose risk is lower; None likewise.
         explanation: What each finding adds to the risk.
+        recurrence_free_days: Mean days without recurrence, of the curve up to the end of follow-up; fewer for a higher
+            risk. None likewise, or where by the calibration a higher risk is no worse.
     """
 
     risk_score: float
@@ -240,6 +242,7 @@ class SurvivalResult:
     curve: SurvivalCurve | None = None
     percentile: float | None = None
     explanation: Explanation | None = None
+    recurrence_free_days: float | None = None
 
     @property
     def mean_curve(self) -> Floats:
@@ -259,4 +262,7 @@ def combine(
     result = SurvivalResult(float(np.mean(risks)), risks, curve_days, curves)
     if calibration is None:
         return result
-    return replace(result, curve=calibration.curve(risks), percentile=calibration.percentile(result.risk_score))
+    curve = calibration.curve(risks)
+    days = curve.restricted_mean_days if calibration.follows_risk else None
+    percentile = calibration.percentile(result.risk_score)
+    return replace(result, curve=curve, percentile=percentile, recurrence_free_days=days)

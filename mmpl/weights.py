@@ -202,7 +202,7 @@ class Ensemble:
     @property
     def tasks(self) -> frozenset[Task]:
         """The challenge's tasks that these models can answer."""
-        return frozenset(task for task in Task if Stage(task.value) in self.stages)
+        return frozenset(task for task in Task if task.value in self.stages)
 
     def only(self, names: Sequence[str]) -> "Ensemble":
         """Keep some models by name, or all where none is named; thresholds stay.

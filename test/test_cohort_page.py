@@ -102,6 +102,25 @@ def test_every_patient_stands_in_it_and_leads_to_what_there_is(folders: tuple[Pa
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_stages_stand_there_where_some_answer_has_them(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    without = (folders[1] / COHORT_PAGE).read_text()
+    assert not any(f">{heading}<" in without for heading in ("T", "N", "true T", "true N"))
+    cohort, answers = write_cohort_and_answers(tmp_path, 6)
+    table = cohort / "EHR.csv"
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{header},T-stage,N-stage", *(f"{row},T4b,N2a" for row in rows)]) + "\n")
+    report = answers / "P-0001.json"
+    content = json.loads(report.read_text())
+    content |= {"t_stage": {"stage": "T3"}, "n_stage": {"stage": "N1"}}
+    report.write_text(json.dumps(content))
+    _Table(answers).write()
+    page = write_cohort_page(answers, cohort, count=2).read_text()
+    assert all(f">{heading}<" in page for heading in ("T", "N", "true T", "true N"))
+    assert page.count("<td>T3</td><td>N1</td>") == 1
+    assert page.count("<td>T4</td><td>N2</td>") == 6
+    assert "t balanced accuracy" in page
+
+
 def test_the_command_says_where_it_is(folders, monkeypatch, capfd) -> None:
     monkeypatch.setattr("sys.argv", ["mmpl", "report", str(folders[1])])
     before = (folders[1] / COHORT_PAGE).read_text()

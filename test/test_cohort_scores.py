@@ -90,6 +90,12 @@ def test_centers_partition_the_patients(results: Results) -> None:
     assert sum(count_patients(part).events for part in parts.values()) == count_patients(results).events
 
 
+def test_a_score_with_a_part_that_is_not_there_is_undefined(results: Results) -> None:
+    assert np.isnan(score(results, {"c_index": 0.5, "t_balanced_accuracy": 0.5}).edition_score)
+    assert score(results, {"c_index": 1.0}).edition_score == score(results).c_index
+    assert score(results).edition_score is None
+
+
 def test_without_hidden_truth_there_is_no_oracle(results: Results) -> None:
     known = score(replace(results, true_days=None, log_hazard=None, hpv_log_likelihood_ratio=None))
     assert known.oracle_hpv_auc is None

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mmpl.__main__ import main
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.evaluate import Evaluation, evaluate, print_table
+from mmpl.io.challenge import read_edition
 from mmpl.io.images import write_image
 
 pytestmark = pytest.mark.slow
@@ -284,6 +286,113 @@ def test_groups_are_scored_and_say_where_they_are_few(folders):
     written = json.loads(evaluate(out, cohort, resamples=10).to_json())["groups"]
     assert written["men"]["counts"]["patients"] == 3
     assert "too few to say much" in show(evaluate(out, cohort, resamples=10))
+
+
+TRUE_STAGES = {"A-001": ("T2", "N2b"), "A-002": ("T2", "N0"), "A-003": ("T4a", "N0"), "A-004": ("T0", "NX")}
+STAGES = {"A-001": ("T2", "N2"), "A-002": ("T3", "N1"), "A-003": ("T4", "N0"), "A-004": ("T1", "N0")}
+
+
+def add_columns(table: Path, header: str, cells: dict[str, tuple[str, ...]]) -> None:
+    first, *rows = table.read_text().splitlines()
+    lines = [f"{first},{header}", *(f"{row},{','.join(cells[row.split(',')[0]])}" for row in rows)]
+    table.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def staged(folders):
+    out, cohort = folders
+    add_columns(cohort / "table.csv", "T-stage,N-stage", TRUE_STAGES)
+    add_columns(out / "predictions.csv", "t_stage,n_stage", STAGES)
+    return out, cohort
+
+
+def test_stages_and_the_score_of_2026_by_hand(staged):
+    out, cohort = staged
+    found = evaluate(out, cohort, resamples=200, edition=read_edition("hecktor-2026"))
+    scores = found.scores
+    # T2: one of two right; T4: right; the T0 is left out
+    assert scores.t_balanced_accuracy == pytest.approx((0.5 + 1) / 2)
+    # N0: one of two; N2: right; the NX is not known
+    assert scores.n_balanced_accuracy == pytest.approx((0.5 + 1) / 2)
+    # GTVn: exact; none of it; both empty
+    assert scores.gtvn_dice_mean == pytest.approx(2 / 3)
+    dice, accuracy, concordance = ((0.5 + 1 + 1) / 3 + 2 / 3) / 2, 0.75, 2.5 / 3
+    assert scores.edition_score == pytest.approx(0.25 * dice + 0.35 * accuracy + 0.4 * concordance)
+    assert found.intervals["edition_score"].low < scores.edition_score < found.intervals["edition_score"].high
+    assert found.confusion["t-stage"]["T2"] == {"T1": 0, "T2": 1, "T3": 1, "T4": 0, "none": 0}
+    assert found.confusion["n-stage"]["N0"] == {"N0": 1, "N1": 1, "N2": 0, "N3": 0, "none": 0}
+    assert sum(sum(row.values()) for row in found.confusion["t-stage"].values()) == 3
+    written, printed = json.loads(found.to_json()), show(found)
+    assert written["edition"] == "hecktor-2026"
+    assert written["edition_score"] == pytest.approx(scores.edition_score)
+    assert written["confusion"]["t-stage"]["T4"]["T4"] == 1
+    assert "Confusion, t-stage" in printed
+    assert "edition_score" in printed
+    assert "edition_score" not in written["centers"]["1"]
+    assert evaluate(out, cohort, out, 5, edition=read_edition("hecktor-2026")).against["edition_score"].value == 0
+
+
+def test_the_published_figures_of_an_entry_give_its_published_score():
+    """Dice 0.652, balanced accuracies 0.461 and 0.564, C-index 0.558: 0.565."""
+    shares = read_edition("hecktor-2026").score
+    figures = {"gtvp_dice_mean": 0.652, "gtvn_dice_mean": 0.652, "c_index": 0.558}
+    figures |= {"t_balanced_accuracy": 0.461, "n_balanced_accuracy": 0.564}
+    assert sum(shares[name] * value for name, value in figures.items()) == pytest.approx(0.5654, abs=5e-4)
+
+
+def test_a_stage_that_is_missing_is_wrong_and_counted(staged):
+    out, cohort = staged
+    table = out / "predictions.csv"
+    table.write_text(table.read_text().replace(",T4,N0", ",,"))
+    found = evaluate(out, cohort, resamples=5)
+    assert (found.scores.t_balanced_accuracy, found.scores.n_balanced_accuracy) == (0.25, 0.5)
+    assert found.confusion["t-stage"]["T4"]["none"] == 1
+    assert found.scores.edition_score is None  # that of 2025 has none
+    assert "edition" not in json.loads(found.to_json())
+
+
+def test_without_a_part_the_editions_score_is_undefined(folders):
+    """2026 asks for stages, which no table has; in 2025 there is nothing of it at all."""
+    out, cohort = folders
+    plain = evaluate(out, cohort, resamples=5)
+    found = evaluate(out, cohort, resamples=5, edition=read_edition("hecktor-2026"))
+    assert np.isnan([found.scores.t_balanced_accuracy, found.scores.edition_score]).all()
+    printed = show(found)
+    assert "undefined: no such stage is known" in printed
+    assert "undefined: a part of it is" in printed
+    assert "NaN" not in found.to_json()
+    added = {"gtvn_dice_mean", "t_balanced_accuracy", "n_balanced_accuracy", "edition_score"}
+    assert set(found.scores.by_name) == set(plain.scores.by_name) | added
+    assert plain.confusion == {}
+    assert {"confusion", "edition"}.isdisjoint(json.loads(plain.to_json()))
+
+
+def test_true_stages_alone_change_nothing_in_2025(folders):
+    out, cohort = folders
+    before = evaluate(out, cohort, resamples=20).to_json()
+    add_columns(cohort / "table.csv", "T-stage,N-stage", TRUE_STAGES)
+    add_columns(out / "predictions.csv", "t_stage,n_stage", dict.fromkeys(STAGES, ("", "")))
+    assert evaluate(out, cohort, resamples=20).to_json() == before
+
+
+@pytest.mark.parametrize("stage", ["T0", "T5", "4", "N2"])
+def test_an_answer_that_is_no_stage_is_named(staged, stage):
+    out, cohort = staged
+    table = out / "predictions.csv"
+    table.write_text(table.read_text().replace(",T4,", f",{stage},"))
+    with pytest.raises(InvalidInputError, match=rf"t_stage of A-003 is '{stage.lower()}', not one of t1, t2, t3, t4"):
+        evaluate(out, cohort)
+
+
+def test_the_command_takes_an_edition(staged, tmp_path, monkeypatch, capfd):
+    for edition in ("hecktor-2026", "hecktor-2099"):
+        options = ("--edition", edition, "--json", str(tmp_path / "scores.json"))
+        monkeypatch.setattr("sys.argv", ["mmpl", "evaluate", *map(str, staged), *options])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert bool(stopped.value.code) == (edition == "hecktor-2099")
+    assert json.loads((tmp_path / "scores.json").read_text())["edition_score"] > 0
+    assert capfd.readouterr().err.startswith("error: no edition 'hecktor-2099'")
 
 
 @pytest.mark.parametrize("value", ["1.2", "-0.1", "likely"])

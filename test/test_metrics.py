@@ -1,6 +1,7 @@
 """The official metrics: worked by hand, and against scikit-learn, lifelines and scikit-survival on random input."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -159,6 +160,11 @@ def test_roc_auc_and_balanced_accuracy_agree_with_scikit_learn(seed):
     score = np.round(truth + random.normal(size=150), 1)
     assert metrics.roc_auc(score, truth) == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
     assert metrics.balanced_accuracy(score > 0.6, truth) == pytest.approx(balanced_accuracy_score(truth, score > 0.6))
+    stages, answered = random.choice([1, 2, 4], 60), random.integers(1, 5, 60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an answer that is no true stage
+        expected = balanced_accuracy_score(stages, answered)
+    assert metrics.mean_recall(answered, stages) == pytest.approx(expected)
 
 
 def test_hpv_metrics_with_missing_answers():
@@ -167,6 +173,8 @@ def test_hpv_metrics_with_missing_answers():
     # sensitivity 1 of 2, specificity 1 of 2 (the missing one is wrong)
     assert metrics.balanced_accuracy([0, NAN, 0, 1], [0, 0, 1, 1]) == 0.5
     assert metrics.balanced_accuracy([0, 0, NAN, 1], [0, 0, 1, 1]) == 0.75
+    assert metrics.mean_recall([1, NAN, 3, 3], [1, 1, 2, 3]) == (0.5 + 0 + 1) / 3
+    assert np.isnan(metrics.mean_recall([], []))
 
 
 @pytest.mark.parametrize("truth", [[], [1, 1], [0, 0]])

@@ -30,7 +30,8 @@ pytestmark = pytest.mark.slow
 COLUMNS = ["PatientID", "risk_score", "hpv_probability", "hpv_status", "gtvp_ml", "gtvn_ml", "flags"]
 NO_RECURRENCE = [f"no_recurrence_{years}y" for years in (1, 2, 3, 5)]
 CALIBRATED = ["hpv_calibrated", "hpv_prevalence", *NO_RECURRENCE, "risk_percentile", "hpv_set", "unlike_training"]
-COLUMNS += CALIBRATED
+STAGES = ["t_stage", "n_stage"]
+COLUMNS += CALIBRATED + STAGES
 CLASSES = ("GTVp", "GTVn")
 TABLES = {"predictions.csv", "lesions.csv"}
 OFFICIAL = {"gtvp_dice_mean", "gtvn_dice_aggregated", "gtvn_f1_aggregated", "c_index", "hpv_balanced_accuracy"}
@@ -275,7 +276,7 @@ def test_what_weights_cannot_answer_is_blank_and_evaluate_reads_it(
     for _ in range(2):  # the second time it is finished
         assert predict(one, out) == {}
         (row,) = read_rows(out)
-        assert {name for name, cell in row.items() if not cell and name != "flags"} == blank | set(CALIBRATED)
+        assert {name for name, cell in row.items() if not cell and name != "flags"} == blank | {*CALIBRATED, *STAGES}
         assert (out / f"{names[0]}.png").is_file()
     evaluation = evaluate(out, one, resamples=10)
     counts = evaluation.counts
@@ -283,6 +284,23 @@ def test_what_weights_cannot_answer_is_blank_and_evaluate_reads_it(
     assert counts.missing_hpv == (1 if "hpv_status" in blank else 0)
     assert counts.missing_masks == counts.missing_predictions == 0
     print_table(evaluation)
+
+
+def test_in_an_edition_that_has_it_as_an_input_the_released_status_is_known(cohort, tmp_path, use, monkeypatch):
+    """And in 2025 it is an outcome, which is not looked at."""
+    (table,) = cohort.glob("HECKTOR*.csv")
+    with table.open(newline="") as file:
+        released = {row["PatientID"]: row["HPV Status"] for row in csv.DictReader(file)}
+    assert {"0", "1"} & set(released.values())
+    words = {"": None, "0": "negative", "1": "positive"}
+    for edition in ("hecktor-2025", "hecktor-2026"):
+        monkeypatch.setenv("MMPL_EDITION", edition)
+        assert predict(cohort, tmp_path / edition, pictures=False) == {}
+        for row in read_rows(tmp_path / edition):
+            status = words[released[row["PatientID"]]] if edition == "hecktor-2026" else None
+            said = f"the risk rests on a known HPV status ({status})"
+            assert (said in row["flags"]) == bool(status)
+            assert row["hpv_status"]  # predicted all the same
 
 
 def test_finished_patients_are_not_done_again(cohort, names, out, use, monkeypatch):

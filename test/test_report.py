@@ -14,6 +14,7 @@ from mmpl.names import CLASS_NAMES, Task
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.provenance import trace
 from mmpl.report import describe, read_report, write_radiomics, write_report
+from mmpl.staging import StageResult
 from mmpl.version import __version__
 from mmpl.weights import MANIFEST, Ensemble, digest, load_ensemble
 
@@ -109,6 +110,22 @@ def test_what_was_not_asked_for_is_left_out(tiny_ensemble: Path, head: Case, tmp
     read = read_report(tmp_path / "head.json")
     assert read is not None
     assert (read.risk_score, read.hpv_probability, read.hpv_positive) == (None, None, None)
+
+
+def test_stages_are_written_as_the_challenge_writes_them(
+    result: PatientResult, ensemble: Ensemble, tmp_path: Path
+) -> None:
+    staged = replace(result, t_stage=StageResult(4, 3.5, (3.25, 3.75)), n_stage=StageResult(0, 0.25, (0.0, 0.5)))
+    write_report(tmp_path / "head.json", staged, ensemble)
+    content = json.loads((tmp_path / "head.json").read_text())
+    assert content["t_stage"] == {"stage": "T4", "score": 3.5, "by_model": [3.25, 3.75]}
+    read = read_report(tmp_path / "head.json")
+    assert read is not None
+    assert (read.t_stage, read.n_stage) == ("T4", "N0")
+    write_report(tmp_path / "head.json", result, ensemble)
+    plain = read_report(tmp_path / "head.json")
+    assert plain is not None
+    assert (plain.t_stage, plain.n_stage) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def test_what_says_missing_is_missing(field: str, value: object) -> None:
         ("Age", math.inf, "inf"),
         ("Age", [61], "[61]"),
         pytest.param("Age", 10**5000, "a huge number", id="huge"),
-        ("Gender", 2, "2"),
+        ("Gender", 3, "3"),
+        ("Treatment", 3, "3"),
         ("Gender", 0.5, "0.5"),
         ("Performance Status", 5, "5"),
         ("Performance Status", True, "True"),
@@ -111,6 +112,22 @@ def test_control_characters_are_not_echoed() -> None:
     record = SCHEMA.read({"Age": "\x1b[31m\u202e61\n", "a\x00b": 1})
     assert record.values["Age"] is None
     assert all(text.isprintable() for text in (*record.assumed, *record.given.values()))
+
+
+@pytest.mark.parametrize("value", [2, 2.0, "2", " 2 "])
+def test_what_is_assumed_of_a_value_is_said(value: object) -> None:
+    """Women are 2 where men are 1; who has 0 and 1 has no 2."""
+    record = SCHEMA.read(COMPLETE | {"Gender": value})
+    assert record.values["Gender"] == "0"
+    (note,) = record.assumed
+    assert note.startswith("Gender is ")
+    assert note.endswith(": assumed to be 0")
+    assert record.odd == ()
+
+
+def test_a_treatment_that_no_record_explains_is_a_level_of_its_own() -> None:
+    record = SCHEMA.read(COMPLETE | {"Treatment": 2})
+    assert (record.values["Treatment"], record.assumed) == ("2", ())
 
 
 def test_absent_fields_are_named_one_by_one() -> None:
@@ -142,6 +159,10 @@ def test_schema_refuses_what_it_does_not_know() -> None:
         ClinicalSchema.model_validate(good | {"fields": [age | {"units": "years"}, *others]})
     with pytest.raises(ValidationError, match="two fields share a spelling"):
         ClinicalSchema.model_validate(good | {"fields": [age | {"also": ["SEX"]}, *others]})
+    with pytest.raises(ValidationError, match="Gender: 2 is assumed to be a level that is not there"):
+        ClinicalSchema.model_validate(good | {"fields": [age, others[0] | {"assumed": {"2": "f"}}]})
+    with pytest.raises(ValidationError, match=r"Gender: male is assumed .* or is one itself"):
+        ClinicalSchema.model_validate(good | {"fields": [age, others[0] | {"assumed": {"male": "0"}}]})
     gender = others[0] | {"levels": {"0": ["f"], "1": ["F"]}}
     with pytest.raises(ValidationError, match="two levels of Gender share a spelling"):
         ClinicalSchema.model_validate(good | {"fields": [age, gender]})

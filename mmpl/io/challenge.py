@@ -2,27 +2,33 @@
 
 import json
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmpl.case import Case, ClinicalRecord, InvalidInputError
+from mmpl.cohort_scores import OFFICIAL_PARTS
 from mmpl.datafiles import RESOURCES, load_yaml
 from mmpl.errors import some_of
 from mmpl.files import PARTIAL, write_whole
 from mmpl.geometry import check_overlap
 from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
-from mmpl.names import Task
+from mmpl.io.outcomes import read_known_status
+from mmpl.io.tables import cell_text
+from mmpl.names import Task, stage_name
 from mmpl.pipeline import PatientResult
-from mmpl.profile import Positive
-from mmpl.schema import ClinicalSchema, default_schema
+from mmpl.profile import Positive, describe_invalid
+from mmpl.schema import ClinicalSchema, default_schema, plain_name, shown
 from mmpl.units import check_units
 
 EDITIONS = RESOURCES / "editions"
@@ -42,65 +48,124 @@ class Socket(BaseModel):
     path: str
 
 
-class Edition(BaseModel):
-    """One edition of the challenge: where things lie, which way its risk points, and how long a case may take.
+class Form(StrEnum):
+    """How an answer is written."""
+
+    LABELS = "labels"
+    """A label map on the CT's grid."""
+    RISK = "risk"
+    """A bare number, higher for an earlier recurrence."""
+    DAYS = "days"
+    """A bare number of days without recurrence, higher is better."""
+    STATUS = "status"
+    """A bare boolean, true for HPV-positive."""
+    STAGE = "stage"
+    """A bare string, a letter and a number such as T2."""
+
+
+FORMS_OF = {
+    Task.SEGMENTATION: {Form.LABELS},
+    Task.SURVIVAL: {Form.RISK, Form.DAYS},
+    Task.HPV: {Form.STATUS},
+    Task.T_STAGE: {Form.STAGE},
+    Task.N_STAGE: {Form.STAGE},
+}
+
+
+class Answer(Socket):
+    """One output: where its file lies, how it is written, and how long a case that is asked for it may take.
 
     Attributes:
-        limit_s: Seconds that the platform gives a case, for each task.
-        reserve_s: Seconds of them that are not this program's to spend.
+        path: Path of the file below /output; of an image its socket is the folder.
+        limit_s: Seconds that the platform gives such a case.
+    """
+
+    form: Form
+    limit_s: Positive
+
+
+class Edition(BaseModel):
+    """One edition of the challenge: what it asks for, where things lie, how long a case may take, how it is scored.
+
+    Attributes:
+        name: Name of its file.
+        known_hpv: Key of the clinical record, and column of the table, whose HPV status is an input; None where the
+            status is asked for and no input has it.
+        answers: Output of each task that it asks for.
+        reserve_s: Seconds of a limit that are not this program's to spend.
+        score: Share that each metric of `mmpl.cohort_scores` has in the edition's own score; none where it has no such.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    name: str
     ct: Socket
     pet: Socket
     clinical: Socket
-    mask: Socket
-    mask_file: str
-    risk: Socket
-    risk_sign: Literal[1, -1]
-    hpv: Socket
-    limit_s: dict[Task, Positive]
+    known_hpv: str | None = None
+    answers: dict[Task, Answer]
     reserve_s: Annotated[float, Field(ge=0)]
+    score: dict[str, Positive] = {}
 
     @model_validator(mode="after")
-    def _limits_are_whole(self) -> Self:
-        missing = [task for task in Task if task not in self.limit_s]
-        if missing:
-            raise ValueError(f"limit_s lacks {', '.join(missing)}")
-        if self.reserve_s >= min(self.limit_s.values()):
-            raise ValueError(f"reserve_s is {self.reserve_s:g}, not below every limit_s")
+    def _answers_are_whole(self) -> Self:
+        if Task.SEGMENTATION not in self.answers:
+            raise ValueError("answers lacks segmentation, on which the others rest")
+        for task, answer in self.answers.items():
+            if answer.form not in FORMS_OF[task]:
+                raise ValueError(f"{task} cannot be written as {answer.form}")
+            if self.reserve_s >= answer.limit_s:
+                raise ValueError(f"reserve_s is {self.reserve_s:g}, not below the limit_s of {task}")
         return self
+
+    @model_validator(mode="after")
+    def _score_is_whole(self) -> Self:
+        if unknown := [metric for metric in self.score if metric not in OFFICIAL_PARTS]:
+            raise ValueError(f"score names {', '.join(unknown)}; there are {', '.join(OFFICIAL_PARTS)}")
+        if self.score and not math.isclose(whole := sum(self.score.values()), 1):
+            raise ValueError(f"the shares of score add up to {whole:g}, not 1")
+        return self
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What the edition asks for, the mask first."""
+        return tuple(task for task in Task if task in self.answers)
 
     def budget_s(self, tasks: Collection[Task]) -> float:
         """Give the seconds a case may take for some tasks: the least of their limits, less the reserve."""
-        return min(self.limit_s[task] for task in tasks) - self.reserve_s
+        return min(self.answers[task].limit_s for task in tasks) - self.reserve_s
 
     def output_path(self, task: Task, folder: Path) -> Path:
         """Path of a task's answer below the output folder."""
-        paths = {
-            Task.SEGMENTATION: f"{self.mask.path}/{self.mask_file}",
-            Task.SURVIVAL: self.risk.path,
-            Task.HPV: self.hpv.path,
-        }
-        return folder / paths[task]
+        return folder / self.answers[task].path
 
 
-def read_edition() -> Edition:
-    """Read the edition that `MMPL_EDITION` names, by default HECKTOR 2025.
+def read_edition(name: str | None = None) -> Edition:
+    """Read an edition, by default the one that `MMPL_EDITION` names, else HECKTOR 2025.
 
     Raises:
-        ValueError: There is no such edition.
+        ValueError: There is no such edition, or its file cannot be used; one line says which of its keys.
     """
-    return _read_edition(os.environ.get(EDITION_VARIABLE) or DEFAULT_EDITION)
+    return _read_edition(name or os.environ.get(EDITION_VARIABLE) or DEFAULT_EDITION)
+
+
+def known_editions() -> list[str]:
+    """Name the editions that there are."""
+    return sorted(path.stem for path in EDITIONS.glob("*.yaml"))
 
 
 @cache
 def _read_edition(name: str) -> Edition:
-    known = sorted(path.stem for path in EDITIONS.glob("*.yaml"))
+    known = known_editions()
     if name not in known:
-        raise ValueError(f"{EDITION_VARIABLE} is {name!r}; there are {', '.join(known)}")
-    return Edition.model_validate(load_yaml((EDITIONS / f"{name}.yaml").read_text()))
+        raise ValueError(f"no edition {name!r} ({EDITION_VARIABLE}); there are {', '.join(known)}")
+    path = EDITIONS / f"{name}.yaml"
+    try:
+        return Edition.model_validate({"name": name, **load_yaml(path.read_text(encoding="utf-8"))})
+    except ValidationError as error:
+        raise ValueError(f"{path}: {describe_invalid(error)}") from error
+    except (OSError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 @dataclass(frozen=True)
@@ -120,7 +185,7 @@ def read_challenge_case(folder: Path, schema: ClinicalSchema | None = None, know
     Args:
         folder: The platform's /input.
         schema: Schema of the clinical record: that of the weights; by default that of `resources/clinical.yaml`.
-        known_hpv: HPV status that the risk may rest on, which no file of the layout holds.
+        known_hpv: HPV status that the risk may rest on; it goes before that of the record, where the edition has one.
 
     Raises:
         InvalidInputError: A file is missing or cannot be used; the message names it.
@@ -130,7 +195,9 @@ def read_challenge_case(folder: Path, schema: ClinicalSchema | None = None, know
     layout, edition = _Layout(folder, _read_listed_paths(folder / "inputs.json")), read_edition()
     ct = find_image(layout.path(edition.ct), "CT")
     pet = find_image(layout.path(edition.pet), "PET")
-    clinical = read_clinical_file(layout.path(edition.clinical), schema or default_schema())
+    path, schema = layout.path(edition.clinical), schema or default_schema()
+    clinical, stated = read_clinical_file(path, schema, edition.known_hpv)
+    known_hpv = stated if known_hpv is None else known_hpv
     images = read_image(ct), read_image(pet)
     try:
         case = check_units(Case(CASE_ID, *images, clinical, known_hpv=known_hpv))
@@ -164,18 +231,47 @@ def find_image(folder: Path, what: str) -> Path:
     return files[0]
 
 
-def read_clinical_file(path: Path, schema: ClinicalSchema) -> ClinicalRecord:
+def read_clinical_file(
+    path: Path, schema: ClinicalSchema, known_hpv: str | None = None
+) -> tuple[ClinicalRecord, bool | None]:
     """Read `ehr.json`; a literal NaN and trailing commas, which occur in the wild, are accepted.
 
     Without the file nothing is known of the patient, and the record says so, as it does of a name that is there twice.
+
+    Args:
+        path: The file.
+        schema: Schema of the clinical record.
+        known_hpv: Key of a known HPV status; None where none is looked at.
+
+    Returns:
+        The record, and the known HPV status; None where it is not known, or given in no way that is understood, which
+        the record says, too.
 
     Raises:
         InvalidInputError: The file is not a JSON object.
     """
     if not path.is_file():
-        return _assuming(schema.read({}), f"no such file as {path}")
+        return _assuming(schema.read({}), f"no such file as {path}"), None
     content, notes = read_record_file(path)
-    return _assuming(schema.read(content), *notes)
+    status = None
+    if known_hpv:
+        status, said = _take_known_hpv(content, known_hpv, schema)
+        notes += said
+    return _assuming(schema.read(content), *notes), status
+
+
+def _take_known_hpv(content: dict[str, Any], name: str, schema: ClinicalSchema) -> tuple[bool | None, list[str]]:
+    """Take the known HPV status out of a record, and say so where it has none."""
+    key = next((key for key in content if plain_name(key) == plain_name(name)), None)
+    if key is None:
+        return None, [f"{name} is not given: predicted"]
+    value = content.pop(key)
+    if schema.is_missing(value):
+        return None, [f"{name} is {shown(value)}: predicted"]
+    try:
+        return read_known_status(cell_text(value)), []
+    except ValueError:
+        return None, [f"{name} is {shown(value)}, neither positive (1) nor negative (0): predicted"]
 
 
 def read_record_file(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -260,18 +356,14 @@ def write_challenge_result(result: PatientResult, folder: Path, tasks: Collectio
         Path of each answer, by task.
     """
     edition = read_edition()
-    paths = {task: edition.output_path(task, folder) for task in Task if task in tasks}
+    paths = {task: edition.output_path(task, folder) for task in edition.tasks if task in tasks}
     try:
         for task, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             if task is Task.SEGMENTATION:
                 write_image(path, result.segmentation.mask, folder)
-            elif task is Task.SURVIVAL:
-                assert result.survival is not None
-                _write_json(path, edition.risk_sign * _finite(result.survival.risk_score), folder)
             else:
-                assert result.hpv is not None
-                _write_json(path, bool(result.hpv.positive), folder)
+                _write_json(path, _content(result, task, edition.answers[task].form), folder)
     except BaseException:
         for path in reversed(paths.values()):
             path.unlink(missing_ok=True)
@@ -282,17 +374,33 @@ def write_challenge_result(result: PatientResult, folder: Path, tasks: Collectio
 def clear_challenge_result(folder: Path, *extras: Path | None) -> None:
     """Remove the answers of an earlier run and what a killed one left: an error must leave nothing like an answer.
 
-    So goes what stands beside them, the extras: its picture and its report.
+    So goes what stands beside them, the extras: its picture and its report; and answers of any edition.
 
     The mask, written first, goes last: at no moment does another answer stand without it.
     """
-    edition = read_edition()
     for extra in filter(None, extras):
         extra.unlink(missing_ok=True)
-    for task in reversed(Task):
-        edition.output_path(task, folder).unlink(missing_ok=True)
+    for edition in map(read_edition, known_editions()):
+        for task in reversed(edition.tasks):
+            edition.output_path(task, folder).unlink(missing_ok=True)
     for partial in folder.glob(f"{PARTIAL}*"):
         partial.unlink(missing_ok=True)
+
+
+def _content(result: PatientResult, task: Task, form: Form) -> float | bool | str:
+    """Give the JSON value of an answer that is no image."""
+    if task is Task.SURVIVAL:
+        assert result.survival is not None
+        risk_score, days = _finite(result.survival.risk_score), result.survival.recurrence_free_days
+        if form is Form.RISK:
+            return risk_score
+        return -risk_score if days is None else days
+    if task is Task.HPV:
+        assert result.hpv is not None
+        return bool(result.hpv.positive)
+    stage = result.t_stage if task is Task.T_STAGE else result.n_stage
+    assert stage is not None
+    return stage_name(task, stage.stage)
 
 
 def _finite(risk_score: float) -> float:
@@ -301,6 +409,6 @@ def _finite(risk_score: float) -> float:
     return float(risk_score)
 
 
-def _write_json(path: Path, content: float | bool, partial_folder: Path) -> None:
+def _write_json(path: Path, content: float | bool | str, partial_folder: Path) -> None:
     with write_whole(path, partial_folder) as partial:
         partial.write_text(json.dumps(content) + "\n")

@@ -164,7 +164,11 @@ class Cohort:
 
 
 def read_cohort(
-    folder: Path, schema: ClinicalSchema | None = None, training: bool = False, outcomes: bool = True
+    folder: Path,
+    schema: ClinicalSchema | None = None,
+    training: bool = False,
+    outcomes: bool = True,
+    known_hpv: str | None = None,
 ) -> Cohort:
     """Read and check a cohort's table, and that every patient in it has images.
 
@@ -172,14 +176,15 @@ def read_cohort(
         folder: Cohort's folder, in the released layout.
         schema: Schema of the clinical record: that of the weights or of the training run; by default that of
             `resources/clinical.yaml`.
-        training: Whether every released column must be there; otherwise a patient is answered with what there is, and
-            the cohort's remarks say what is not.
+        training: Whether every released column must be there, but those of optional fields; otherwise a patient is
+            answered with what there is. The cohort's remarks say what is not.
         outcomes: Whether HPV status, relapse and follow-up are looked at; for answers they are not.
+        known_hpv: Column whose HPV status answers may rest on, beside `Known HPV Status`; that of the edition.
 
     Raises:
         InvalidInputError: There is no table, or more than there should be, or it has problems; the message lists them.
     """
-    cohort, problems = inspect_cohort(folder, schema, training, outcomes)
+    cohort, problems = inspect_cohort(folder, schema, training, outcomes, known_hpv)
     if problems:
         raise InvalidInputError(describe_problems(cohort.table, problems))
     return cohort
@@ -192,7 +197,11 @@ def read_table_alone(table: Path, where: Mapping[str, str] | None = None) -> Coh
 
 
 def inspect_cohort(
-    folder: Path, schema: ClinicalSchema | None = None, training: bool = False, outcomes: bool = True
+    folder: Path,
+    schema: ClinicalSchema | None = None,
+    training: bool = False,
+    outcomes: bool = True,
+    known_hpv: str | None = None,
 ) -> tuple[Cohort, list[str]]:
     """Read a cohort's table as far as it can be read, and list what is wrong with it and with the files it names.
 
@@ -201,6 +210,7 @@ def inspect_cohort(
         schema: Schema of the clinical record, as in `read_cohort`.
         training: Whether every released column must be there, as in `read_cohort`.
         outcomes: Whether outcomes are looked at, as in `read_cohort`.
+        known_hpv: Column of a known HPV status, as in `read_cohort`.
 
     Raises:
         InvalidInputError: There is not exactly one table, or it cannot be read at all.
@@ -209,7 +219,7 @@ def inspect_cohort(
     if not outcomes and not training and (studies := find_studies(folder)):
         patients = tuple(Patient(name, "", schema.read({}), Outcome()) for name in studies)
         return Cohort(folder, folder, patients, schema=schema), []
-    tables = [read_table(path, spelling(schema, outcomes)) for path in find_tables(folder)]
+    tables = [read_table(path, spelling(schema, outcomes, known_hpv=known_hpv)) for path in find_tables(folder)]
     table, problems = merge_tables(tables, folder, partial(says_nothing, schema))
     read, problems = inspect_patients(table, problems, schema, training, outcomes)
     names, places = list(dict.fromkeys(patient.patient_id for patient in read.patients)), _places(folder)

@@ -1,20 +1,25 @@
-"""Outcomes as tables say them: HPV status in words, relapse as 0 or 1, days; what may mean anything is a problem."""
+"""Outcomes as tables say them: HPV status in words, relapse as 0 or 1, days, stages; else a cell is a problem."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
 from mmpl.case import Outcome
-from mmpl.names import Column
+from mmpl.names import N_STAGE, T_STAGE, Column
 
 OUTCOMES = (Column.HPV_STATUS, Column.RELAPSE, Column.RFS_DAYS)
+STAGES = (T_STAGE, N_STAGE)
+"""Columns that a table may have, too."""
 
 _MISSING = ("", "nan", "na")  # a dash or a question mark might as well be a finding
 _STATUS = {
     **dict.fromkeys(("1", "1.0", "+", "pos", "positive", "p16+", "p16pos", "p16positive"), True),
     **dict.fromkeys(("0", "0.0", "neg", "negative", "p16-", "p16neg", "p16negative"), False),
 }
+_HIGHEST = {T_STAGE: 4, N_STAGE: 3}
+_STAGE = re.compile(r"[cpry]*([tn]?)([0-4])[abc]?", re.ASCII)
 _DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "------")
 
 _T = TypeVar("_T")
@@ -34,7 +39,7 @@ def read_outcome(row: Mapping[str, str], has_plus: bool) -> tuple[Outcome, list[
     """Read the outcome of a row.
 
     Args:
-        row: Cells by column, those of `OUTCOMES` among them.
+        row: Cells by column, those of `OUTCOMES` among them; a stage whose column is not there is not known.
         has_plus: Whether some patient's HPV status is "+".
 
     Returns:
@@ -42,8 +47,8 @@ def read_outcome(row: Mapping[str, str], has_plus: bool) -> tuple[Outcome, list[
     """
     wrong: list[str] = []
 
-    def cell(column: Column, parse: Callable[[str], _T]) -> _T | None:
-        if is_missing(row[column]):
+    def cell(column: str, parse: Callable[[str], _T]) -> _T | None:
+        if is_missing(row.get(column, "")):
             return None
         try:
             return parse(row[column])
@@ -55,6 +60,7 @@ def read_outcome(row: Mapping[str, str], has_plus: bool) -> tuple[Outcome, list[
         cell(Column.HPV_STATUS, partial(_parse_status, has_plus=has_plus)),
         cell(Column.RELAPSE, _parse_flag),
         cell(Column.RFS_DAYS, _parse_days),
+        *(cell(column, partial(_parse_stage, column)) for column in STAGES),
     )
     return outcome, wrong
 
@@ -89,6 +95,17 @@ def _parse_flag(text: str) -> bool:
         return {0.0: False, 1.0: True}[float(text)]
     except (ValueError, KeyError):
         raise ValueError("not 0 or 1") from None
+
+
+def _parse_stage(column: str, text: str) -> int | None:
+    """Read a stage such as T4a, N2, 2 or cT3 as its number; TX and NX were not assessed: None."""
+    letter, plain = column[0].casefold(), _plain(text).removesuffix(".0")
+    if plain in ("x", f"{letter}x"):
+        return None
+    found = _STAGE.fullmatch(plain)
+    if not found or found[1] not in ("", letter) or int(found[2]) > _HIGHEST[column]:
+        raise ValueError(f"not {column[0]}0 to {column[0]}{_HIGHEST[column]}, or {column[0]}X")
+    return int(found[2])
 
 
 def _parse_days(text: str) -> float:

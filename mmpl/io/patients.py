@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mmpl.case import InvalidInputError, Patient, describe_problems
 from mmpl.errors import some_of
-from mmpl.io.outcomes import OUTCOMES, is_missing, is_plus, read_known_status, read_outcome
+from mmpl.io.outcomes import OUTCOMES, STAGES, is_missing, is_plus, read_known_status, read_outcome
 from mmpl.io.tables import Spell, Table, read_table, same
 from mmpl.names import KNOWN_HPV, WEIGHT, Column
-from mmpl.schema import ClinicalSchema, default_schema
+from mmpl.schema import CategoricalField, ClinicalSchema, default_schema, normalized
 
 FEWEST_DAYS = 120
 """A median follow-up below this is more likely one of months, written as days."""
@@ -95,8 +95,9 @@ def read_chosen(
 
 
 def meaning(schema: ClinicalSchema, name: str) -> str | None:
-    """Tell which released column, or field of the record, a name is a spelling of; None where it is of none."""
-    return KNOWN_HPV if name.casefold() == KNOWN_HPV.casefold() else spelling(schema)(name)
+    """Tell which released column, or field of the record, a name is a spelling of; None where it may be a feature's."""
+    found = KNOWN_HPV if name.casefold() == KNOWN_HPV.casefold() else spelling(schema)(name)
+    return None if found in _stages(schema) else found
 
 
 def read_where(conditions: Sequence[str] | None) -> dict[str, str]:
@@ -116,18 +117,22 @@ def read_where(conditions: Sequence[str] | None) -> dict[str, str]:
     return where
 
 
-def spelling(schema: ClinicalSchema, outcomes: bool = True, others: Collection[str] = ()) -> Spell:
+def spelling(
+    schema: ClinicalSchema, outcomes: bool = True, others: Collection[str] = (), known_hpv: str | None = None
+) -> Spell:
     """Make what brings a column's name to its released spelling; None where it is none of those that are looked at.
 
     Args:
         schema: Schema of the clinical record.
         outcomes: Whether outcomes are looked at.
         others: Names of more columns that are, as they stand there.
+        known_hpv: Another name of the column `Known HPV Status`, where outcomes are not looked at.
     """
-    released = {column.casefold(): str(column) for column in (*Column, KNOWN_HPV, WEIGHT)} | {
-        n.casefold(): n for n in others
-    }
-    looked_at = {*_columns(schema, outcomes), *_optional(outcomes), *others}
+    named = (*Column, KNOWN_HPV, WEIGHT, *_stages(schema))
+    released = {column.casefold(): str(column) for column in named} | {name.casefold(): name for name in others}
+    if known_hpv and not outcomes:
+        released[known_hpv.casefold()] = KNOWN_HPV
+    looked_at = {*_columns(schema, outcomes), *_optional(schema, outcomes), *others}
 
     def spell(name: str) -> str | None:
         found = released.get(name.casefold()) or schema.field_of_key(name)
@@ -138,7 +143,7 @@ def spelling(schema: ClinicalSchema, outcomes: bool = True, others: Collection[s
 
 def says_nothing(schema: ClinicalSchema, column: str, text: str) -> bool:
     """Tell whether a column's cell says that something is not known."""
-    return is_missing(text) if column in (*OUTCOMES, KNOWN_HPV) else schema.is_missing(text)
+    return is_missing(text) if column in (*OUTCOMES, *_stages(schema), KNOWN_HPV) else schema.is_missing(text)
 
 
 def inspect_patients(
@@ -150,16 +155,17 @@ def inspect_patients(
         table: The table, read with `spelling`.
         problems: Problems that were found before.
         schema: Schema of the clinical record.
-        training: Whether every released column must be there; otherwise the remarks say what is not.
+        training: Whether every released column must be there, but those of optional fields; otherwise the remarks say
+            what is not.
         outcomes: Whether outcomes are looked at.
     """
     columns = _columns(schema, outcomes)
-    optional = _optional(outcomes)
+    optional = _optional(schema, outcomes)
     problems = problems + [
         f"column {str(name)!r} is there twice" for name in (*columns, *optional) if table.header.count(name) > 1
     ]
     missing = [name for name in columns if name not in table.header]
-    needed = columns if training else [Column.PATIENT_ID]
+    needed = [name for name in columns if name not in schema.optional_names] if training else [Column.PATIENT_ID]
     problems += [f"column {str(name)!r} is missing (its cells may be blank)" for name in missing if name in needed]
     remarks = [f"no column {str(name)!r}: not known of any patient" for name in missing if name not in needed]
     known = spelling(schema)
@@ -185,6 +191,7 @@ def inspect_patients(
         given = sum(not schema.is_missing(row[name]) for _, row in rows)
         said = f"{name}: {len(cells)} of {given} values are not understood and taken as missing ({cells[0]!r}, ...)"
         (problems if training and len(cells) == given else remarks).append(said)
+    remarks += _assumed(schema, rows)
     return PatientTable(table.path, tuple(patients), tuple(remarks)), problems
 
 
@@ -198,9 +205,14 @@ def _columns(schema: ClinicalSchema, outcomes: bool) -> list[str]:
     return [name for name in (*Column, *schema.names) if outcomes or name not in OUTCOMES]
 
 
-def _optional(outcomes: bool) -> list[str]:
-    """List the columns that nobody misses where they are not there."""
-    return [WEIGHT] if outcomes else [WEIGHT, KNOWN_HPV]
+def _stages(schema: ClinicalSchema) -> list[str]:
+    """Name the columns of stages, which are labels unless a field has their name."""
+    return [name for name in STAGES if schema.field_of_key(name) is None]
+
+
+def _optional(schema: ClinicalSchema, outcomes: bool) -> list[str]:
+    """Name the columns that nobody misses where they are not there."""
+    return [WEIGHT, *(_stages(schema) if outcomes else [KNOWN_HPV])]
 
 
 def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patient, list[str]]:
@@ -227,6 +239,17 @@ def _not_understood(patients: Sequence[Patient], rows: Sequence[tuple[int, _Row]
         for name in patient.clinical.odd:
             cells.setdefault(name, []).append(row[name])
     return cells
+
+
+def _assumed(schema: ClinicalSchema, rows: Sequence[tuple[int, _Row]]) -> list[str]:
+    """Say of which fields some cells are not sure to mean what they are read as."""
+    said = list[str]()
+    for field in schema.fields:
+        known = field.assumed if isinstance(field, CategoricalField) else {}
+        if cells := [row[field.name] for _, row in rows if normalized(row[field.name]) in known]:
+            level = known[normalized(cells[0])]
+            said.append(f"{field.name}: {len(cells)} values are not sure ({cells[0]!r} is assumed to be {level})")
+    return said
 
 
 def _doubt_days(patients: Sequence[Patient]) -> list[str]:

@@ -213,7 +213,7 @@ def _open(path: Path, data_only: bool) -> "Workbook":
 def _lines(sheet: "Worksheet") -> _Lines:
     """Read a sheet as far as its cells hold something, whatever it says of its size; columns as far as the header."""
     end = max((row for (row, _), cell in sheet._cells.items() if cell.value is not None), default=0)
-    rows = [[_text(value) for value in row] for row in sheet.iter_rows(max_row=end, values_only=True)] if end else []
+    rows = [list(map(cell_text, row)) for row in sheet.iter_rows(max_row=end, values_only=True)] if end else []
     width = max((position for position, name in enumerate(rows[0], 1) if name), default=0) if rows else 0
     return [(number, row[: max(width, _filled(row))]) for number, row in enumerate(rows, 1)]
 
@@ -242,7 +242,7 @@ def _sheet_problems(values: "Worksheet", formulas: "Worksheet", lines: _Lines, s
     return problems
 
 
-def _text(value: object) -> str:
+def cell_text(value: object) -> str:
     """Write a cell as a CSV would hold it."""
     if value is None:
         return ""

@@ -16,13 +16,14 @@ from uuid import NAMESPACE_OID, uuid5
 from mmpl.case import Case, Image, InvalidInputError, Outcome, Patient
 from mmpl.dicom.headers import require_pydicom
 from mmpl.files import PARTIAL, write_whole
-from mmpl.names import Column, ImageFormat
+from mmpl.names import N_STAGE, T_STAGE, Column, ImageFormat
 from mmpl.parallel import call_each
 from mmpl.phantom.centers import CenterGroup
 from mmpl.phantom.dose import dose_map
 from mmpl.phantom.latent import CLINICAL_COLUMNS, LatentPatient, center_of, draw_patients
 from mmpl.phantom.oracle import hpv_log_likelihood_ratio, oracle_figures
 from mmpl.phantom.render import clinical_record, render
+from mmpl.phantom.staging import n_number, t_number
 from mmpl.schema import ClinicalSchema
 
 TABLE_NAMES: dict[CenterGroup, str] = {
@@ -181,6 +182,8 @@ def table_patient(patient: LatentPatient, schema: ClinicalSchema | None = None) 
         hpv_positive=patient.hpv_positive if patient.hpv_known else None,
         relapse=patient.relapse if patient.rfs_known else None,
         rfs_days=patient.rfs_days if patient.rfs_known else None,
+        t_stage=t_number(patient.staging.t_read) if patient.staging else None,
+        n_stage=n_number(patient.staging.n_read) if patient.staging else None,
     )
     return Patient(patient.patient_id, str(center_of(patient).code), clinical_record(patient, schema), outcome)
 
@@ -191,7 +194,7 @@ def table_row(patient: LatentPatient) -> dict[str, object]:
         Column.PATIENT_ID.value: patient.patient_id,
         Column.CENTER_ID.value: center_of(patient).code,
         **patient.clinical,
-        **({"T-stage": patient.staging.t_read, "N-stage": patient.staging.n_read} if patient.staging else {}),
+        **({T_STAGE: patient.staging.t_read, N_STAGE: patient.staging.n_read} if patient.staging else {}),
         Column.RELAPSE.value: int(patient.relapse) if patient.rfs_known else None,
         Column.RFS_DAYS.value: int(patient.rfs_days) if patient.rfs_known else None,
         Column.HPV_STATUS.value: int(patient.hpv_positive) if patient.hpv_known else None,

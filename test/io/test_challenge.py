@@ -5,15 +5,20 @@ import math
 import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import EHR
 
+from mmpl.calibration import SurvivalCalibration
 from mmpl.case import Image, InvalidInputError
+from mmpl.evidence import Scale
 from mmpl.files import PARTIAL
 from mmpl.hpv import HpvResult
 from mmpl.io import challenge
@@ -29,7 +34,8 @@ from mmpl.names import Task
 from mmpl.pipeline import PatientResult
 from mmpl.schema import ClinicalSchema, default_schema
 from mmpl.segmentation import Segmentation
-from mmpl.survival import SurvivalResult
+from mmpl.staging import StageResult
+from mmpl.survival import SurvivalResult, combine
 
 MASK = "images/tumor-lymph-node-segmentation/output.mha"
 
@@ -196,7 +202,7 @@ def test_json_that_is_none_even_in_the_wild(text):
 
 def test_a_byte_order_mark(tmp_path):
     (tmp_path / "ehr.json").write_bytes(b'\xef\xbb\xbf{"Age": 61}')
-    assert read_clinical_file(tmp_path / "ehr.json", default_schema()).values["Age"] == 61
+    assert read_clinical_file(tmp_path / "ehr.json", default_schema())[0].values["Age"] == 61
 
 
 @pytest.mark.parametrize(
@@ -340,41 +346,216 @@ def _write_forever(result: PatientResult, folder: Path, begun: Event, rest_s: fl
         clear_challenge_result(folder)
 
 
-def test_the_contract_of_the_edition_on_a_known_patient(result, tmp_path):
-    """HECKTOR 2025 as its organizers publish it: slugs, paths, keys, and a risk that is higher for worse."""
+def slugs_and_paths(edition: challenge.Edition) -> dict[str, str]:
+    return {socket.slug: socket.path for socket in (edition.ct, edition.pet, edition.clinical)}
+
+
+INPUTS = {"ct-image": "images/ct", "pet-image": "images/pet", "electronic-health-record": "ehr.json"}
+
+
+CALIBRATION = SurvivalCalibration(
+    days=(0.0, 400.0, 800.0, 1200.0),
+    slope=0.5,
+    cumulative_hazard=(0.0, 0.1, 0.2, 0.3),
+    resampled_slopes=(0.5,),
+    resampled_hazards=((0.0, 0.1, 0.2, 0.3),),
+    risk_quantiles=tuple(np.linspace(-2, 2, 101).tolist()),
+)
+
+
+def answers_by_risk(
+    result: PatientResult, folder: Path, risks: Iterable[float], calibration: SurvivalCalibration | None = CALIBRATION
+) -> list[float]:
+    """What `rfs.json` says of patients who differ in their risk alone."""
+    survival, found = result.survival, []
+    for risk in risks:
+        member_risks = (risk - 0.25, risk + 0.25)
+        curves = survival.curve_days, survival.member_curves
+        other = combine(member_risks, [Scale(0.0, 1.0)] * 2, *curves, calibration)
+        write_challenge_result(replace(result, survival=other), folder, {Task.SURVIVAL})
+        found.append(json.loads((folder / "rfs.json").read_text()))
+    return found
+
+
+def test_the_contract_of_2025_on_a_known_patient(result, tmp_path, monkeypatch):
+    """As its organizers publish it: slugs, paths, keys, and a risk that is higher for worse."""
+    monkeypatch.delenv("MMPL_EDITION", raising=False)
     edition = challenge.read_edition()
-    slugs = (edition.ct.slug, edition.pet.slug, edition.clinical.slug, edition.mask.slug, edition.risk.slug)
-    assert slugs == ("ct-image", "pet-image", "electronic-health-record", "tumor-lymph-node-segmentation", "rfs")
-    assert edition.hpv.slug == "hpv-status"
-    assert (edition.ct.path, edition.pet.path, edition.clinical.path) == ("images/ct", "images/pet", "ehr.json")
+    assert edition == challenge.read_edition("hecktor-2025")
+    assert slugs_and_paths(edition) == INPUTS
+    assert {answer.slug: answer.path for answer in edition.answers.values()} == {
+        "tumor-lymph-node-segmentation": MASK,
+        "rfs": "rfs.json",
+        "hpv-status": "hpv-status.json",
+    }
+    assert edition.known_hpv is None
     keys = {"Age", "Gender", "Tobacco Consumption", "Alcohol Consumption", "Performance Status", "Treatment", "M-stage"}
     assert set(default_schema().names) == keys
-    write_challenge_result(replace(result, survival=replace(result.survival, risk_score=1.5)), tmp_path, Task)
-    worse = json.loads((tmp_path / "rfs.json").read_text())
-    write_challenge_result(replace(result, survival=replace(result.survival, risk_score=-1.5)), tmp_path, Task)
-    assert worse > json.loads((tmp_path / "rfs.json").read_text())
+    better, worse = answers_by_risk(result, tmp_path, (-1.5, 1.5))
+    assert (better, worse) == (-1.5, 1.5)
+
+
+@pytest.fixture
+def of_2026(monkeypatch) -> challenge.Edition:
+    monkeypatch.setenv("MMPL_EDITION", "hecktor-2026")
+    return challenge.read_edition()
+
+
+def test_the_contract_of_2026_on_a_known_patient(result, head, tmp_path, of_2026):
+    """As its organizers publish it: other places, stages as bare strings, no HPV status, and days."""
+    assert slugs_and_paths(of_2026) == INPUTS
+    mask = "images/head-neck-tumor-segmentation/output.mha"
+    assert {answer.slug: answer.path for answer in of_2026.answers.values()} == {
+        "head-neck-tumor-segmentation": mask,
+        "t-stage": "t-stage.json",
+        "n-stage": "n-stage.json",
+        "rfs": "rfs.json",
+    }
+    staged = replace(result, t_stage=StageResult(4, 3.6, (3.5, 3.7)), n_stage=StageResult(0, 0.2, (0.1, 0.3)))
+    written = write_challenge_result(staged, tmp_path, Task)
+    assert list(written) == [Task.SEGMENTATION, Task.SURVIVAL, Task.T_STAGE, Task.N_STAGE]
+    assert files(tmp_path) == {mask, "t-stage.json", "n-stage.json", "rfs.json"}
+    assert (tmp_path / "t-stage.json").read_text() == '"T4"\n'
+    assert (tmp_path / "n-stage.json").read_text() == '"N0"\n'
+    found = read_image(tmp_path / mask)
+    assert (found.grid, found.voxels.dtype) == (head.ct.grid, np.uint8)
+    clear_challenge_result(tmp_path)
+    assert files(tmp_path) == set()
+
+
+def test_days_fall_as_the_risk_rises_whatever_the_risk(result, tmp_path, of_2026):
+    """So that the concordance of the days is that of the risk; they are the mean of the curve's follow-up."""
+    risks = np.linspace(-6, 6, 300)
+    days = answers_by_risk(result, tmp_path, risks)
+    assert all(before > after for before, after in pairwise(days))
+    assert 0 < days[-1] < days[0] < 1200
+    level = np.exp(-np.exp(0.5 * risks[0]) * np.array([0, 0.1, 0.2, 0.3]))
+    assert days[0] == pytest.approx(400 * (level[0] / 2 + level[1] + level[2] + level[3] / 2))
+
+
+@pytest.mark.parametrize("calibration", [None, replace(CALIBRATION, slope=-0.1), replace(CALIBRATION, slope=0.0)])
+def test_without_a_curve_that_follows_the_risk_the_answer_is_the_negative_risk(result, tmp_path, of_2026, calibration):
+    assert answers_by_risk(result, tmp_path, (-1.5, 1.5), calibration) == [1.5, -1.5]
+
+
+def test_answers_of_the_other_edition_are_cleared_too(result, tmp_path, of_2026, monkeypatch):
+    """An HPV status of one patient must not stand beside the stages of the next."""
+    monkeypatch.setenv("MMPL_EDITION", "hecktor-2025")
+    write_challenge_result(result, tmp_path, Task)
+    monkeypatch.setenv("MMPL_EDITION", "hecktor-2026")
+    clear_challenge_result(tmp_path)
+    assert files(tmp_path) == set()
+
+
+def test_a_failure_half_way_leaves_no_answer_of_2026_either(result, tmp_path, of_2026):
+    """No stage was made, as of weights that cannot."""
+    with pytest.raises(AssertionError):
+        write_challenge_result(result, tmp_path, Task)
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        *((value, True) for value in (1, 1.0, "1", "1.0", " Positive", "p16+", "+", True)),
+        *((value, False) for value in (0, 0.0, "0", "negative", "neg", False)),
+    ],
+)
+def test_a_known_status_is_an_input_of_2026_alone(write_input, monkeypatch, value, status):
+    folder = write_input(ehr=EHR | {"HPV Status": value})
+    monkeypatch.delenv("MMPL_EDITION", raising=False)
+    without = read_challenge_case(folder)
+    assert without.known_hpv is None
+    monkeypatch.setenv("MMPL_EDITION", "hecktor-2026")
+    case = read_challenge_case(folder)
+    assert case.known_hpv is status
+    assert case.clinical == without.clinical
+    assert read_challenge_case(folder, known_hpv=not status).known_hpv is not status  # as the command line says
+    other = ClinicalSchema(missing=(), ignored=(), fields=default_schema().fields)
+    assert read_challenge_case(folder, other).clinical.assumed == ()  # it is not said to be of no use
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        *((None, "None"), (math.nan, "nan"), ("", "''"), ("unknown", "'unknown'"), ("-", "'-'"), (2, "2")),
+        *((0.5, "0.5"), ("maybe", "'maybe'"), ([1], "[1]"), ({"is": 1}, "{'is': 1}")),
+    ],
+)
+def test_a_status_that_is_none_is_predicted_and_said(write_input, of_2026, value, shown):
+    case = read_challenge_case(write_input(ehr=EHR | {"hpv_status": value}))
+    assert case.known_hpv is None
+    (note,) = case.clinical.assumed
+    assert note.startswith(f"HPV Status is {shown}")
+    assert note.endswith(": predicted")
+
+
+def test_the_organizers_sample_record_of_2026(write_input, of_2026):
+    """With its trailing comma, its center and without an M-stage."""
+    record = """{"CenterID": 9, "Age": 62, "Gender": 1, "Tobacco Consumption": 1, "Alcohol Consumption": 0,
+    "Performance Status": 1, "Treatment": 1, "HPV Status": 1,}"""
+    case = read_challenge_case(write_input(ehr=record))
+    assert case.known_hpv is True
+    assert list(case.clinical.values.values()) == [62.0, "1", "1", "0", "1", "1", None]
+    assert case.clinical.assumed == ("M-stage is not given: taken as missing",)
+    assert "HPV Status is not given: predicted" in read_challenge_case(write_input()).clinical.assumed
+    case = read_challenge_case(write_input(ehr=EHR | {"Gender": 2, "Treatment": 2, "HPV Status": 0}))
+    assert (case.clinical.values["Gender"], case.clinical.values["Treatment"]) == ("0", "2")
+    assert case.clinical.assumed == ("Gender is 2: assumed to be 0",)
 
 
 def test_the_editions_limits():
     """As the organizers publish them, of which some is left to the platform."""
-    edition = challenge.read_edition()
-    assert edition.limit_s == {Task.SEGMENTATION: 600, Task.SURVIVAL: 900, Task.HPV: 600}
+    edition = challenge.read_edition("hecktor-2025")
+    limits = {task: answer.limit_s for task, answer in edition.answers.items()}
+    assert limits == {Task.SEGMENTATION: 600, Task.SURVIVAL: 900, Task.HPV: 600}
     assert 0 < edition.reserve_s <= 90
-    for tasks, limit in ((Task, 600), ({Task.SURVIVAL}, 900), ({Task.HPV, Task.SURVIVAL}, 600)):
+    for tasks, limit in ((edition.tasks, 600), ({Task.SURVIVAL}, 900), ({Task.HPV, Task.SURVIVAL}, 600)):
         assert edition.budget_s(tasks) == limit - edition.reserve_s
+    next_one = challenge.read_edition("hecktor-2026")
+    assert {answer.limit_s for answer in next_one.answers.values()} == {25 * 60}
+    assert 0 < next_one.reserve_s <= 90
+    assert next_one.budget_s(next_one.tasks) == 1500 - next_one.reserve_s
+
+
+FIRST = """ct: {slug: ct, path: ct}
+pet: {slug: pet, path: pet}
+clinical: {slug: record, path: ehr.json}
+answers:
+  segmentation: {slug: mask, path: mask/output.mha, form: labels, limit_s: 600}
+  survival: {slug: rfs, path: rfs.json, form: risk, limit_s: 900}
+reserve_s: 60
+"""
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("old", "new", "message"),
     [
-        ({"limit_s": {"segmentation": 600, "hpv": 600}}, "limit_s lacks survival"),
-        ({"limit_s": {"segmentation": 600, "hpv": 600, "survival": 60}}, "reserve_s is 60, not below every limit_s"),
-        ({"limit_s": {"segmentation": 600, "hpv": 0, "survival": 60}}, "greater than 0"),
-        ({"limit_s": {"segmentation": 600, "hpv": 600, "survival": 900, "staging": 600}}, "'segmentation', 'survival'"),
-        ({"reserve_s": -1}, "greater than or equal to 0"),
+        ("reserve_s: 60", "reserve_s: 60\nsign: -1", "sign is -1: Extra inputs are not permitted"),
+        ("path: rfs.json,", "path: rfs.json, kind: 1,", "answers.survival.kind is 1: Extra inputs are not permitted"),
+        ("survival:", "staging:", "answers.staging.[key] is 'staging': Input should be 'segmentation'"),
+        ("form: risk", "form: status", "survival cannot be written as status"),
+        ("form: risk", "form: months", "answers.survival.form is 'months': Input should be 'labels', 'risk'"),
+        ("segmentation:", "hpv:", "answers lacks segmentation"),
+        ("limit_s: 900", "limit_s: 60", "reserve_s is 60, not below the limit_s of survival"),
+        ("limit_s: 900", "limit_s: 0", "answers.survival.limit_s is 0: Input should be greater than 0"),
+        ("reserve_s: 60", "reserve_s: -1", "reserve_s is -1: Input should be greater than or equal to 0"),
+        ("reserve_s: 60", "reserve_s: 60\nscore: {luck: 1}", "score names luck; there are gtvp_dice_mean"),
+        ("reserve_s: 60", "reserve_s: 60\nscore: {c_index: 0.4}", "the shares of score add up to 0.4, not 1"),
+        ("reserve_s: 60", "reserve_s: 60\nreserve_s: 30", "'reserve_s' is there twice"),
+        (FIRST, "- a list", "is not a mapping"),
     ],
 )
-def test_an_edition_whose_limits_cannot_be_kept(change, message):
-    content = challenge.read_edition().model_dump(mode="json") | {"reserve_s": 60} | change
-    with pytest.raises(ValueError, match=message):
-        challenge.Edition.model_validate(content)
+def test_an_edition_that_cannot_be_is_named_in_one_line(write_input, tmp_path, monkeypatch, old, new, message):
+    """Before anything is read or written."""
+    assert old in FIRST
+    (tmp_path / "mine.yaml").write_text(FIRST)
+    monkeypatch.setattr(challenge, "EDITIONS", tmp_path)
+    assert challenge._read_edition.__wrapped__("mine").tasks == (Task.SEGMENTATION, Task.SURVIVAL)
+    (tmp_path / "mine.yaml").write_text(FIRST.replace(old, new))
+    with pytest.raises(ValueError, match=r"mine\.yaml: ") as caught:
+        challenge._read_edition.__wrapped__("mine")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"no edition 'yours' \(MMPL_EDITION\); there are mine"):
+        challenge.read_edition("yours")

@@ -60,7 +60,7 @@ def test_reads_other_spellings_of_a_table(tmp_path: Path) -> None:
     write_images(folder, "CHUP-002")
     (patient,) = read_cohort(folder).patients
     assert patient.patient_id == "CHUP-002"
-    assert patient.outcome == Outcome(hpv_positive=True, relapse=False, rfs_days=12.5)
+    assert patient.outcome == Outcome(hpv_positive=True, relapse=False, rfs_days=12.5, t_stage=2)
     assert list(patient.clinical.values.values()) == [70.0, "1", "1", None, "0", "1", "Mx"]
     assert patient.clinical.assumed == ("Alcohol Consumption is 'NaN': taken as missing",)
 
@@ -294,6 +294,79 @@ def test_images_that_hardly_meet_are_refused(tmp_path: Path) -> None:
 def test_an_id_that_begins_with_a_dot_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="PatientID cannot be a file's name"):
         read_cohort(write_table(tmp_path / "cohort", ROW | {"PatientID": ".P1"}))
+
+
+RELEASE_2026 = (
+    "PatientID,CenterID,Age,Gender,Tobacco Consumption,Alcohol Consumption,Performance Status,Treatment,HPV Status,"
+    "Relapse,RFS,T-stage,N-stage\n"
+    "CHUP-001,2,61,1,0,,1,1,1,1,412,T4a,N2c\n"
+    "MDA-007,5,55.0,0,,,,2,,,,T0,N1\n"
+    "USZ-001,8,70,1,1,1,0,0,0,0,900,T3,N0\n"
+)
+TAGS_2026 = (
+    "pid,units,patient_weight_kg,radiopharmaceutical,radionuclide_total_dose_bq,radionuclide_half_life_sec,"
+    "elapsed_seconds_injection_to_scan,decay_corrected_dose_at_scan_bq,dose_for_suv_bq,bqml_to_suvbw_factor\n"
+    "USZ-001,BQML,80,FDG,4e8,6586.2,3600,2.74e8,2.74e8,2.92e-4\n"
+    "CHUP-001,GML,75,FDG,3e8,6586.2,3600,2.05e8,2.05e8,\n"
+)
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A folder as HECKTOR 2026 is released: stages, but no M-stage; the table's name differs by source."""
+    (tmp_path / "HECKTOR_2026_Training_Task.csv").write_text(RELEASE_2026)
+    (tmp_path / "suv_conversion_tags.csv").write_text(TAGS_2026)
+    for name in ("CHUP-001", "MDA-007", "USZ-001"):
+        write_images(tmp_path, name, mask=mask_on(CT_GRID))
+    return tmp_path
+
+
+def test_the_release_of_2026_is_read_to_be_trained_on(release: Path) -> None:
+    cohort = read_cohort(release, training=True)
+    first, second, third = cohort.patients
+    assert first.outcome == Outcome(True, True, 412.0, 4, 2)
+    assert second.outcome == Outcome(None, None, None, 0, 1)
+    assert third.outcome == Outcome(False, False, 900.0, 3, 0)
+    assert {patient.clinical.values["M-stage"] for patient in cohort.patients} == {None}
+    assert [patient.clinical.values["Treatment"] for patient in cohort.patients] == ["1", "2", "0"]
+    assert cohort.remarks == ("no column 'M-stage': not known of any patient",)
+    assert dict(cohort.suv_factors) == {"USZ-001": 2.92e-4}
+    assert cohort.read_case("CHUP-001").reference is not None
+
+
+def test_a_cohort_whose_women_are_2_says_so(release: Path) -> None:
+    table = release / "HECKTOR_2026_Training_Task.csv"
+    table.write_text(RELEASE_2026.replace("55.0,0,", "55.0,2,").replace("70,1,", "70,2.0,"))
+    cohort = read_cohort(release, training=True)
+    assert [patient.clinical.values["Gender"] for patient in cohort.patients] == ["1", "0", "0"]
+    assert "Gender: 2 values are not sure ('2' is assumed to be 0)" in cohort.remarks
+
+
+def test_only_what_the_schema_calls_optional_may_lack_in_training(release: Path) -> None:
+    """A name that is mistyped must not cost a field in silence."""
+    table = release / "HECKTOR_2026_Training_Task.csv"
+    table.write_text(RELEASE_2026.replace("Alcohol Consumption", "Alcohol Consum"))
+    with pytest.raises(InvalidInputError, match="column 'Alcohol Consumption' is missing"):
+        read_cohort(release, training=True)
+
+
+def test_a_released_status_is_known_where_the_edition_has_it_as_an_input(release: Path) -> None:
+    """No outcome is looked at for it, not even one that could not be read."""
+    table = release / "HECKTOR_2026_Training_Task.csv"
+    table.write_text(RELEASE_2026.replace(",412,T4a,N2c", ",soon,worse,worst"))
+    plain, known = read_cohort(release, outcomes=False), read_cohort(release, outcomes=False, known_hpv="HPV Status")
+    assert [patient.known_hpv for patient in plain.patients] == [None, None, None]
+    assert [patient.known_hpv for patient in known.patients] == [True, None, False]
+    assert {patient.outcome for patient in known.patients} == {Outcome()}
+    assert known.fingerprint("USZ-001") != plain.fingerprint("USZ-001")
+    table.write_text(RELEASE_2026)
+    trained = read_cohort(release, known_hpv="HPV Status")
+    assert (trained.patients[0].known_hpv, trained.patients[0].outcome.hpv_positive) == (None, True)
+    both = RELEASE_2026.replace("N-stage\n", "N-stage,Known HPV Status\n").replace("N2c\n", "N2c,1\n")
+    table.write_text(both.replace("N1\n", "N1,\n").replace("N0\n", "N0,\n"))
+    assert read_cohort(release, outcomes=False).patients[0].known_hpv is True
+    with pytest.raises(InvalidInputError, match="column 'Known HPV Status' is there twice"):
+        read_cohort(release, outcomes=False, known_hpv="HPV Status")
 
 
 def test_a_known_status_is_read_for_answers_alone(tmp_path: Path) -> None:

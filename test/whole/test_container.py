@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from expected import ALL, HPV, MASK, RISK, compare, files
+from expected import ALL, HPV, MASK, MASK_2026, RISK, compare, compare_2026, files
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = os.environ.get("CONTAINER_ENGINE", "docker")
@@ -184,17 +185,50 @@ def test_the_images_own_entrypoint_and_task(image: str, sample: Path, output: Pa
     compare(output, ran.stdout, frozenset({HPV}), DEVICE)
 
 
-@pytest.fixture
-def server(server_image: str, case: Path, output: Path) -> Iterator[str]:
+def test_exec_answers_the_2026_edition_as_far_as_the_weights_can(
+    image: str, sample: Path, output: Path, say: Callable[[str], None]
+) -> None:
+    measured = ("--env", "MMPL_EDITION=hecktor-2026", "--entrypoint", PYTHON)
+    ran = run(image, sample, output, *measured, command=("-c", MEASURED))
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout + ran.stderr
+    say(f"exec, hecktor-2026: {ran.stdout.splitlines()[-1].removeprefix('measured: ')}")
+    compare_2026(output, ran.stdout, DEVICE)
+    assert "clinical record: HPV Status is not given: predicted" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("edition", "tasks", "message"),
+    [
+        ("hecktor-2026", "hpv", "MMPL_TASKS names hpv; hecktor-2026 asks for segmentation, survival, t-stage, n-stage"),
+        ("hecktor-2025", "t-stage", "MMPL_TASKS names t-stage; hecktor-2025 asks for segmentation, survival, hpv"),
+        ("hecktor-2026", "t-stage", "MMPL_TASKS names t-stage, for which these weights were not trained"),
+        ("hecktor-1999", "", "no edition 'hecktor-1999' (MMPL_EDITION); there are hecktor-2025, hecktor-2026"),
+    ],
+)
+def test_what_an_edition_or_the_weights_lack_is_refused(
+    image: str, sample: Path, output: Path, edition: str, tasks: str, message: str
+) -> None:
+    ran = run(image, sample, output, "--env", f"MMPL_EDITION={edition}", "--env", f"MMPL_TASKS={tasks}")
+    refuse(ran, output, message)
+
+
+@contextmanager
+def started(image: str, case: Path, output: Path) -> Iterator[str]:
     """A running server; its name."""
     name = f"mmpl-test-{os.getpid()}"
     gpus = ["--gpus", "all"] if DEVICE == "gpu" else []
     mounts = ["--volume", f"{case}:/input:ro", "--volume", f"{output}:/output"]
-    engine("run", "--detach", "--name", name, *LIMITS, *gpus, *mounts, server_image)
+    engine("run", "--detach", "--name", name, *LIMITS, *gpus, *mounts, image)
     try:
         yield name
     finally:
         engine("rm", "--force", name)
+
+
+@pytest.fixture
+def server(server_image: str, case: Path, output: Path) -> Iterator[str]:
+    with started(server_image, case, output) as name:
+        yield name
 
 
 def ask(server: str, method: str, path: str) -> int:
@@ -252,6 +286,28 @@ def test_invoke_answers_one_case_after_the_other(
     say(f"invoke: ends {time.monotonic() - started:.1f} s after it is asked to")
     assert time.monotonic() - started < 5
     assert engine("inspect", "--format", "{{.State.OOMKilled}}", server).stdout.strip() == "false"
+
+
+def test_invoke_answers_the_2026_edition_with_the_status_that_the_record_has(
+    server_image: str, case: Path, output: Path, say: Callable[[str], None]
+) -> None:
+    """By an image that is built for it."""
+    build("mmpl:test-2026", "--target", "invoke", "--build-arg", "MMPL_EDITION=hecktor-2026")
+    record, times = json.loads((case / "ehr.json").read_text()), {}
+    with started("mmpl:test-2026", case, output) as server:
+        wait_until_healthy(server)
+        for status, word in ((0, "negative"), (1, "positive")):
+            (case / "ehr.json").write_text(json.dumps(record | {"HPV Status": status})[:-1] + ",}")
+            began = time.monotonic()
+            assert ask(server, "POST", "/invoke") == 201
+            say(f"invoke, hecktor-2026: a case in {time.monotonic() - began:.1f} s")
+            assert f"note: the risk rests on a known HPV status ({word})" in last_case(server)
+            assert files(output) == {MASK_2026, RISK}
+            times[word] = json.loads((output / RISK).read_text())
+        logs = engine("logs", server)
+    assert "note: hecktor-2026 asks for t-stage, n-stage, too" in logs.stdout
+    assert logs.stderr == ""
+    assert times["negative"] != times["positive"]
 
 
 def test_without_a_pet(image: str, case: Path, output: Path) -> None:

@@ -450,6 +450,8 @@ def slow_days(monkeypatch) -> SlowDays:
         ({"MMPL_TIME_BUDGET_S": "0"}, 9000, False),
         ({"MMPL_TIME_BUDGET_S": "5000"}, 841, False),
         ({"MMPL_TIME_BUDGET_S": "100"}, 101, True),
+        ({"MMPL_EDITION": "hecktor-2026"}, 1400, False),
+        ({"MMPL_EDITION": "hecktor-2026"}, 1441, True),
     ],
 )
 def test_without_a_gpu_the_editions_limit_less_its_reserve_is_the_time_budget(
@@ -508,32 +510,93 @@ def test_the_shell_script_asks_for_no_time_budget_unless_one_is_given(root, tmp_
 
 
 def test_another_edition_is_another_file(answer, write_input, output, monkeypatch, blind_ensemble, tmp_path):
-    """Elsewhere and with the risk the other way round, by data alone."""
+    """Elsewhere and with a time in place of the risk, by data alone."""
     answer(write_input(), blind_ensemble)
     risk = json.loads((output / "rfs.json").read_text())
     text = (challenge.EDITIONS / "hecktor-2025.yaml").read_text()
-    (tmp_path / "next.yaml").write_text(text.replace("rfs.json", "risk/answer.json").replace("sign: 1", "sign: -1"))
+    (tmp_path / "next.yaml").write_text(
+        text.replace("rfs.json", "risk/answer.json").replace("form: risk", "form: days")
+    )
     monkeypatch.setattr(challenge, "EDITIONS", tmp_path)
     monkeypatch.setenv("MMPL_EDITION", "next")
-    code, _, error = answer(write_input(), blind_ensemble)
+    code, text, error = answer(write_input(), blind_ensemble)
     assert (code, error) == (0, "")
     assert json.loads((output / "risk/answer.json").read_text()) == -risk
+    no_days = (
+        "note: risk/answer.json is the negative risk score, no number of days, as these weights were not calibrated"
+    )
+    assert text.splitlines()[0] == no_days
+
+
+MASK_2026 = "images/head-neck-tumor-segmentation/output.mha"
+
+
+def test_weights_that_do_not_stage_answer_the_rest_of_2026_and_say_so_first(
+    answer, write_input, output, monkeypatch, calibrated_ensemble
+):
+    """HPV status is no answer there, and what the risk rests on where the record has one."""
+    monkeypatch.setenv("MMPL_EDITION", "hecktor-2026")
+    days, texts = {}, {}
+    for status in ("", 0, 1):
+        code, texts[status], error = answer(write_input(ehr=EHR | {"HPV Status": status}), calibrated_ensemble)
+        assert (code, error) == (0, "")
+        assert files(output) == {MASK_2026, "rfs.json"}
+        days[status] = json.loads((output / "rfs.json").read_text())
+    lacking = "note: hecktor-2026 asks for t-stage, n-stage, too, for which these weights were not trained"
+    assert texts[""].splitlines()[0] == lacking
+    assert "predicting HPV status" in texts[""]
+    assert "clinical record: HPV Status is '': predicted" in texts[""]
+    assert "note: the risk rests on a known HPV status (negative)" in texts[0]
+    assert "HPV Status" not in texts[1]
+    assert "no number of days" not in texts[1]
+    assert 0 < days[0] < days[""] < days[1] < 1200  # up to the follow-up's end
+
+
+def test_a_record_of_2026_is_answered_by_2025_as_it_was(answer, write_input, output, monkeypatch, tiny_ensemble):
+    told = []
+    for edition, record in (("", EHR), ("", EHR | {"HPV Status": 1}), ("hecktor-2025", EHR | {"HPV Status": 0})):
+        monkeypatch.setenv("MMPL_EDITION", edition)
+        code, text, error = answer(write_input(ehr=record), tiny_ensemble)
+        assert (code, error) == (0, "")
+        assert "asks for" not in text
+        assert "HPV Status" not in text
+        told.append({name: (output / name).read_bytes() for name in ANSWERS})
+    assert told[0] == told[1] == told[2]
 
 
 # a case that cannot
 
 
 @pytest.mark.parametrize(
-    ("variable", "message"),
+    ("edition", "tasks", "message"),
     [
-        ("MMPL_TASKS", "MMPL_TASKS names staging; there are segmentation, survival, hpv"),
-        ("MMPL_EDITION", "MMPL_EDITION is 'staging'; there are hecktor-2025"),
+        ("", "staging", "MMPL_TASKS names staging; hecktor-2025 asks for segmentation, survival, hpv"),
+        ("", "hpv t-stage", "MMPL_TASKS names t-stage; hecktor-2025 asks for segmentation, survival, hpv"),
+        (
+            "hecktor-2026",
+            "hpv,survival",
+            "MMPL_TASKS names hpv; hecktor-2026 asks for segmentation, survival, t-stage, n-stage",
+        ),
+        ("hecktor-2026", "n-stage", "MMPL_TASKS names n-stage, for which these weights were not trained"),
+        ("staging", "", "no edition 'staging' (MMPL_EDITION); there are hecktor-2025, hecktor-2026"),
     ],
 )
-def test_an_unknown_task_or_edition(answer, write_input, monkeypatch, variable, message):
-    monkeypatch.setenv(variable, "staging")
+def test_a_task_or_edition_that_there_is_not(refuse, write_input, monkeypatch, edition, tasks, message):
+    monkeypatch.setenv("MMPL_EDITION", edition)
+    monkeypatch.setenv("MMPL_TASKS", tasks)
+    monkeypatch.setattr(algorithm, "read_challenge_case", None)  # nothing runs
+    assert refuse(write_input()) == message
+
+
+def test_a_key_that_an_edition_does_not_know_is_named(answer, write_input, output, monkeypatch, tmp_path):
+    text = (challenge.EDITIONS / "hecktor-2026.yaml").read_text()
+    (tmp_path / "mistyped.yaml").write_text(text.replace("known_hpv:", "knwon_hpv:"))
+    monkeypatch.setattr(challenge, "EDITIONS", tmp_path)
+    monkeypatch.setenv("MMPL_EDITION", "mistyped")
     code, _, error = answer(write_input())
-    assert (code, error) == (1, f"error: {message}\n")
+    where = f"{tmp_path / 'mistyped.yaml'}: knwon_hpv is 'HPV Status': Extra inputs are not permitted"
+    assert (code, error) == (1, f"error: {where}\n")
+    assert not output.exists()
 
 
 def test_an_unknown_argument(root, capfd):
