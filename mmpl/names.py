@@ -82,6 +82,19 @@ T_STAGE, N_STAGE = "T-stage", "N-stage"
 KNOWN_HPV = "Known HPV Status"
 """Column of a table to be answered, never of the released one: a status that the risk may rest on."""
 
+SCORE_PARTS = (
+    "gtvp_dice_mean",
+    "gtvp_dice_aggregated",
+    "gtvn_dice_mean",
+    "gtvn_dice_aggregated",
+    "gtvn_f1_aggregated",
+    "c_index",
+    "hpv_balanced_accuracy",
+    "t_balanced_accuracy",
+    "n_balanced_accuracy",
+)
+"""Metrics (`mmpl.cohort_scores`) of which an edition's own score may be made: from 0 to 1, higher is better."""
+
 DAYS_PER_YEAR = 365.25
 AT_RISK_AT_END = 0.1
 """Share of the patients who are still followed where discrete time ends, and where survival is no longer scored.
