@@ -198,20 +198,6 @@ class Scores:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-OFFICIAL_PARTS = (
-    "gtvp_dice_mean",
-    "gtvp_dice_aggregated",
-    "gtvn_dice_mean",
-    "gtvn_dice_aggregated",
-    "gtvn_f1_aggregated",
-    "c_index",
-    "hpv_balanced_accuracy",
-    "t_balanced_accuracy",
-    "n_balanced_accuracy",
-)
-"""Metrics of which an edition's own score may be made: all between 0 and 1, higher is better."""
-
-
 @dataclass(frozen=True)
 class Counts:
     """Numbers of patients, and of what was missing.

@@ -85,6 +85,19 @@ WEIGHT = "Weight"
 """Column of a table, and key of a record: kg, which bring a DICOM PET to SUV before its header's do. It is no clinical
 field."""
 
+SCORE_PARTS = (
+    "gtvp_dice_mean",
+    "gtvp_dice_aggregated",
+    "gtvn_dice_mean",
+    "gtvn_dice_aggregated",
+    "gtvn_f1_aggregated",
+    "c_index",
+    "hpv_balanced_accuracy",
+    "t_balanced_accuracy",
+    "n_balanced_accuracy",
+)
+"""Metrics (`mmpl.cohort_scores`) of which an edition's own score may be made: from 0 to 1, higher is better."""
+
 DAYS_PER_YEAR = 365.25
 AT_RISK_AT_END = 0.1
 """Share of the patients who are still followed where discrete time ends, and where survival is no longer scored.

@@ -1,11 +1,12 @@
 """Bootstrap intervals, results by center and paired differences."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
-from mmpl.cohort_scores import Results, by_center, count_patients, differences, interval, intervals, score
+from mmpl.cohort_scores import Results, Scores, by_center, count_patients, differences, interval, intervals, score
+from mmpl.names import SCORE_PARTS
 
 PATIENTS = 60
 
@@ -94,6 +95,7 @@ def test_a_score_with_a_part_that_is_not_there_is_undefined(results: Results) ->
     assert np.isnan(score(results, {"c_index": 0.5, "t_balanced_accuracy": 0.5}).edition_score)
     assert score(results, {"c_index": 1.0}).edition_score == score(results).c_index
     assert score(results).edition_score is None
+    assert set(SCORE_PARTS) <= {field.name for field in fields(Scores)}
 
 
 def test_without_hidden_truth_there_is_no_oracle(results: Results) -> None:

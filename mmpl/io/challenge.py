@@ -17,7 +17,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmpl.case import Case, ClinicalRecord, InvalidInputError
-from mmpl.cohort_scores import OFFICIAL_PARTS
 from mmpl.datafiles import RESOURCES, load_yaml
 from mmpl.errors import some_of
 from mmpl.files import PARTIAL, write_whole
@@ -25,7 +24,7 @@ from mmpl.geometry import check_overlap
 from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
 from mmpl.io.outcomes import read_known_status
 from mmpl.io.tables import cell_text
-from mmpl.names import Task, stage_name
+from mmpl.names import SCORE_PARTS, Task, stage_name
 from mmpl.pipeline import PatientResult
 from mmpl.profile import Positive, describe_invalid
 from mmpl.schema import ClinicalSchema, default_schema, plain_name, shown
@@ -120,8 +119,8 @@ class Edition(BaseModel):
 
     @model_validator(mode="after")
     def _score_is_whole(self) -> Self:
-        if unknown := [metric for metric in self.score if metric not in OFFICIAL_PARTS]:
-            raise ValueError(f"score names {', '.join(unknown)}; there are {', '.join(OFFICIAL_PARTS)}")
+        if unknown := [metric for metric in self.score if metric not in SCORE_PARTS]:
+            raise ValueError(f"score names {', '.join(unknown)}; there are {', '.join(SCORE_PARTS)}")
         if self.score and not math.isclose(whole := sum(self.score.values()), 1):
             raise ValueError(f"the shares of score add up to {whole:g}, not 1")
         return self
