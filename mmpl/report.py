@@ -80,6 +80,14 @@ def describe(
         if result.survival.curve:
             content["risk"]["percentile"] = result.survival.percentile
             content["no_recurrence"] = describe_curve(result.survival.curve)
+    for name, stage in (("t_stage", result.t_stage), ("n_stage", result.n_stage)):
+        if stage:
+            content[name] = {
+                "stage": stage.stage,
+                "score": stage.score,
+                "by_model": stage.member_scores,
+                "by_rule": stage.by_rule,
+            }
     if provenance:
         content["provenance"] = asdict(provenance)
     return content

@@ -127,7 +127,7 @@ def test_no_suv_and_one_model(head: Case, ensemble: Ensemble) -> None:
     one = ensemble.only(["patient_0"])
     result = replace(
         Pipeline(one, CPU, lesions=True)(head),
-        lesions=find_lesions(case, Segmentation(head.reference, 1.0, 1, ())),
+        lesions=find_lesions(case, head.reference),
         flags=("PET is not in SUV: PET radiomics left out",),
     )
     text = text_of(render(case, result, one))
@@ -173,7 +173,7 @@ def shown(head: Case, result: PatientResult, ensemble: Ensemble, tmp_path_factor
     mask[(x - 14) ** 2 + (y - 30) ** 2 + (z - 33) ** 2 < 20] = Label.GTVN
     both = Segmentation(Image(mask, grid), 0.9, 2, (), roi=result.segmentation.roi)
     page = tmp_path_factory.mktemp("page") / "patient.html"
-    lesions = find_lesions(head, both)
+    lesions = find_lesions(head, both.mask, both.member_masks)
     named = replace(result, segmentation=both, lesions=lesions, patient_id=NASTY, notes=("Age is 7: odd",))
     write_page(page, head, named, ensemble, trace(ensemble, CPU, result.seconds, {}))
     return page
@@ -187,7 +187,7 @@ def crowded(head: Case, result: PatientResult, ensemble: Ensemble, tmp_path_fact
     for at in range(7):
         mask[8 + 3 * at : 10 + 3 * at, 14:16, 12:14] = Label.GTVN
     segmentation = replace(result.segmentation, mask=Image(mask, head.ct.grid), member_masks=None)
-    lesions = find_lesions(head, segmentation)
+    lesions = find_lesions(head, segmentation.mask, segmentation.member_masks)
     assert len(lesions) == 8
     flags = ("low ensemble agreement", "images unlike those of the training patients", "head not found")
     notes = tuple(f"a field of number {at} is not given: taken as missing" for at in range(7))
