@@ -19,7 +19,7 @@ from mmpl.lesions import Lesion, Side
 from mmpl.names import STAGE_TASKS, Label, Task
 from mmpl.survival import ScaledColumn
 
-NO_PRIMARY = "no primary found: the commonest T stage of training stands in"
+NO_PRIMARY = "no primary found: the T stage that goes with that in training stands in"
 GEOMETRY = (
     "primary_count",
     "primary_extent_mm",
@@ -178,26 +178,23 @@ class StageScale:
     Attributes:
         stages: Stages of the training patients, ascending.
         thresholds: One between each two neighbors; at or above it is the higher stage.
-        commonest: The commonest of them.
+        without_lesion: Stage of a patient without a lesion to stage: N0, and the T stage whose training patients are
+            most often found no primary of.
     """
 
     stages: tuple[int, ...]
     thresholds: tuple[float, ...]
-    commonest: int
+    without_lesion: int
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """Read what a manifest holds of it."""
         stages, thresholds = map(int, content["stages"]), map(float, content["thresholds"])
-        return cls(tuple(stages), tuple(thresholds), int(content["commonest"]))
+        return cls(tuple(stages), tuple(thresholds), int(content["without_lesion"]))
 
     def stages_of(self, scores: ArrayLike) -> NDArray[np.intp]:
         """Give the stage of each score."""
         return np.array(self.stages)[np.searchsorted(self.thresholds, np.asarray(scores), side="right")]
-
-    def without_lesion(self, task: Task) -> int:
-        """Give the stage of a patient without a lesion to stage."""
-        return self.commonest if task is Task.T_STAGE else 0
 
 
 @dataclass(frozen=True)
@@ -218,13 +215,13 @@ class StageResult:
 
 
 def answer_stage(task: Task, scale: StageScale, models: Sequence[OrdinalModel], evidence: FeatureTable) -> StageResult:
-    """Stage one patient: by the models' mean score or, without a lesion to stage, N0 and the commonest T stage.
+    """Stage one patient: by the models' mean score or, without a lesion to stage, as the scale says.
 
     Args:
         evidence: One row, by `staging_evidence`.
     """
     if without_lesion(task, evidence)[0]:
-        stage = scale.without_lesion(task)
-        return StageResult(stage, float(stage), (float(stage),) * len(models), by_rule=True)
+        stage = float(scale.without_lesion)
+        return StageResult(scale.without_lesion, stage, (stage,) * len(models), by_rule=True)
     scores = tuple(float(model.score(evidence)[0]) for model in models)
     return StageResult(int(scale.stages_of(np.mean(scores))), float(np.mean(scores)), scores)

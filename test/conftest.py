@@ -314,8 +314,8 @@ def staging_ensemble(tmp_path_factory: pytest.TempPathFactory, tiny_ensemble: Pa
         n_model = OrdinalModel((0, 1, 2), tuple(nodes), (1.0, -1.0 - seed), ((0.5, 0.0), (1.0, 0.5)))
         write_json(folder / name / TABLES_FILE[Stage.STAGING], StagingTables(t_model, n_model))
     scales = {
-        Task.T_STAGE: StageScale((1, 2, 4), (1.5, 2.5), commonest=2),
-        Task.N_STAGE: StageScale((0, 1, 2), (0.5, 1.5), commonest=2),
+        Task.T_STAGE: StageScale((1, 2, 4), (1.5, 2.5), without_lesion=1),
+        Task.N_STAGE: StageScale((0, 1, 2), (0.5, 1.5), without_lesion=0),
     }
     made = whole.profile, MEMBERS, stages, whole.thresholds, whole.hpv_threshold, whole.training
     write_manifest(folder, *made, stage_scales=scales)

@@ -18,6 +18,7 @@ from mmpl.page import render_page, write_page
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.provenance import trace
 from mmpl.segmentation import Segmentation
+from mmpl.staging import NO_PRIMARY, StageResult
 from mmpl.weights import Ensemble, load_ensemble
 
 pytestmark = pytest.mark.slow
@@ -99,6 +100,7 @@ def test_what_is_given_is_escaped(head: Case, result: PatientResult, ensemble: E
         ("the risk rests on a known HPV status (negative)", "HPV status that was given (negative)."),
         ("time budget: 3 of 10 models", "not all models answered: 3 of 10 models."),
         ("clinical fields assumed: Age", "a typical patient's stand in: Age."),
+        (NO_PRIMARY, "the T stage is that of training patients of whom none was found either."),
         ("out of GPU memory: the rest on the CPU", None),
         ("CT was stored as unsigned 16 bits: negative HU restored", None),
         ("a flag that nobody knew", "a flag that nobody knew"),
@@ -143,6 +145,12 @@ def test_weights_of_segmentation_alone(head: Case, partial_ensemble) -> None:
     assert "Lesions" in text
     for absent in ("HPV status", "Recurrence", "What the answers rest on", "No recurrence"):
         assert absent not in text
+
+
+def test_stages_stand_beside_the_lesions(head: Case, result: PatientResult, ensemble: Ensemble) -> None:
+    staged = replace(result, t_stage=StageResult(3, 2.8, (2.8,)), n_stage=StageResult(0, 0.0, (0.0,)))
+    assert "Stage (AJCC, seventh edition): T3 N0" in text_of(render(head, staged, ensemble))
+    assert "Stage (" not in text_of(render(head, result, ensemble))
 
 
 def test_weights_that_were_not_calibrated(head: Case, tiny_ensemble: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_score_is_the_expected_stage() -> None:
 
 
 def test_a_threshold_belongs_to_the_higher_stage() -> None:
-    scale = StageScale((1, 2, 4), (1.5, 3.0), commonest=2)
+    scale = StageScale((1, 2, 4), (1.5, 3.0), without_lesion=1)
     assert scale.stages_of([0.0, 1.49, 1.5, 2.9, 3.0, 9.0]).tolist() == [1, 1, 2, 2, 4, 4]
 
 
@@ -195,7 +195,7 @@ def test_other_answers_do_not_change(answered: PatientResult, tiny_ensemble: Pat
     assert without.flags == answered.flags
 
 
-def test_without_nodes_it_is_n0_and_without_a_primary_the_commonest_t(staging_ensemble: Path, head: Case) -> None:
+def test_without_nodes_it_is_n0_and_without_a_primary_what_the_weights_say(staging_ensemble: Path, head: Case) -> None:
     """By masks of a person, of which specks do not count."""
     pipeline = Pipeline(load_ensemble(staging_ensemble), CPU, frozenset(STAGE_TASKS))
     mask = np.zeros(head.ct.grid.shape_zyx, np.uint8)
@@ -212,13 +212,13 @@ def test_without_nodes_it_is_n0_and_without_a_primary_the_commonest_t(staging_en
     nodes = pipeline(with_mask(head, np.where(mask == Label.GTVP, Label.GTVN, 0).astype(np.uint8)))
     assert nodes.t_stage is not None
     assert nodes.n_stage is not None
-    assert (nodes.t_stage.stage, nodes.t_stage.by_rule, nodes.n_stage.by_rule) == (2, True, False)
+    assert (nodes.t_stage.stage, nodes.t_stage.by_rule, nodes.n_stage.by_rule) == (1, True, False)
     assert NO_PRIMARY in nodes.flags
 
     neither = pipeline(with_mask(head, np.zeros_like(mask)))
     assert neither.t_stage is not None
     assert neither.n_stage is not None
-    assert (neither.t_stage.stage, neither.n_stage.stage) == (2, 0)
+    assert (neither.t_stage.stage, neither.n_stage.stage) == (1, 0)
     assert NO_DEEP_EVIDENCE not in neither.flags
 
 

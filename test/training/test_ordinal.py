@@ -6,16 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from mmpl.case import ClinicalRecord, Outcome, Patient
 from mmpl.evidence import FeatureTable
 from mmpl.names import STAGE_TASKS, Stage, Task
 from mmpl.profile import load_profile
-from mmpl.staging import GEOMETRY
+from mmpl.staging import GEOMETRY, StageScale
 from mmpl.training.parallel import Engine
 from mmpl.training.records import StagingRecord
 from mmpl.training.splits import make_splits
-from mmpl.training.staging import choose_scale, fit_ordinal, fit_ordinal_models, stage_balanced_accuracy
+from mmpl.training.staging import (
+    choose_scale,
+    fit_ordinal,
+    fit_ordinal_models,
+    stage_balanced_accuracy,
+    stage_without_lesion,
+)
 from mmpl.training.workspace import RunSettings, Workspace
 from mmpl.weights import TABLES_FILE
 
@@ -30,6 +37,10 @@ def draw(counts: tuple[int, ...], noise: float = 0.3, seed: int = 0) -> tuple[Fe
     return FeatureTable.of(node_extent_mm=size, node_count=rng.normal(size=len(stages)), **others), stages
 
 
+def scale_of(scores: ArrayLike, stages: ArrayLike) -> StageScale:
+    return choose_scale(Task.N_STAGE, scores, stages, np.zeros(len(np.asarray(stages)), bool))
+
+
 def test_a_planted_order_is_found() -> None:
     evidence, stages = draw((40, 40, 40, 40))
     model = fit_ordinal(Task.N_STAGE, evidence, stages)
@@ -39,7 +50,7 @@ def test_a_planted_order_is_found() -> None:
     scores = model.score(fresh)
     assert (np.diff([scores[truth == stage].mean() for stage in range(4)]) > 0.3).all()
     assert ((scores >= 0) & (scores <= 3)).all()
-    assert stage_balanced_accuracy(choose_scale(model.score(evidence), stages).stages_of(scores), truth) > 0.75
+    assert stage_balanced_accuracy(scale_of(model.score(evidence), stages).stages_of(scores), truth) > 0.75
 
 
 def test_a_rare_stage_weighs_as_much_as_a_common_one() -> None:
@@ -47,16 +58,15 @@ def test_a_rare_stage_weighs_as_much_as_a_common_one() -> None:
     evidence, stages = draw((300, 15), noise=1.0)
     scores = fit_ordinal(Task.N_STAGE, evidence, stages).score(evidence)
     assert scores.mean() == pytest.approx(0.5, abs=0.1)
-    scale = choose_scale(scores, stages)
+    scale = scale_of(scores, stages)
     found = scale.stages_of(scores)
-    assert scale.commonest == 0
     assert (found[stages == 1] == 1).mean() > 0.5
 
 
 def test_stages_that_nobody_has_are_never_said() -> None:
     evidence, stages = draw((20, 20, 0, 20))
     model = fit_ordinal(Task.N_STAGE, evidence, stages)
-    scale = choose_scale(model.score(evidence), stages)
+    scale = scale_of(model.score(evidence), stages)
     assert model.stages == scale.stages == (0, 1, 3)
     assert len(scale.thresholds) == 2
     assert set(scale.stages_of(np.linspace(-1, 5, 50))) == {0, 1, 3}
@@ -74,7 +84,7 @@ def test_thresholds_lie_between_stages() -> None:
     rng = np.random.default_rng(1)
     stages = np.repeat([1, 2, 3], (60, 200, 20))
     scores = stages + rng.normal(0.0, 0.2, len(stages))
-    assert choose_scale(scores, stages).thresholds == pytest.approx((1.5, 2.5), abs=0.12)
+    assert scale_of(scores, stages).thresholds == pytest.approx((1.5, 2.5), abs=0.12)
 
 
 def test_thresholds_give_up_a_stage_that_does_not_show() -> None:
@@ -82,16 +92,30 @@ def test_thresholds_give_up_a_stage_that_does_not_show() -> None:
     rng = np.random.default_rng(2)
     stages = np.repeat([1, 2, 3, 4], 100)
     scores = np.where(stages == 4, rng.uniform(1.5, 3.2, 400), stages + rng.normal(0.0, 0.1, 400))
-    scale = choose_scale(scores, stages)
+    scale = scale_of(scores, stages)
     recalls = [(scale.stages_of(scores)[stages == stage] == stage).mean() for stage in (1, 2, 3, 4)]
     assert min(recalls[:3]) > 0.95
     assert scale.thresholds == tuple(sorted(scale.thresholds))
 
 
 def test_scores_that_are_all_the_same_have_thresholds() -> None:
-    scale = choose_scale(np.full(6, 1.0), [0, 0, 1, 1, 2, 2])
+    scale = scale_of(np.full(6, 1.0), [0, 0, 1, 1, 2, 2])
     assert len(scale.thresholds) == 2
     assert np.isfinite(scale.thresholds).all()
+
+
+@pytest.mark.parametrize(
+    ("absent", "t_stage"),
+    [
+        ([0, 0, 0, 0, 0, 0, 0], 2),  # the commonest
+        ([0, 1, 1, 1, 0, 0, 0], 2),
+        ([1, 1, 1, 0, 0, 0, 0], 1),  # fewer patients than of T2, and a larger share
+    ],
+)
+def test_the_stage_without_a_primary_is_that_of_which_most_are_missed(absent: list[int], t_stage: int) -> None:
+    stages = [1, 2, 2, 2, 2, 3, 4]
+    assert stage_without_lesion(Task.T_STAGE, stages, absent) == t_stage
+    assert stage_without_lesion(Task.N_STAGE, stages, absent) == 0
 
 
 def test_balanced_accuracy_is_the_mean_of_the_stages_shares() -> None:
