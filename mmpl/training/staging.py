@@ -72,7 +72,7 @@ def fit_ordinal(task: Task, evidence: FeatureTable, stages: ArrayLike) -> Ordina
     weights = (len(truth) / len(kinds) / counts)[np.searchsorted(kinds, truth)]
     names = [name for name in evidence.names if name.startswith(COLUMNS[task])]
     values = dict(zip(names, evidence.read(names).T, strict=True))
-    columns = [column for name in values if (column := _scale(name, values[name]))]
+    columns = [_scale(name, column) for name, column in values.items()]
     covariates = np.column_stack([column.scale_values(values[column.name]) for column in columns])
     steps = [
         LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(covariates, truth > kind, sample_weight=weights)
@@ -86,22 +86,19 @@ def fit_ordinal(task: Task, evidence: FeatureTable, stages: ArrayLike) -> Ordina
     )
 
 
-def _scale(name: str, values: Floats) -> ScaledColumn | None:
-    """Prepare a column (n,): its median stands in for what is missing; None where nothing varies."""
+def _scale(name: str, values: Floats) -> ScaledColumn:
+    """Prepare a column (n,): its median stands in for what is missing; one that does not vary becomes 0."""
     known = values[np.isfinite(values)]
-    if not len(known):
-        return None
-    fill = float(np.median(known))
+    fill = float(np.median(known)) if len(known) else 0.0
     filled = np.where(np.isfinite(values), values, fill)
-    sd = float(filled.std())
-    return ScaledColumn(name, fill, float(filled.mean()), sd, SCORE_LIMIT_SD) if sd > 0 else None
+    return ScaledColumn(name, fill, float(filled.mean()), float(filled.std()) or 1.0, SCORE_LIMIT_SD)
 
 
 def stage_without_lesion(task: Task, stages: ArrayLike, absent: ArrayLike) -> int:
     """Choose the stage of patients without a lesion to stage: N0, and the T stage of which most are found no primary.
 
     What is missed is small: of 440 patients 17% of those of T1 had no primary in the mask, 3% of T2 (`train/LOG.md`).
-    Where every patient has one, it is the commonest.
+    Where every patient has one, or none has, it is the commonest.
 
     Args:
         task: T or N.
@@ -112,8 +109,8 @@ def stage_without_lesion(task: Task, stages: ArrayLike, absent: ArrayLike) -> in
         return 0
     truth, lacking = np.asarray(stages, dtype=np.intp), np.asarray(absent, dtype=bool)
     kinds, counts = np.unique(truth, return_counts=True)
-    shares = [lacking[truth == kind].mean() for kind in kinds]
-    return int(kinds[np.argmax(shares if lacking.any() else counts)])
+    shares = np.array([lacking[truth == kind].mean() for kind in kinds])
+    return int(kinds[np.argmax(shares if np.ptp(shares) else counts)])
 
 
 def choose_scale(task: Task, scores: ArrayLike, stages: ArrayLike, absent: ArrayLike) -> StageScale:

@@ -44,7 +44,8 @@ def scale_of(scores: ArrayLike, stages: ArrayLike) -> StageScale:
 def test_a_planted_order_is_found() -> None:
     evidence, stages = draw((40, 40, 40, 40))
     model = fit_ordinal(Task.N_STAGE, evidence, stages)
-    assert model.names == ("node_extent_mm", "node_count")  # of the nodes alone, and only what varies
+    assert model.names == ("node_extent_mm", "node_count", "node_sides")  # of the nodes alone
+    assert all(of_sides == 0 for *_, of_sides in model.coefficients)  # which are the same of all
     assert model.stages == (0, 1, 2, 3)
     fresh, truth = draw((50, 50, 50, 50), seed=1)
     scores = model.score(fresh)
@@ -70,6 +71,15 @@ def test_stages_that_nobody_has_are_never_said() -> None:
     assert model.stages == scale.stages == (0, 1, 3)
     assert len(scale.thresholds) == 2
     assert set(scale.stages_of(np.linspace(-1, 5, 50))) == {0, 1, 3}
+
+
+def test_masks_that_find_nothing_still_make_a_model() -> None:
+    """As those of networks that have learnt nothing do."""
+    stages = np.repeat([1, 2, 3], (10, 30, 10))
+    nothing = FeatureTable.of(primary_count=np.zeros(50), primary_extent_mm=np.full(50, np.nan))
+    scores = fit_ordinal(Task.T_STAGE, nothing, stages).score(nothing)
+    assert scores == pytest.approx(2.0, abs=0.01)
+    assert choose_scale(Task.T_STAGE, scores, stages, np.ones(50, bool)).without_lesion == 2
 
 
 def test_one_stage_alone_is_refused() -> None:
