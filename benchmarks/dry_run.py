@@ -32,7 +32,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.network import build_network
 from mmpl.processor import PRECISION
 from mmpl.profile import Profile, load_profile
@@ -226,7 +226,7 @@ def main(
     if "LD_PRELOAD" not in os.environ:
         raise typer.Exit(run_pretending(*sys.argv[1:]))
     chosen = load_profile(profile)
-    for each in stage or list(Stage):
+    for each in stage or NETWORK_STAGES:
         if predict:
             print(json.dumps({"stage": each, "peak_gib": predict_once(chosen, each)}), flush=True)
             continue

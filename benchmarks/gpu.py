@@ -23,7 +23,7 @@ from benchmarks.scans import draw_lesions, draw_scan
 from mmpl.case import Grid
 from mmpl.io.challenge import read_edition
 from mmpl.io.images import write_image
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.network import StageNetwork, build_network, count_gflop
 from mmpl.preprocess import PreparedCase
 from mmpl.processor import Processor
@@ -116,7 +116,7 @@ def write_untrained(folder: Path, profile: Profile, models: int) -> None:
     members = shipped.members[:models]
     for member in members:
         shutil.copytree(member.folder, folder / member.name)
-        for stage in Stage:
+        for stage in NETWORK_STAGES:
             state = build_network(profile, stage).half().state_dict()
             save_file(state, folder / member.name / NETWORK_FILE[stage])
     names = [member.name for member in members]

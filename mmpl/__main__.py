@@ -25,6 +25,7 @@ TRAINING_STEPS = (
     "radiomics",
     "hpv",
     "survival",
+    "staging",
     "export",
     "ensemble",
     "tabular",
@@ -307,7 +308,7 @@ def predict(
 def train(context: typer.Context) -> None:
     """Run a training step: mmpl train STEP ...; mmpl train STEP --help says more. It needs the extra `train`.
 
-    Steps: check, plan, prepare, segmentation, radiomics, hpv, survival, export, and ensemble, which runs them all.
+    Steps: check, plan, prepare, segmentation, radiomics, hpv, survival, staging, export, and ensemble, which runs all.
     """
     step, *arguments = context.args or ["--help"]
     if step == "--help":
@@ -414,7 +415,7 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from mmpl.names import Stage
+    from mmpl.names import NETWORK_STAGES, Stage
     from mmpl.network import build_network, count_gflop, count_parameters
     from mmpl.profile import PROFILES, differences, load_profile
     from mmpl.weights import load_ensemble
@@ -430,7 +431,7 @@ def info(
     table = Table(title=f"profile {chosen.name}", title_justify="left")
     for heading in ("network", "parameters", "input voxels (x, y, z)", "GFLOP a forward pass"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
-    for stage in Stage:
+    for stage in NETWORK_STAGES:
         size = chosen.inference.window_xyz if stage is Stage.SEGMENTATION else chosen.inference.lesion_crop_xyz
         parameters = count_parameters(build_network(chosen, stage))
         table.add_row(stage, f"{parameters:,}", " x ".join(map(str, size)), f"{count_gflop(chosen, stage):.1f}")

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpl.names import Label
+from mmpl.names import Label, Task
 
 Vector = tuple[float, float, float]
 
@@ -129,6 +129,10 @@ class Outcome:
     def has_rfs(self) -> bool:
         """Whether time and event are both known."""
         return self.relapse is not None and self.rfs_days is not None
+
+    def stage_of(self, task: Task) -> int | None:
+        """Give T stage, 1 to 4, or N stage, 0 to 3; None where it is not known, and of T0, where nothing is staged."""
+        return self.t_stage or None if task is Task.T_STAGE else self.n_stage
 
 
 @dataclass(frozen=True)

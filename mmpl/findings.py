@@ -9,6 +9,7 @@ from mmpl.pipeline import NO_DEEP_EVIDENCE, UNLIKE_TRAINING
 from mmpl.preprocess import FIELD_OF_VIEW_CUT, HEAD_NOT_FOUND, NO_PET_SIGNAL
 from mmpl.schema import CategoricalField, ClinicalSchema, ContinuousField
 from mmpl.segmentation import GIVEN, LOW_AGREEMENT, NO_LESION, NO_OVERLAP
+from mmpl.staging import NO_PRIMARY
 from mmpl.units import NOT_HU, NOT_SUV, SHIFTED, UNWRAPPED
 
 _WORDS = {Label.GTVP: "primary tumor", Label.GTVN: "nodes"}
@@ -131,6 +132,7 @@ _FLAGS = {
     NO_DEEP_EVIDENCE: None,  # which that says
     GIVEN: "The contours are a person's, not the models': HPV status and recurrence risk rest on them.",
     LOW_AGREEMENT: "The models disagree about the contours: look at them closely.",
+    NO_PRIMARY: "No primary tumor was found: the T stage is that of training patients of whom none was found either.",
     UNLIKE_TRAINING: (
         "The images are unlike those that the models were trained on: what is said here may not hold for them."
     ),

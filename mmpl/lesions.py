@@ -17,7 +17,7 @@ from mmpl.case import Case, Grid, Image
 from mmpl.evidence import Floats
 from mmpl.geometry import Interpolation, covering_box, crop_grid, extent_mm, index_to_mm, mm_to_index, resample
 from mmpl.names import Label
-from mmpl.segmentation import MemberMasks, Segmentation
+from mmpl.segmentation import MemberMasks
 
 PEAK_RADIUS_MM = (3 * 1000 / (4 * math.pi)) ** (1 / 3)
 """Radius of a sphere of 1 ml."""
@@ -86,11 +86,17 @@ class Lesion:
     found_by: float | None
 
 
-def find_lesions(case: Case, segmentation: Segmentation) -> tuple[Lesion, ...]:
-    """Measure every lesion of a patient: primaries come before nodes, and of a class the largest first."""
+def find_lesions(case: Case, mask: Image, member_masks: MemberMasks | None = None) -> tuple[Lesion, ...]:
+    """Measure every lesion of a patient: primaries come before nodes, and of a class the largest first.
+
+    Args:
+        case: CT and PET.
+        mask: Label map on the CT's grid.
+        member_masks: Masks of the models; None where nothing is to be said of who finds each.
+    """
     from scipy.spatial import cKDTree
 
-    found = components(segmentation.mask)
+    found = components(mask)
     primary = cKDTree(_surface_mm(found[0][1])) if found and found[0][0] is Label.GTVP else None
     lesions = []
     for number, (label, lesion) in enumerate(found):
@@ -107,7 +113,7 @@ def find_lesions(case: Case, segmentation: Segmentation) -> tuple[Lesion, ...]:
                 side_of(case.ct, center),
                 float(primary.query(_surface_mm(lesion))[0].min()) if primary and number else None,
                 measure_uptake(case.pet, lesion, volume_ml) if case.pet_is_suv else None,
-                _found_by(places, label, segmentation.member_masks),
+                _found_by(places, label, member_masks),
             )
         )
     return tuple(lesions)

@@ -18,11 +18,16 @@ CLASS_NAMES = {Label.GTVP: "GTVp", Label.GTVN: "GTVn"}
 
 
 class Stage(StrEnum):
-    """The three learning stages, in order; each starts from the backbone of the one before."""
+    """The four learning stages, in order."""
 
     SEGMENTATION = "segmentation"
     HPV = "hpv"
     SURVIVAL = "survival"
+    STAGING = "staging"
+
+
+NETWORK_STAGES = (Stage.SEGMENTATION, Stage.HPV, Stage.SURVIVAL)
+"""The stages that have a network, each of which starts from the backbone of the one before."""
 
 
 class Task(StrEnum):
@@ -33,6 +38,17 @@ class Task(StrEnum):
     HPV = "hpv"
     T_STAGE = "t-stage"
     N_STAGE = "n-stage"
+
+
+STAGE_TASKS = (Task.T_STAGE, Task.N_STAGE)
+"""What the learning stage `STAGING` answers, in the order of every pair."""
+STAGE_OF = {
+    Task.SEGMENTATION: Stage.SEGMENTATION,
+    Task.SURVIVAL: Stage.SURVIVAL,
+    Task.HPV: Stage.HPV,
+    **dict.fromkeys(STAGE_TASKS, Stage.STAGING),
+}
+"""The learning stage that answers each task."""
 
 
 def stage_name(task: Task, stage: int) -> str:

@@ -1,8 +1,8 @@
-"""The whole system on one screen: segment, then diagnose, then prognose (the paper's Figure 1)."""
+"""The whole system on one screen: segment, diagnose and prognose (the paper's Figure 1), then stage."""
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,12 +14,12 @@ from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, 
 from mmpl.hpv import HpvResult
 from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
 from mmpl.lesions import Lesion, find_lesions
-from mmpl.names import Label, Stage, Task
+from mmpl.names import STAGE_TASKS, Label, Stage, Task
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
 from mmpl.radiomics import measure_lesions
 from mmpl.segmentation import NO_LESION, Budget, Segmentation, crop_around, lesion_center, predict_logits, segment
-from mmpl.staging import StageResult
+from mmpl.staging import NO_PRIMARY, StageResult, answer_stage, measure_geometry, staging_evidence
 from mmpl.survival import SurvivalResult, TimeIntervals, expected_days, member_curves, survival_curve
 from mmpl.weights import Ensemble, EnsembleMember, WeightsError
 
@@ -148,34 +148,42 @@ class Pipeline:
             segmentation = segmentation.with_mask(case.given_mask)
         members = self.ensemble.members[: segmentation.models]
         tasks = (self.tasks & self.ensemble.tasks) - {Task.SEGMENTATION}
-        lesions, hpv, survival = None, None, None
+        outcomes, stages = tasks - frozenset(STAGE_TASKS), tasks & frozenset(STAGE_TASKS)
+        lesions, hpv, survival, measured = None, None, None, None
+        staged = dict[Task, StageResult]()
         if tasks or self.all_radiomics:
             lesions = self.examine(case, prepared, segmentation, members)
             watch.lap("radiomics")
-        if lesions and tasks and Stage.HPV in self.ensemble.stages:
+        if lesions and outcomes and Stage.HPV in self.ensemble.stages:
             hpv = self.diagnose(case, lesions, members, processor)
             watch.lap(Stage.HPV)
         if lesions and Task.SURVIVAL in tasks:
             survival = self.prognose(case, lesions, hpv, members, processor)
             watch.lap(Stage.SURVIVAL)
+        if self.lesions or stages:
+            measured = find_lesions(case, segmentation.mask, segmentation.member_masks)
+            watch.lap("lesions")
+        if lesions and measured is not None and stages:
+            staged = self.stage(stages, segmentation, measured, lesions.radiomics, members)
+            watch.lap(Stage.STAGING)
         notes = self._clinical_notes(case, members) if tasks else ()
         flags = [*prepared.flags, *processor.notes, *segmentation.flags]
         patch = self.ensemble.reference.patch
         unlike_training = patch.relative(prepared.images) if patch else None
         if unlike_training is not None and unlike_training > 1:
             flags.append(UNLIKE_TRAINING)
-        if tasks and NO_LESION in segmentation.flags:
+        if outcomes and NO_LESION in segmentation.flags:
             flags.append(NO_DEEP_EVIDENCE)
         if tasks:
             flags += stated_flags(members, case, hpv, survival)
+        t_stage, n_stage = (staged.get(task) for task in STAGE_TASKS)
+        if t_stage and t_stage.by_rule:
+            flags.append(NO_PRIMARY)
         radiomics = lesions.radiomics if lesions else None
         answers = segmentation, hpv, survival, radiomics
-        measured = None
-        if self.lesions:
-            measured = find_lesions(case, segmentation)
-            watch.lap("lesions")
         told = tuple(flags), notes, unlike_training
-        return PatientResult(case.patient_id, *answers, *told, measured, watch.seconds, case.suv)
+        shown = measured if self.lesions else None
+        return PatientResult(case.patient_id, *answers, *told, shown, watch.seconds, case.suv, t_stage, n_stage)
 
     def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""
@@ -230,6 +238,21 @@ class Pipeline:
             curves.append(curve)
             intervals.append(time)
         return integrate_survival(self.ensemble, members, seen, case, *member_curves(curves, intervals))
+
+    def stage(
+        self,
+        tasks: Collection[Task],
+        segmentation: Segmentation,
+        lesions: Sequence[Lesion],
+        radiomics: FeatureTable,
+        members: Sequence[EnsembleMember],
+    ) -> dict[Task, StageResult]:
+        """Stage 4: each model's T or N score of the lesions' geometry and radiomics; the mean of all, and its stage."""
+        self.progress("staging")
+        smallest_ml = self.ensemble.profile.inference.smallest_lesion_ml(segmentation.mask.grid.voxel_ml)
+        seen = staging_evidence(measure_geometry(lesions, smallest_ml), radiomics)
+        scales, tables = self.ensemble.stage_scales, [member.staging for member in members]
+        return {task: answer_stage(task, scales[task], [each.of(task) for each in tables], seen) for task in tasks}
 
     def _uncalibrated(self) -> list[Task]:
         """Name the tasks that are answered by scores whose meaning the weights do not say."""

@@ -89,6 +89,10 @@ class InferenceSettings(Settings):
     lesion_crop_xyz: Size
     minimum_component_voxels: Annotated[int, Field(ge=0)]
 
+    def smallest_lesion_ml(self, voxel_ml: float) -> float:
+        """Volume below which a lesion of a mask is a speck, ml."""
+        return self.minimum_component_voxels * voxel_ml
+
 
 class AugmentationSettings(Settings):
     """Bounds of how far a training crop may stray from what was scanned; the change is drawn evenly up to each.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES
 from mmpl.network import build_network, count_gflop, count_parameters
 from mmpl.processor import use_allowed_cores
 from mmpl.profile import Profile
@@ -101,7 +101,7 @@ def describe_installation(profile: Profile, ensemble: Ensemble | None) -> str:
                 "parameters": count_parameters(build_network(profile, stage)),
                 "gflop": count_gflop(profile, stage),
             }
-            for stage in Stage
+            for stage in NETWORK_STAGES
         },
     }
     if ensemble:

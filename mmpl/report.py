@@ -92,7 +92,12 @@ def describe(
 
 def describe_stage(task: Task, result: StageResult) -> dict[str, Any]:
     """Give a stage, and the scores that it was made of."""
-    return {"stage": stage_name(task, result.stage), "score": result.score, "by_model": result.member_scores}
+    return {
+        "stage": stage_name(task, result.stage),
+        "score": result.score,
+        "by_model": result.member_scores,
+        "by_rule": result.by_rule,
+    }
 
 
 def describe_mask(segmentation: Segmentation) -> dict[str, Any]:

@@ -21,12 +21,13 @@ from mmpl.case import ClinicalRecord, InvalidInputError
 from mmpl.clinical import ClinicalEncoder
 from mmpl.evidence import Scale
 from mmpl.files import Record, read_json, write_json
-from mmpl.names import Stage, Task
+from mmpl.names import NETWORK_STAGES, STAGE_OF, STAGE_TASKS, Stage, Task
 from mmpl.network import StageNetwork, build_network
 from mmpl.profile import Profile
 from mmpl.radiomics import is_radiomics
 from mmpl.reference import Reference
 from mmpl.segmentation import Thresholds
+from mmpl.staging import StageScale, StagingTables
 from mmpl.survival import CoxModel, TimeIntervals
 from mmpl.version import __version__
 
@@ -42,10 +43,10 @@ VARIABLE = "MMPL_WEIGHTS"
 PLATFORM_FOLDER = Path("/opt/ml/model")
 SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
-NETWORK_FILE = {stage: f"{stage}.safetensors" for stage in Stage}
+NETWORK_FILE = {stage: f"{stage}.safetensors" for stage in NETWORK_STAGES}
 FOREST_FILE = "forest.skops"
 ENCODER_FILE = "encoder.json"
-TABLES_FILE = {Stage.HPV: "hpv.json", Stage.SURVIVAL: "survival.json"}
+TABLES_FILE = {Stage.HPV: "hpv.json", Stage.SURVIVAL: "survival.json", Stage.STAGING: "staging.json"}
 CALIBRATION_FILE = "calibration.json"
 REFERENCE_FILE = "reference.json"
 """Beside the models' folders, both; weights without one are answered without what it says."""
@@ -110,10 +111,10 @@ class EnsembleMember:
 
     def keep(self) -> None:
         """Read all that this model consists of, now."""
-        networks = have_networks(self.stages)
-        self.kept.update({stage: self.network(stage) for stage in self.stages if networks})
+        networks = networks_of(self.stages)
+        self.kept.update({stage: self.network(stage) for stage in networks})
         if ENCODER_FILE in member_files(self.stages):
-            _ = self.encoder, self.read_names  # which reads forest and Cox model
+            _ = self.encoder, self.read_names  # which reads forest, Cox model and ordinal models
         if networks and Stage.HPV in self.stages:
             _ = self.hpv
 
@@ -143,13 +144,20 @@ class EnsembleMember:
         return _read(self.folder / TABLES_FILE[Stage.SURVIVAL], SurvivalTables)
 
     @cached_property
+    def staging(self) -> StagingTables:
+        """Read the tables of stage 4."""
+        return _read(self.folder / TABLES_FILE[Stage.STAGING], StagingTables)
+
+    @cached_property
     def read_names(self) -> frozenset[str]:
-        """Names of the columns that forest and Cox model read; none where there is neither."""
+        """Names of the columns that forest, Cox model and ordinal models read; none where there is none of them."""
         read: list[str] = []
         if Stage.HPV in self.stages:
             read += self.forest.names
         if Stage.SURVIVAL in self.stages:
             read += [covariate.name for covariate in self.survival.cox.covariates]
+        if Stage.STAGING in self.stages:
+            read += [name for task in STAGE_TASKS for name in self.staging.of(task).names]
         return frozenset(read)
 
     @property
@@ -180,6 +188,7 @@ class Ensemble:
         identity: SHA-256 of the manifest, which names every other file by its own.
         calibration: What the ensemble's scores mean.
         reference: The training patients, whom a patient is compared with.
+        stage_scales: How the mean scores of T and N become stages; none without stage 4.
     """
 
     folder: Path
@@ -193,6 +202,7 @@ class Ensemble:
     identity: str
     calibration: Calibration
     reference: Reference
+    stage_scales: Mapping[Task, StageScale] = field(default_factory=dict)
 
     @property
     def of_tables(self) -> bool:
@@ -202,7 +212,7 @@ class Ensemble:
     @property
     def tasks(self) -> frozenset[Task]:
         """The challenge's tasks that these models can answer."""
-        return frozenset(task for task in Task if task.value in self.stages)
+        return frozenset(task for task, stage in STAGE_OF.items() if stage in self.stages)
 
     def only(self, names: Sequence[str]) -> "Ensemble":
         """Keep some models by name, or all where none is named; thresholds stay.
@@ -222,15 +232,20 @@ def have_networks(stages: Collection[Stage]) -> bool:
     return Stage.SEGMENTATION in stages
 
 
+def networks_of(stages: Collection[Stage]) -> tuple[Stage, ...]:
+    """Give the stages among some that have a network; none of a model that was fitted to tables."""
+    return tuple(stage for stage in NETWORK_STAGES if stage in stages) if have_networks(stages) else ()
+
+
 def member_files(stages: Sequence[Stage]) -> tuple[str, ...]:
     """Name the files of a model that was trained for some stages."""
-    files = list[str]()
-    if have_networks(stages):
-        files += [NETWORK_FILE[stage] for stage in stages]
+    files = [NETWORK_FILE[stage] for stage in networks_of(stages)]
     if Stage.HPV in stages:
         files += [FOREST_FILE, *[TABLES_FILE[Stage.HPV]] * have_networks(stages)]
     if Stage.SURVIVAL in stages:
         files.append(TABLES_FILE[Stage.SURVIVAL])
+    if Stage.STAGING in stages:
+        files.append(TABLES_FILE[Stage.STAGING])
     if set(stages) - {Stage.SEGMENTATION}:
         files.append(ENCODER_FILE)
     return tuple(files)
@@ -314,6 +329,11 @@ def load_ensemble(folder: Path | None = None, keep_networks: bool = False) -> En
             identity=digest(path),
             calibration=_read(folder / CALIBRATION_FILE, Calibration) if CALIBRATION_FILE in files else Calibration(),
             reference=_read(folder / REFERENCE_FILE, Reference) if REFERENCE_FILE in files else Reference(),
+            stage_scales=(
+                {task: StageScale.from_dict(manifest["stage_scales"][task]) for task in STAGE_TASKS}
+                if Stage.STAGING in stages
+                else {}
+            ),
         )
     except WeightsError:
         raise
@@ -331,6 +351,7 @@ def write_manifest(
     training: Mapping[str, Any],
     calibration: Calibration | None = None,
     reference: Reference | None = None,
+    stage_scales: Mapping[Task, StageScale] | None = None,
 ) -> None:
     """Seal a folder: name the members, and the SHA-256 of each of their files.
 
@@ -344,6 +365,7 @@ def write_manifest(
         training: Record that the training program gives of itself.
         calibration: What the ensemble's scores mean, which is written, too; None where it was not calibrated.
         reference: The training patients, whom a patient is compared with; likewise.
+        stage_scales: How the mean scores of T and N become stages; None without stage 4.
     """
     files = [f"{name}/{file}" for name in members for file in member_files(stages)]
     for name, record, empty in (
@@ -366,6 +388,8 @@ def write_manifest(
         "training": dict(training),
         "files": {name: digest(folder / name) for name in files},
     }
+    if stage_scales:
+        manifest["stage_scales"] = {task.value: asdict(scale) for task, scale in stage_scales.items()}
     write_json(folder / MANIFEST, manifest)
 
 

@@ -23,7 +23,7 @@ from mmpl.evidence import HPV_PROBABILITY, FeatureTable, Scale, hpv_evidence
 from mmpl.files import write_json
 from mmpl.hpv import HpvModel
 from mmpl.io.images import write_image
-from mmpl.names import Label, Stage
+from mmpl.names import NETWORK_STAGES, Label, Stage, Task
 from mmpl.network import StageNetwork, build_network
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
@@ -32,7 +32,8 @@ from mmpl.radiomics import feature_names
 from mmpl.reference import PERCENTS, PatchDistance, Reference, describe_patch
 from mmpl.schema import default_schema
 from mmpl.segmentation import Thresholds, predict_probability
-from mmpl.survival import Covariate, CoxModel, TimeIntervals
+from mmpl.staging import OrdinalModel, StageScale, StagingTables
+from mmpl.survival import Covariate, CoxModel, ScaledColumn, TimeIntervals
 from mmpl.training.forest import fit_forest
 from mmpl.weights import (
     ENCODER_FILE,
@@ -154,7 +155,7 @@ def tiny_ensemble(tmp_path_factory: pytest.TempPathFactory, head: Case) -> Path:
     for seed, name in enumerate(MEMBERS):
         (folder / name).mkdir(parents=True)
         torch.manual_seed(seed)
-        for stage in Stage:
+        for stage in NETWORK_STAGES:
             network = build_network(profile, stage).eval().requires_grad_(False)
             if stage is Stage.SEGMENTATION:
                 _fit_head(network, prepared)
@@ -171,7 +172,7 @@ def tiny_ensemble(tmp_path_factory: pytest.TempPathFactory, head: Case) -> Path:
     hottest = np.sort(np.mean(probabilities, axis=0).reshape(2, -1), axis=1)
     thresholds = Thresholds(gtvp=float(hottest[0, -CORE_VOXELS]), gtvn=float(hottest[1, -WHOLE_VOXELS]))
     training = {"cohort": "noise", "patients": 24}
-    write_manifest(folder, profile, MEMBERS, tuple(Stage), thresholds, 0.5, training)
+    write_manifest(folder, profile, MEMBERS, NETWORK_STAGES, thresholds, 0.5, training)
     return folder
 
 
@@ -295,6 +296,29 @@ def calibrated_ensemble(tmp_path_factory: pytest.TempPathFactory, tiny_ensemble:
     reference = Reference({"Age": ages}, PatchDistance(tuple(mean.tolist()), apart, 0.5))
     settings = whole.stages, whole.thresholds, whole.hpv_threshold, whole.training
     write_manifest(folder, whole.profile, MEMBERS, *settings, calibration, reference)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def staging_ensemble(tmp_path_factory: pytest.TempPathFactory, tiny_ensemble: Path) -> Path:
+    """Make the tiny ensemble as it were with stage 4: T by the primary's volume, N by the nodes' number and shape."""
+    folder = Path(shutil.copytree(tiny_ensemble, tmp_path_factory.mktemp("staging") / "weights"))
+    whole, stages = load_ensemble(tiny_ensemble), tuple(Stage)
+    scaled = {
+        name: ScaledColumn(name, 0.0, mean, 1.0, None)
+        for name, mean in (("primary_sphere_mm", 30.0), ("node_count", 1.5), ("ct_gtvn_original_shape_Sphericity", 0.5))
+    }
+    volume, *nodes = scaled.values()
+    for seed, name in enumerate(MEMBERS):
+        t_model = OrdinalModel((1, 2, 4), (volume,), (0.5, -0.5 - seed), ((0.1,), (0.2,)))
+        n_model = OrdinalModel((0, 1, 2), tuple(nodes), (1.0, -1.0 - seed), ((0.5, 0.0), (1.0, 0.5)))
+        write_json(folder / name / TABLES_FILE[Stage.STAGING], StagingTables(t_model, n_model))
+    scales = {
+        Task.T_STAGE: StageScale((1, 2, 4), (1.5, 2.5), without_lesion=1),
+        Task.N_STAGE: StageScale((0, 1, 2), (0.5, 1.5), without_lesion=0),
+    }
+    made = whole.profile, MEMBERS, stages, whole.thresholds, whole.hpv_threshold, whole.training
+    write_manifest(folder, *made, stage_scales=scales)
     return folder
 
 

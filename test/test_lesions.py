@@ -39,7 +39,7 @@ def make_case(grid: Grid, pet: Image | None = None, in_suv: bool = True, middle_
 
 def find(case: Case, mask: np.ndarray, members: MemberMasks | None = None) -> tuple[Lesion, ...]:
     image = Image(mask.astype(np.uint8), case.ct.grid)
-    return find_lesions(case, Segmentation(image, 1.0, 1, (), member_masks=members))
+    return find_lesions(case, image, members)
 
 
 @pytest.mark.parametrize("direction", [IDENTITY_DIRECTION, TURNED, OBLIQUE], ids=["identity", "turned", "oblique"])
@@ -184,7 +184,7 @@ def test_models_have_not_found_what_a_person_drew() -> None:
     members = MemberMasks.cut([mask, mask], mask > 0, grid)
     ours = Segmentation(Image(mask, grid), 1.0, 2, (LOW_AGREEMENT,), member_masks=members)
     drawn = ours.with_mask(GivenMask(Image(np.roll(mask, 8), grid), "mine.mha"))
-    (lesion,) = find_lesions(make_case(grid), drawn)
+    (lesion,) = find_lesions(make_case(grid), drawn.mask, drawn.member_masks)
     assert (ours.agreed, drawn.agreed, lesion.found_by) == (True, False, None)
     assert drawn.flags == (GIVEN,)
 

@@ -19,6 +19,7 @@ from mmpl.page import render_page, write_page
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.provenance import trace
 from mmpl.segmentation import Segmentation
+from mmpl.staging import NO_PRIMARY, StageResult
 from mmpl.weights import Ensemble, load_ensemble
 
 pytestmark = pytest.mark.slow
@@ -100,6 +101,7 @@ def test_what_is_given_is_escaped(head: Case, result: PatientResult, ensemble: E
         ("the risk rests on a known HPV status (negative)", "HPV status that was given (negative)."),
         ("time budget: 3 of 10 models", "not all models answered: 3 of 10 models."),
         ("clinical fields assumed: Age", "a typical patient's stand in: Age."),
+        (NO_PRIMARY, "the T stage is that of training patients of whom none was found either."),
         ("out of GPU memory: the rest on the CPU", None),
         ("CT was stored as unsigned 16 bits: negative HU restored", None),
         ("a flag that nobody knew", "a flag that nobody knew"),
@@ -182,7 +184,7 @@ def test_no_suv_and_one_model(head: Case, ensemble: Ensemble) -> None:
     one = ensemble.only(["patient_0"])
     result = replace(
         Pipeline(one, CPU, lesions=True)(head),
-        lesions=find_lesions(case, Segmentation(head.reference, 1.0, 1, ())),
+        lesions=find_lesions(case, head.reference),
         flags=("PET is not in SUV: PET radiomics left out",),
     )
     text = text_of(render(case, result, one))
@@ -198,6 +200,12 @@ def test_weights_of_segmentation_alone(head: Case, partial_ensemble) -> None:
     assert "Lesions" in text
     for absent in ("HPV status", "Recurrence", "What the answers rest on", "No recurrence"):
         assert absent not in text
+
+
+def test_stages_stand_beside_the_lesions(head: Case, result: PatientResult, ensemble: Ensemble) -> None:
+    staged = replace(result, t_stage=StageResult(3, 2.8, (2.8,)), n_stage=StageResult(0, 0.0, (0.0,)))
+    assert "Stage (AJCC, seventh edition): T3 N0" in text_of(render(head, staged, ensemble))
+    assert "Stage (" not in text_of(render(head, result, ensemble))
 
 
 def test_weights_that_were_not_calibrated(head: Case, tiny_ensemble: Path) -> None:
@@ -228,7 +236,7 @@ def shown(head: Case, result: PatientResult, ensemble: Ensemble, tmp_path_factor
     mask[(x - 14) ** 2 + (y - 30) ** 2 + (z - 33) ** 2 < 20] = Label.GTVN
     both = Segmentation(Image(mask, grid), 0.9, 2, (), roi=result.segmentation.roi)
     page = tmp_path_factory.mktemp("page") / "patient.html"
-    lesions = find_lesions(head, both)
+    lesions = find_lesions(head, both.mask, both.member_masks)
     named = replace(result, segmentation=both, lesions=lesions, patient_id=NASTY, notes=("Age is 7: odd",))
     write_page(page, head, named, ensemble, trace(ensemble, CPU, result.seconds, {}))
     return page
@@ -242,7 +250,7 @@ def crowded(head: Case, result: PatientResult, ensemble: Ensemble, tmp_path_fact
     for at in range(19):
         mask[8 + 3 * (at % 7) :, 14 + 3 * (at // 7), 12][:2] = Label.GTVN
     segmentation = replace(result.segmentation, mask=Image(mask, head.ct.grid), member_masks=None)
-    lesions = find_lesions(head, segmentation)
+    lesions = find_lesions(head, segmentation.mask, segmentation.member_masks)
     assert len(lesions) == 20
     flags = (
         "low ensemble agreement",

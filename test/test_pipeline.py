@@ -13,7 +13,7 @@ from small_gpu import CPU, CUDA, FakeGpu, Memory, OnGpu
 from mmpl import pipeline
 from mmpl.case import Case
 from mmpl.evidence import ABSENT, EXPECTED_DAYS_SCORE, HPV_PROBABILITY, SCORE_LIMIT_SD, FeatureTable
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.pipeline import NO_DEEP_EVIDENCE, PatientResult, Pipeline
 from mmpl.processor import ON_CPU, PRECISION
 from mmpl.profile import load_profile
@@ -164,7 +164,7 @@ class TestOutOfGpuMemory:
         survival: list[str],
     ) -> None:
         ensemble = load_ensemble(tiny_ensemble, keep_networks=True)
-        memory = {stage: Memory(windows if stage is Stage.SEGMENTATION else crops) for stage in Stage}
+        memory = {stage: Memory(windows if stage is Stage.SEGMENTATION else crops) for stage in NETWORK_STAGES}
         for member in ensemble.members:
             member.kept.update({stage: OnGpu(network, memory[stage]) for stage, network in member.kept.items()})
         result = Pipeline(ensemble, CUDA)(head)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from mmpl import __version__, weights
 from mmpl.calibration import Calibration, HpvCalibration, HpvSets
 from mmpl.files import read_json, write_json
-from mmpl.names import Stage, Task
+from mmpl.names import NETWORK_STAGES, Stage, Task
 from mmpl.network import build_network, count_parameters
 from mmpl.profile import PROFILES, load_profile
 from mmpl.radiomics import feature_names
@@ -38,7 +38,7 @@ from mmpl.weights import (
     write_manifest,
 )
 
-ALL_FILES = member_files(tuple(Stage))
+ALL_FILES = member_files(NETWORK_STAGES)
 PARTIAL = [(Stage.SEGMENTATION,), (Stage.SEGMENTATION, Stage.SURVIVAL), (Stage.SEGMENTATION, Stage.HPV)]
 DATA_ONLY = {".safetensors", ".skops", ".json", ".md"}
 
@@ -84,13 +84,13 @@ def test_what_was_written_is_read(tiny_ensemble):
     assert ensemble.thresholds.gtvp == manifest["mask_thresholds"]["gtvp"]
     assert (ensemble.hpv_threshold, ensemble.code_version) == (0.5, __version__)
     assert ensemble.training["patients"] == 24
-    assert ensemble.stages == tuple(Stage)
-    assert ensemble.tasks == set(Task)
+    assert ensemble.stages == NETWORK_STAGES
+    assert ensemble.tasks == {Task.SEGMENTATION, Task.HPV, Task.SURVIVAL}
     assert set(manifest["files"]) == {f"{name}/{file}" for name in manifest["members"] for file in ALL_FILES}
     assert len(manifest["files"]) == 2 * 7
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", NETWORK_STAGES)
 def test_networks_come_in_single_precision_ready_for_inference(tiny_ensemble, stage):
     networks = [member.network(stage) for member in load_ensemble(tiny_ensemble).members]
     stored = load_file(tiny_ensemble / "patient_0" / NETWORK_FILE[stage])
@@ -276,7 +276,7 @@ def test_a_model_names_the_radiomics_that_it_reads_and_no_other_columns(tiny_ens
     ("changes", "reason"),
     [
         ({"stages": []}, "names no stage"),
-        ({"stages": ["segmentation", "staging"]}, "not a manifest this version can read ("),
+        ({"stages": ["segmentation", "grading"]}, "not a manifest this version can read ("),
         ({"stages": None}, "not a manifest this version can read ("),
         ({"hpv_threshold": None}, "not a manifest this version can read ("),
     ],
@@ -284,6 +284,13 @@ def test_a_model_names_the_radiomics_that_it_reads_and_no_other_columns(tiny_ens
 def test_stages_that_cannot_be(folder, changes, reason):
     edit(folder, **changes)
     assert message(folder).startswith(f"{folder / MANIFEST}: {reason}")
+
+
+@pytest.mark.parametrize("scales", [None, {}, {"t-stage": {"stages": [1], "thresholds": []}}, {"n-stage": 1}])
+def test_stages_without_their_scales(staging_ensemble, tmp_path, scales):
+    folder = Path(shutil.copytree(staging_ensemble, tmp_path / "staging"))
+    edit(folder, stage_scales=scales)
+    assert message(folder).startswith(f"{folder / MANIFEST}: not a manifest this version can read (")
 
 
 def test_a_stage_without_files(partial_ensemble, tmp_path):
@@ -295,7 +302,8 @@ def test_a_stage_without_files(partial_ensemble, tmp_path):
 
 @pytest.mark.parametrize("name", [ENCODER_FILE, *TABLES_FILE.values()])
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"scale": 1}'])
-def test_a_table_of_another_kind(folder, name, content):
+def test_a_table_of_another_kind(staging_ensemble, tmp_path, name, content):
+    folder = Path(shutil.copytree(staging_ensemble, tmp_path / "staging"))
     path = folder / "center_0" / name
     path.write_text(content)
     vouch(folder, path)
@@ -310,7 +318,7 @@ def test_kept_models_need_their_files_no_more(folder):
     ensemble = load_ensemble(folder, keep_networks=True)
     shutil.rmtree(folder)
     for member in ensemble.members:
-        assert all(member.network(stage) for stage in Stage)
+        assert all(member.network(stage) for stage in NETWORK_STAGES)
         assert_whole(member)
 
 
@@ -362,7 +370,7 @@ def test_loading_unpickles_nothing(any_ensemble, watched):
     ensemble = load_ensemble(any_ensemble)
     for member in ensemble.members:
         assert_whole(member)
-        for stage in Stage:
+        for stage in NETWORK_STAGES:
             member.network(stage)
     assert watched == []
 
@@ -392,7 +400,7 @@ def test_the_shipped_ensemble_has_its_promised_size(shipped):
     assert sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()) < 60e6
     for member in ensemble.members:
         assert (member.folder / FOREST_FILE).stat().st_size <= 0.5e6
-    for stage in Stage:
+    for stage in NETWORK_STAGES:
         assert count_parameters(build_network(ensemble.profile, stage)) <= 0.8e6
         assert {value.dtype for value in load_file(ensemble.members[0].folder / NETWORK_FILE[stage]).values()} == {
             torch.float16
@@ -401,7 +409,7 @@ def test_the_shipped_ensemble_has_its_promised_size(shipped):
 
 def test_the_shipped_models_differ(shipped):
     ensemble = load_ensemble(shipped)
-    for stage in Stage:
+    for stage in NETWORK_STAGES:
         assert len({(member.folder / NETWORK_FILE[stage]).read_bytes() for member in ensemble.members}) == 10
     assert len({(member.folder / FOREST_FILE).read_bytes() for member in ensemble.members}) == 10
     assert 0 < ensemble.thresholds.gtvp < 1

@@ -29,7 +29,7 @@ CenterOut = Annotated[bool | None, typer.Option(help="Hold out whole centers, to
 Without = Annotated[
     list[Stage] | None,
     typer.Option(
-        help="Leave this stage out, as one is that the cohort has no label for: hpv, survival; may be repeated."
+        help="Leave this stage out, as one without labels in the cohort is: hpv, survival, staging; may be repeated."
     ),
 ]
 Only = Annotated[list[str] | None, typer.Option(help="Train this model's network alone: patient-0; may be repeated.")]

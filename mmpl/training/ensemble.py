@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mmpl.names import Stage
-from mmpl.training import hpv, prepare, radiomics, segmentation, survival
+from mmpl.training import hpv, prepare, radiomics, segmentation, staging, survival
 from mmpl.training.command import (
     CenterOut,
     Changes,
@@ -60,6 +60,7 @@ def main(
         "radiomics": lambda: radiomics.main(run, workers, scheduler),
         "hpv": lambda: hpv.main(run, only, workers, scheduler, devices),
         "survival": lambda: survival.main(run, only, workers, scheduler, devices),
+        "staging": lambda: staging.main(run, workers, scheduler),
     }
     for name, step in steps.items():
         started = time.monotonic()
@@ -67,5 +68,5 @@ def main(
         typer.echo(f"{name}: {time.monotonic() - started:.0f} s")
         if name == "segmentation" and workspace.missing(Stage.SEGMENTATION):
             return  # every later crop lies where the out-of-fold masks of all models say
-    if not workspace.missing(workspace.settings.stages[-1]):
+    if not workspace.missing(workspace.last_networks):
         export(workspace, target, force)

@@ -11,11 +11,11 @@ from mmpl.files import write_whole
 from mmpl.names import Stage
 from mmpl.training.calibration import calibrate
 from mmpl.training.command import Force, RunFolder
-from mmpl.training.records import HpvRecord, StartRecord
+from mmpl.training.records import HpvRecord, StagingRecord, StartRecord
 from mmpl.training.reference import make_reference
 from mmpl.training.splits import Member
 from mmpl.training.workspace import STAGE_RECORD, Workspace
-from mmpl.weights import MANIFEST, NETWORK_FILE, digest, have_networks, member_files, write_manifest
+from mmpl.weights import MANIFEST, NETWORK_FILE, digest, have_networks, member_files, networks_of, write_manifest
 
 _NETWORK_SUFFIX = ".safetensors"
 
@@ -45,7 +45,7 @@ def refuse_other_training(workspace: Workspace, weights: Path) -> None:
 
 def _networks(workspace: Workspace, member: Member) -> dict[str, Path]:
     """Give a model's networks by the names they have in the weights; none of a run on tables."""
-    stages = workspace.settings.stages if have_networks(workspace.settings.stages) else ()
+    stages = networks_of(workspace.settings.stages)
     return {NETWORK_FILE[stage]: workspace.network_file(member, stage) for stage in stages}
 
 
@@ -92,6 +92,7 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
         summary,
         calibration,
         reference,
+        workspace.read(StagingRecord).scales if Stage.STAGING in stages else None,
     )
     typer.echo(f"wrote {len(members)} models for {', '.join(stages)} to {weights}")
 

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Sequence
 
 from mmpl.case import Patient
-from mmpl.names import Stage
+from mmpl.names import STAGE_TASKS, Stage
 from mmpl.training.cox import MINIMUM_EVENTS
 from mmpl.training.splits import Splits
 
 
 def labeled_stages(patients: Sequence[Patient], without: Collection[Stage] = ()) -> tuple[Stage, ...]:
-    """Give the stages that a cohort has any label for: without HPV status no stage 2, without follow-up no stage 3.
+    """Give the stages that a cohort has labels for: stage 2 needs HPV status, 3 follow-up, 4 T stage and N stage.
 
     Args:
         patients: The cohort's patients.
@@ -19,6 +19,7 @@ def labeled_stages(patients: Sequence[Patient], without: Collection[Stage] = ())
         Stage.SEGMENTATION: True,
         Stage.HPV: any(p.outcome.hpv_positive is not None for p in patients),
         Stage.SURVIVAL: any(p.outcome.has_rfs for p in patients),
+        Stage.STAGING: all(any(p.outcome.stage_of(task) is not None for p in patients) for task in STAGE_TASKS),
     }
     return tuple(stage for stage in Stage if labeled[stage] and stage not in without)
 
@@ -47,4 +48,8 @@ def unmet_needs(
             unmet.append(
                 f"{member.name}: {relapses} relapses among the patients it trains on, and {MINIMUM_EVENTS} are needed"
             )
+        for task in STAGE_TASKS:
+            known = [stage for p in training if (stage := p.outcome.stage_of(task)) is not None]
+            if Stage.STAGING in stages and len(set(known)) < 2:
+                unmet.append(f"{member.name}: the {len(known)} patients of known {task} it trains on are all of one")
     return unmet

@@ -20,7 +20,7 @@ import torch
 import typer
 from scipy import ndimage
 
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.network import build_network, count_gflop
 from mmpl.preprocess import prepare
 from mmpl.profile import Profile, load_profile
@@ -138,7 +138,7 @@ def _bytes_by_kind(workspace: Workspace, patients: int) -> dict[str, float]:
 
 def run_bytes(profile: Profile, patients: int, parts: Parts, gpus: int) -> dict[str, float]:
     """Sum up a run's folder by kind when it is largest: stage 3 trains, a network on each GPU."""
-    *before, last = (_parameters(profile, stage) for stage in Stage)
+    *before, last = (_parameters(profile, stage) for stage in NETWORK_STAGES)
     sizes = {kind: patients * size for kind, size in parts.file_bytes.items()}
     sizes["finished networks"] = MEMBERS * NETWORK_BYTES * sum(before)
     sizes["checkpoints"] = min(gpus, MEMBERS) * CHECKPOINT_BYTES * last
@@ -189,7 +189,7 @@ def hours_table(profile: Profile, patients: int, parts: Parts, tflops: tuple[flo
     """Make the Markdown table of a run's hours, for the fewest operations at the best rate and the reverse."""
     ends = (LEAST_PASSES, tflops[1]), (MOST_PASSES, tflops[0])
     rows: list[tuple[str, str, list[list[float]]]] = []
-    for stage in Stage:
+    for stage in NETWORK_STAGES:
         work = count_work(profile, stage, patients)
         training = [
             [work.training * passes * math.ceil(MEMBERS / gpus) / rate for passes, rate in ends] for gpus in GPUS

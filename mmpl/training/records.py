@@ -4,7 +4,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from mmpl.names import Task
 from mmpl.segmentation import Thresholds
+from mmpl.staging import StageScale
 from mmpl.training.splits import Scheme
 
 Values = dict[str, float]
@@ -117,6 +119,27 @@ class SurvivalRecord(Record):
     def summary(self) -> dict[str, Any]:
         """Give what the weights' manifest keeps of it."""
         return self.model_dump(mode="json", exclude={"expected_days", "risk"})
+
+
+class StagingRecord(Record):
+    """The record of stage 4: what it found out of fold, of T and of N.
+
+    Attributes:
+        scores: Scores of the ordinal models; higher is a higher stage.
+        scales: How the mean score becomes a stage.
+        balanced_accuracy: Balanced accuracy of the stages, whose thresholds were chosen on the same patients.
+        balanced_accuracy_by_rules: That of the manual's rules on the out-of-fold mask.
+    """
+
+    FILE = "staging.json"
+    scores: dict[Task, OutOfFold]
+    scales: dict[Task, StageScale]
+    balanced_accuracy: dict[Task, float]
+    balanced_accuracy_by_rules: dict[Task, float]
+
+    def summary(self) -> dict[str, Any]:
+        """Give what the weights' manifest keeps of it."""
+        return self.model_dump(mode="json", exclude={"scores", "scales"})
 
 
 class ScratchRecord(Record):

@@ -1,4 +1,7 @@
-"""Stages 2 and 3 on tables alone, without images and networks: `python -m train.tabular TABLE RUN`."""
+"""Stages 2 and 3 on tables alone, without images and networks: `python -m train.tabular TABLE RUN`.
+
+Stages 1 and 4 are of masks, and left out.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -143,7 +146,7 @@ def begin(
     read = read_patients(table, profile.clinical, where=where)
     for remark in read.remarks:
         typer.echo(f"note: {table}: {remark}")
-    stages = labeled_stages(read.patients, {Stage.SEGMENTATION, *without})
+    stages = labeled_stages(read.patients, {Stage.SEGMENTATION, Stage.STAGING, *without})
     if not stages:
         raise InvalidInputError(f"{table}: no HPV status or recurrence-free survival to learn that is wanted")
     splits = make_splits(read.patients, profile.training.seed, folds, center_out)

@@ -18,15 +18,16 @@ from mmpl.clinical import ClinicalEncoder
 from mmpl.errors import some_of
 from mmpl.evidence import FeatureTable
 from mmpl.files import read_json, write_json
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.profile import Profile, change_profile, differences, load_profile
 from mmpl.radiomics import feature_names
 from mmpl.schema import ClinicalSchema
+from mmpl.staging import GEOMETRY
 from mmpl.training.boxed import Boxed
 from mmpl.training.patches import PatchStore
-from mmpl.training.records import CohortRecord, HpvRecord, Record, SegmentationRecord, SurvivalRecord
+from mmpl.training.records import CohortRecord, HpvRecord, Record, SegmentationRecord, StagingRecord, SurvivalRecord
 from mmpl.training.splits import FOLDS, Member, Scheme, Splits, read_splits, write_splits
-from mmpl.weights import ENCODER_FILE
+from mmpl.weights import ENCODER_FILE, networks_of
 
 if TYPE_CHECKING:
     from mmpl.phantom.latent import LatentPatient
@@ -62,6 +63,7 @@ STAGE_RECORD: dict[Stage, type[Record]] = {
     Stage.SEGMENTATION: SegmentationRecord,
     Stage.HPV: HpvRecord,
     Stage.SURVIVAL: SurvivalRecord,
+    Stage.STAGING: StagingRecord,
 }
 """The record that each stage's program writes once it is finished with every model."""
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -327,8 +329,15 @@ class Workspace:
             raise ValueError(f"no model {', '.join(unknown)}; there are {', '.join(names)}")
         return tuple(member for member in members if not only or member.name in only)
 
+    @property
+    def last_networks(self) -> Stage:
+        """The last stage of the run that has networks."""
+        return networks_of(self.settings.stages)[-1]
+
     def missing(self, stage: Stage) -> str | None:
         """Say which models' networks of a stage, or their out-of-fold masks, are still to come, and from where."""
+        if stage not in NETWORK_STAGES:
+            return None
         names = [member.name for member in self.splits.members if not self._has(member, stage)]
         if not names:
             return None
@@ -360,9 +369,16 @@ class Workspace:
         Raises:
             ValueError: Some are not; one line says how many, and how they are.
         """
-        absent = sum(not self.features_file(patient.patient_id).is_file() for patient in self.patients)
+        absent = sum(not self.is_measured(patient.patient_id) for patient in self.patients)
         if absent:
             raise ValueError(f"radiomics of {absent} patients are missing; python -m train.radiomics {self.folder}")
+
+    def is_measured(self, patient_id: str) -> bool:
+        """Tell whether all is there that a patient's out-of-fold mask is measured for."""
+        files = [self.features_file(patient_id)]
+        if Stage.STAGING in self.settings.stages:
+            files.append(self.geometry_file(patient_id))
+        return all(file.is_file() for file in files)
 
     def _has(self, member: Member, stage: Stage) -> bool:
         predicted = self.splits.held_out(member, self.patients) if stage is Stage.SEGMENTATION else []
@@ -404,6 +420,10 @@ class Workspace:
         """A patient's radiomics on the out-of-fold mask."""
         return self.folder / "radiomics" / f"{patient_id}.npy"
 
+    def geometry_file(self, patient_id: str) -> Path:
+        """The geometry of a patient's lesions in the out-of-fold mask."""
+        return self.folder / "geometry" / f"{patient_id}.npy"
+
     def keep_probability(self, scheme: Scheme, patient_id: str, probability: NDArray[np.float32]) -> None:
         """Keep a patient's out-of-fold mask probability (2, z, y, x), to a 255th."""
         path = self.probability_file(scheme, patient_id)
@@ -419,6 +439,11 @@ class Workspace:
         names = feature_names(self.profile.radiomics)
         rows = [np.load(self.features_file(patient.patient_id)) for patient in patients]
         return FeatureTable(names, np.array(rows, dtype=float).reshape(len(patients), len(names)))
+
+    def geometry(self, patients: Sequence[Patient]) -> FeatureTable:
+        """Read the geometry of patients' lesions, a row each."""
+        rows = [np.load(self.geometry_file(patient.patient_id)) for patient in patients]
+        return FeatureTable(GEOMETRY, np.array(rows, dtype=float).reshape(len(patients), len(GEOMETRY)))
 
     def seed(self, member: Member, stage: Stage) -> int:
         """The seed of one network's training."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.network import StageNetwork, build_network, count_gflop, count_parameters, transfer_backbone
 from mmpl.network.blocks import AttentionGate, FusionGate, ResidualBlock
 from mmpl.profile import PROFILES, Profile, load_profile
@@ -54,7 +54,7 @@ class TestSize:
         share = flops["StageNetwork.backbone.decoder.3.block"] / flops["Global"]
         assert share == pytest.approx(0.25, abs=0.03)
 
-    @pytest.mark.parametrize("stage", list(Stage))
+    @pytest.mark.parametrize("stage", NETWORK_STAGES)
     def test_a_demonstration_network_is_small(self, stage: Stage) -> None:
         assert count_parameters(on_no_device("demo", stage)) <= DEMO_LIMIT
 
@@ -67,7 +67,7 @@ class TestSize:
 
 class TestShapes:
     @pytest.mark.parametrize("name", NAMES)
-    @pytest.mark.parametrize("stage", list(Stage))
+    @pytest.mark.parametrize("stage", NETWORK_STAGES)
     def test_every_profile_and_stage(self, name: str, stage: Stage) -> None:
         profile = load_profile(name)
         device = "meta" if name == "paper" else "cpu"
@@ -173,7 +173,7 @@ class TestStreams:
                 assert not torch.allclose(a, b)
 
     @pytest.mark.parametrize("name", ["micro", "demo"])
-    @pytest.mark.parametrize("stage", list(Stage))
+    @pytest.mark.parametrize("stage", NETWORK_STAGES)
     def test_a_sample_does_not_depend_on_its_batch(self, name: str, stage: Stage) -> None:
         network = make(load_profile(name), stage).train()  # as in training, but for the dropout
         for module in network.modules():
@@ -195,7 +195,7 @@ class TestStreams:
         torch.testing.assert_close(pooled[0], expected)
         assert expected.shape[1] == sum(micro.network.fusion_channels[:-1])
 
-    @pytest.mark.parametrize("stage", list(Stage))
+    @pytest.mark.parametrize("stage", NETWORK_STAGES)
     def test_every_parameter_gets_a_gradient(self, micro: Profile, stage: Stage) -> None:
         network = make(micro, stage).requires_grad_(True)
         network(noise(2, 2, 16, 16, 16)).square().sum().backward()
@@ -207,7 +207,7 @@ class TestTransfer:
     """Stage 2 starts from stage 1's whole backbone, stage 3 from stage 2's."""
 
     @pytest.mark.parametrize("name", ["micro", "demo"])
-    @pytest.mark.parametrize(("earlier", "later"), list(pairwise(Stage)))
+    @pytest.mark.parametrize(("earlier", "later"), list(pairwise(NETWORK_STAGES)))
     def test_copies_encoder_and_decoder(self, name: str, earlier: Stage, later: Stage) -> None:
         profile = load_profile(name)
         source, target = make(profile, earlier, seed=1), make(profile, later, seed=2)

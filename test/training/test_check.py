@@ -12,7 +12,7 @@ from cohorts import CT_GRID, ROW, Row, mask_on, write_images, write_table
 
 from mmpl.case import Image
 from mmpl.io.images import write_image
-from mmpl.names import Column, Stage
+from mmpl.names import NETWORK_STAGES, Column, Stage
 from mmpl.profile import load_profile
 from mmpl.schema import default_schema
 from mmpl.training.check import check_cohort
@@ -56,7 +56,7 @@ def problems(folder: Path, **more: object) -> list[str]:
 
 def test_a_sound_cohort_has_its_folds_dealt(cohort: Path) -> None:
     splits, stages = check_cohort(settings(cohort), Engine(1))
-    assert stages == tuple(Stage)
+    assert stages == NETWORK_STAGES
     assert [member.name for member in splits.members] == ["patient-0", "patient-1"]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import MEMBERS
 
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.radiomics import feature_names, measure_lesions
 from mmpl.reference import Reference
 from mmpl.segmentation import Thresholds
@@ -35,7 +35,8 @@ THRESHOLDS = Thresholds(gtvp=0.5, gtvn=0.25)
 def run(tmp_path: Path) -> Workspace:
     """A run of two patients and two folds that has begun; it measures shape alone."""
     changes = ["radiomics.feature_classes=[shape]"]
-    settings = RunSettings.make(tmp_path / "run", COHORT, "micro", changes, folds=2, center_out=False)
+    left_out = [Stage.STAGING]  # as these patients have no T and N stage
+    settings = RunSettings.make(tmp_path / "run", COHORT, "micro", changes, 2, center_out=False, without=left_out)
     workspace = Workspace(tmp_path / "run", settings)
     workspace.begin(make_splits(workspace.patients, seed=0, folds=2, center_out=False))
     return workspace
@@ -45,9 +46,9 @@ def run(tmp_path: Path) -> Workspace:
 def finished(run: Workspace, tiny_ensemble: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """The same run, as finished with the networks, forests and tables of the tiny ensemble; nobody was measured."""
     monkeypatch.setattr(exporting, "make_reference", lambda _: Reference())
-    networks = {NETWORK_FILE[stage]: stage for stage in Stage}
+    networks = {NETWORK_FILE[stage]: stage for stage in NETWORK_STAGES}
     for member, name in zip(run.splits.members, MEMBERS, strict=True):
-        for file in member_files(Stage):
+        for file in member_files(NETWORK_STAGES):
             stage = networks.get(file)
             path = run.network_file(member, stage) if stage else run.member_file(member, file)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ def test_the_weights_hold_what_the_run_made_and_chose(finished: Workspace, tiny_
     for member, other in zip(ensemble.members, tiny.members, strict=True):
         assert member.survival == other.survival
         assert member.encoder == other.encoder
-        for stage in Stage:
+        for stage in NETWORK_STAGES:
             name = NETWORK_FILE[stage]
             assert (member.folder / name).read_bytes() == (other.folder / name).read_bytes()
 
@@ -112,7 +113,10 @@ def test_stopped_half_way_it_leaves_nothing_that_loads_and_goes_on(
         load_ensemble(weights)
     export(finished, weights)
     assert len(load_ensemble(weights).members) == 2
-    assert {path.name for path in weights.rglob("*") if path.is_file()} == {"manifest.json", *member_files(Stage)}
+    assert {path.name for path in weights.rglob("*") if path.is_file()} == {
+        "manifest.json",
+        *member_files(NETWORK_STAGES),
+    }
 
 
 def test_a_run_says_what_it_started_from(finished: Workspace, tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ import torch
 
 from mmpl.evidence import ABSENT, Scale
 from mmpl.io.cohort import read_cohort
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES, STAGE_TASKS, Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.pipeline import Pipeline
 from mmpl.training import segmentation
 from mmpl.training.outcome_network import own_scales, standardize
-from mmpl.training.records import HpvRecord, SurvivalRecord
+from mmpl.training.records import HpvRecord, StagingRecord, SurvivalRecord
 from mmpl.training.segmentation import Start, train_member
 from mmpl.training.splits import Member, Scheme, Splits
 from mmpl.training.workspace import RunSettings, Workspace, may_share_patients
@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path,
     """Train, kill -9 after three networks, train again; the cohort, the run, the weights, what the kill left."""
     folder = tmp_path_factory.mktemp("training")
     cohort, run, weights = folder / "cohort", folder / "run", folder / "weights"
-    write_cohort(PATIENTS, 3, cohort, hpv_positive=0.5)
+    write_cohort(PATIENTS, 3, cohort, hpv_positive=0.5, version=2)
     first = kills.start(str(cohort), run, weights)
     deadline = time.monotonic() + 900
     while len(list(run.glob("models/*/*/network.safetensors"))) < 3:
@@ -75,6 +75,8 @@ def test_every_patient_is_scored_once_a_scheme_out_of_fold(trained: tuple[Path, 
         for scheme in Scheme:
             assert set(table[scheme]) == ids
             assert np.isfinite(list(table[scheme].values())).all()
+    staging = workspace.read(StagingRecord)
+    assert all(set(staging.scores[task][scheme]) == ids for task in STAGE_TASKS for scheme in Scheme)
     for scheme in Scheme:
         assert {p.stem for p in (run / "out_of_fold" / scheme).glob("*.npz")} == ids
 
@@ -85,7 +87,7 @@ def test_stages_start_from_the_whole_backbone_before(trained: tuple[Path, Path, 
 
     _, run, _, _ = trained
     workspace = Workspace.open(run)
-    one, two, three = (load_file(workspace.network_file(FIRST, stage)) for stage in Stage)
+    one, two, three = (load_file(workspace.network_file(FIRST, stage)) for stage in NETWORK_STAGES)
     names = [n for n in one if n.startswith("backbone.") and n.endswith("weight") and one[n].dim() == 5]
     assert any(".decoder." in n for n in names)
     assert any(".encoder." in n for n in names)
@@ -107,6 +109,12 @@ def test_the_weights_answer_a_patient(trained: tuple[Path, Path, Path, dict[Path
     assert len(result.hpv.member_probabilities) == 10
     assert result.survival.member_curves.shape[0] == 10
     assert (np.diff(result.survival.member_curves, axis=1) <= 1e-12).all()
+    staging = Workspace.open(run).read(StagingRecord)
+    assert ensemble.stages == tuple(Stage)
+    assert ensemble.stage_scales == staging.scales
+    for task, answer in zip(STAGE_TASKS, (result.t_stage, result.n_stage), strict=True):
+        assert answer.stage in staging.scales[task].stages
+        assert len(answer.member_scores) == 10
 
 
 def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
@@ -114,7 +122,7 @@ def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dic
     suffixes = {path.suffix for path in weights.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors", ".skops"}
     manifest = json.loads((weights / "manifest.json").read_text())
-    assert len(manifest["files"]) == 72
+    assert len(manifest["files"]) == 82
     calibration = load_ensemble(weights).calibration
     assert calibration.hpv is None  # fewer than ten patients of one status tell nothing of it
     assert calibration.survival is not None
