@@ -118,7 +118,7 @@ def test_stages_are_written_as_the_challenge_writes_them(
     staged = replace(result, t_stage=StageResult(4, 3.5, (3.25, 3.75)), n_stage=StageResult(0, 0.25, (0.0, 0.5)))
     write_report(tmp_path / "head.json", staged, ensemble)
     content = json.loads((tmp_path / "head.json").read_text())
-    assert content["t_stage"] == {"stage": "T4", "score": 3.5, "by_model": [3.25, 3.75]}
+    assert content["t_stage"] == {"stage": "T4", "score": 3.5, "by_model": [3.25, 3.75], "by_rule": False}
     read = read_report(tmp_path / "head.json")
     assert read is not None
     assert (read.t_stage, read.n_stage) == ("T4", "N0")

@@ -178,7 +178,7 @@ def test_the_answer_is_that_of_the_models_mean_score(answered: PatientResult, st
     assert answered.n_stage is not None
     told = describe(answered, ensemble)["n_stage"]
     assert told == {
-        "stage": answered.n_stage.stage,
+        "stage": f"N{answered.n_stage.stage}",
         "score": answered.n_stage.score,
         "by_model": answered.n_stage.member_scores,
         "by_rule": False,
