@@ -166,7 +166,7 @@ class Pipeline:
         if lesions and measured is not None and stages:
             staged = self.stage(stages, segmentation, measured, lesions.radiomics, members)
             watch.lap(Stage.STAGING)
-        notes = self._clinical_notes(case, members) if tasks else ()
+        notes = self._clinical_notes(case, members) if outcomes else ()
         flags = [*prepared.flags, *processor.notes, *segmentation.flags]
         patch = self.ensemble.reference.patch
         unlike_training = patch.relative(prepared.images) if patch else None
@@ -174,7 +174,7 @@ class Pipeline:
             flags.append(UNLIKE_TRAINING)
         if outcomes and NO_LESION in segmentation.flags:
             flags.append(NO_DEEP_EVIDENCE)
-        if tasks:
+        if outcomes:
             flags += stated_flags(members, case, hpv, survival)
         t_stage, n_stage = (staged.get(task) for task in STAGE_TASKS)
         if t_stage and t_stage.by_rule:

@@ -207,7 +207,7 @@ def test_without_nodes_it_is_n0_and_without_a_primary_what_the_weights_say(stagi
     assert (alone.n_stage.stage, alone.n_stage.score, alone.n_stage.by_rule) == (0, 0.0, True)
     assert alone.t_stage.by_rule is False
     assert NO_PRIMARY not in alone.flags
-    assert (alone.hpv, alone.survival) == (None, None)  # nobody asked
+    assert (alone.hpv, alone.survival, alone.notes) == (None, None, ())  # nobody asked, and no record is read
 
     nodes = pipeline(with_mask(head, np.where(mask == Label.GTVP, Label.GTVN, 0).astype(np.uint8)))
     assert nodes.t_stage is not None
