@@ -10,6 +10,7 @@ import torch
 
 from mmpl.calibration import check_prevalence
 from mmpl.case import Case, SuvFactor
+from mmpl.dose import MeasuredDose, measure_dose
 from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, survival_evidence
 from mmpl.hpv import HpvResult
 from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
@@ -26,6 +27,7 @@ SEGMENTATION_SHARE = 0.6
 """Share of a time budget after which stage 1 is over; the rest is for radiomics and the later stages' networks."""
 UNLIKE_TRAINING = "images unlike those of the training patients"
 NO_DEEP_EVIDENCE = "the networks of HPV and survival left out: the training mean stands in"
+NO_DOSE = "no planned dose, which the models read: a typical patient's stands in"
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class PatientResult:
         lesions: The lesions one by one; None where they were not asked for.
         seconds: Seconds that each stage took, in the order in which they were done.
         suv: How the PET came to be in SUV, where headers say so.
+        dose: One row of the planned dose; None where no model reads any.
     """
 
     patient_id: str
@@ -61,6 +64,7 @@ class PatientResult:
     lesions: tuple[Lesion, ...] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     suv: SuvFactor | None = None
+    dose: FeatureTable | None = None
 
     @property
     def gtvp_ml(self) -> float:
@@ -80,10 +84,12 @@ class LesionInputs:
     Attributes:
         crop: CT and PET around them, (2, z, y, x), for the networks.
         radiomics: One row of features: those that the models read, or all.
+        dose: The planned dose; None where no model reads any.
     """
 
     crop: np.ndarray
     radiomics: FeatureTable
+    dose: MeasuredDose | None = None
 
 
 @dataclass(frozen=True)
@@ -164,14 +170,17 @@ class Pipeline:
             flags.append(NO_DEEP_EVIDENCE)
         if tasks:
             flags += stated_flags(members, case, hpv, survival)
-        radiomics = lesions.radiomics if lesions else None
+        radiomics, dose = (lesions.radiomics, lesions.dose) if lesions else (None, None)
+        if dose:
+            flags += dose.flags if case.dose else [NO_DOSE]
         answers = segmentation, hpv, survival, radiomics
         measured = None
         if self.lesions:
             measured = find_lesions(case, segmentation)
             watch.lap("lesions")
         told = tuple(flags), notes, unlike_training
-        return PatientResult(case.patient_id, *answers, *told, measured, watch.seconds, case.suv)
+        columns = dose.columns if dose else None
+        return PatientResult(case.patient_id, *answers, *told, measured, watch.seconds, case.suv, columns)
 
     def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""
@@ -184,13 +193,17 @@ class Pipeline:
     def examine(
         self, case: Case, prepared: PreparedCase, segmentation: Segmentation, members: Sequence[EnsembleMember]
     ) -> LesionInputs:
-        """Cut the crop around the lesions, and measure radiomics on the mask."""
+        """Cut the crop around the lesions, and measure radiomics on the mask and, where a model reads it, the dose."""
         self.progress("measuring radiomics")
         profile = self.ensemble.profile
         center = lesion_center(segmentation.mask, prepared.roi)
         crop = crop_around(prepared.images, center, profile.inference.lesion_crop_xyz)
         read = None if self.all_radiomics else frozenset(ABSENT).union(*(member.radiomics_names for member in members))
-        return LesionInputs(crop, measure_lesions(case, segmentation.mask, profile.radiomics, read))
+        measured = measure_lesions(case, segmentation.mask, profile.radiomics, read)
+        dose = None
+        if profile.dose and any(member.dose_names for member in members):
+            dose = measure_dose(case.dose, segmentation.mask, profile.dose, profile.radiomics)
+        return LesionInputs(crop, measured, dose)
 
     def diagnose(
         self, case: Case, lesions: LesionInputs, members: Sequence[EnsembleMember], processor: Processor
@@ -215,14 +228,14 @@ class Pipeline:
         """Stage 3: each model's survival curve, then its Cox model on the expected time and all that came before."""
         self.progress("predicting recurrence")
         curves, intervals, seen = list[Floats](), list[TimeIntervals](), list[Evidence]()
-        statuses = hpv_seen_by_cox(hpv, case)
+        statuses, dose = hpv_seen_by_cox(hpv, case), lesions.dose.columns if lesions.dose else None
         for position, member in enumerate(members):
             time, scale = member.survival.of_network
             curve = survival_curve(predict_logits(lesions.crop, member.network(Stage.SURVIVAL), processor))
             score = scale.standardize(float(expected_days(curve, time)))
             status = [statuses[position]] if statuses else None
             clinical = member.encoder.encode([case.clinical])
-            seen.append(survival_evidence([score], status, lesions.radiomics, clinical))
+            seen.append(survival_evidence([score], status, lesions.radiomics, clinical, dose))
             curves.append(curve)
             intervals.append(time)
         return integrate_survival(self.ensemble, members, seen, case, *member_curves(curves, intervals))

@@ -1,9 +1,13 @@
-"""Measure radiomics, once a patient, on the out-of-fold mask: `python -m train.radiomics RUN`."""
+"""Measure radiomics and planned dose, once a patient, on the out-of-fold mask: `python -m train.radiomics RUN`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import typer
 
+from mmpl.dose import DOSE_LEFT_OUT, IN_CENTIGRAY, measure_dose
+from mmpl.evidence import FeatureTable
 from mmpl.files import write_whole
 from mmpl.names import Stage
 from mmpl.radiomics import measure_lesions
@@ -18,15 +22,26 @@ from mmpl.training.workspace import Workspace
 class _Measure:
     workspace: Workspace
 
-    def __call__(self, patient_id: str) -> None:
-        workspace = self.workspace
+    def __call__(self, patient_id: str) -> list[str]:
+        """Measure a patient, and say what is odd of the dose."""
+        workspace, dose = self.workspace, self.workspace.profile.dose
         case = workspace.source.read_case(patient_id)
         mask = out_of_fold_mask(workspace, patient_id, workspace.segmentation.thresholds)
         features = measure_lesions(case, mask, workspace.profile.radiomics)
-        path = workspace.features_file(patient_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(path) as partial, partial.open("wb") as file:
-            np.save(file, features.values[0])
+        said = [flag for flag in case.flags if flag.startswith((DOSE_LEFT_OUT, IN_CENTIGRAY))]
+        if dose and case.dose:
+            measured = measure_dose(case.dose, mask, dose, workspace.profile.radiomics)
+            _keep(workspace.dose_file(patient_id), measured.columns)
+            said += measured.flags
+        _keep(workspace.features_file(patient_id), features)  # with which the patient is finished
+        return [f"{patient_id}: {flag}" for flag in said]
+
+
+def _keep(path: Path, row: FeatureTable) -> None:
+    """Keep one patient's row, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as partial, partial.open("wb") as file:
+        np.save(file, row.values[0])
 
 
 def main(run: RunFolder, workers: Workers = 0, scheduler: Scheduler = None) -> None:
@@ -36,4 +51,8 @@ def main(run: RunFolder, workers: Workers = 0, scheduler: Scheduler = None) -> N
         return  # nothing that would read them is trained
     workspace.require(Stage.SEGMENTATION)
     missing = [p.patient_id for p in workspace.patients if not workspace.features_file(p.patient_id).is_file()]
-    Engine(workers, scheduler).map("radiomics", _Measure(workspace), missing, item_gib=IMAGES_GIB)
+    for said in Engine(workers, scheduler).map("radiomics", _Measure(workspace), missing, item_gib=IMAGES_GIB):
+        for line in said:
+            typer.echo(f"note: {line}")
+    if with_dose := sum(workspace.dose_file(patient.patient_id).is_file() for patient in workspace.patients):
+        typer.echo(f"planned dose: of {with_dose} patients")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from mmpl.case import Case, Patient
 from mmpl.clinical import ClinicalEncoder
+from mmpl.dose import dose_names
 from mmpl.errors import some_of
-from mmpl.evidence import FeatureTable
+from mmpl.evidence import DOSE_KNOWN, FeatureTable
 from mmpl.files import read_json, write_json
 from mmpl.names import Stage
 from mmpl.profile import Profile, change_profile, differences, load_profile
@@ -404,6 +405,10 @@ class Workspace:
         """A patient's radiomics on the out-of-fold mask."""
         return self.folder / "radiomics" / f"{patient_id}.npy"
 
+    def dose_file(self, patient_id: str) -> Path:
+        """The planned dose of a patient who has one, on the out-of-fold mask."""
+        return self.folder / "dose" / f"{patient_id}.npy"
+
     def keep_probability(self, scheme: Scheme, patient_id: str, probability: NDArray[np.float32]) -> None:
         """Keep a patient's out-of-fold mask probability (2, z, y, x), to a 255th."""
         path = self.probability_file(scheme, patient_id)
@@ -419,6 +424,18 @@ class Workspace:
         names = feature_names(self.profile.radiomics)
         rows = [np.load(self.features_file(patient.patient_id)) for patient in patients]
         return FeatureTable(names, np.array(rows, dtype=float).reshape(len(patients), len(names)))
+
+    def dose(self, patients: Sequence[Patient]) -> FeatureTable | None:
+        """Read patients' planned doses, a row each; None where nobody in the cohort has one."""
+        if self.profile.dose is None or not any(self.dose_file(p.patient_id).is_file() for p in self.patients):
+            return None
+        names = dose_names(self.profile.dose)
+        rows = np.full((len(patients), len(names)), np.nan)
+        rows[:, names.index(DOSE_KNOWN)] = 0
+        for row, file in zip(rows, (self.dose_file(patient.patient_id) for patient in patients), strict=True):
+            if file.is_file():
+                row[:] = np.load(file)
+        return FeatureTable(names, rows)
 
     def seed(self, member: Member, stage: Stage) -> int:
         """The seed of one network's training."""
