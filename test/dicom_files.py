@@ -36,7 +36,7 @@ def write_pet(folder: Path, suv: Image, study: StudyHeader = STUDY, number: int 
 
 def write_dose(path: Path, dose: Image, of_ct: Dataset, absolute: bool = False, **values: object) -> Path:
     """Write a dose, Gy, as an RT dose in the frame of reference of a CT's slice; z in patient space where asked for."""
-    scaling = float(dose.voxels.max()) / (2**32 - 1)
+    scaling = float(dose.voxels.max()) / 2**31
     row, column, normal = np.reshape(dose.grid.direction, (3, 3)).T
     x_mm, y_mm, z_mm = dose.grid.spacing_xyz
     whole = Dataset()
