@@ -20,7 +20,7 @@ from mmpl.dose import PARTLY_COVERED, dose_names
 from mmpl.evidence import DOSE_KNOWN
 from mmpl.files import read_json, write_json
 from mmpl.io.images import write_image
-from mmpl.names import Stage
+from mmpl.names import Stage, Task
 from mmpl.patient import Sources, read_patient
 from mmpl.pipeline import NO_DOSE, PatientResult, Pipeline
 from mmpl.schema import default_schema
@@ -122,6 +122,12 @@ def test_models_that_read_no_dose_measure_none(tiny_ensemble: Path, head: Case, 
     assert without.survival
     assert result.survival.member_risks == without.survival.member_risks
     assert result.flags == without.flags
+
+
+def test_where_the_risk_is_not_asked_for_nothing_is_said_of_a_dose(ensemble: Ensemble, head: Case) -> None:
+    result = Pipeline(ensemble, CPU, frozenset({Task.HPV}))(head)
+    assert result.dose is None
+    assert NO_DOSE not in result.flags
 
 
 def test_weights_of_before_hold_no_settings_of_dose_and_answer(tiny_ensemble: Path, tmp_path: Path) -> None:
