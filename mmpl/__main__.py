@@ -177,6 +177,12 @@ def case(
     ct_series: Annotated[int | None, typer.Option(help="Number of the CT series, where there are several.")] = None,
     pet_series: Annotated[int | None, typer.Option(help="Number of the PET series, likewise.")] = None,
     record: Annotated[Path | None, typer.Option(help="Clinical record, a JSON object.")] = None,
+    dose: Annotated[
+        Path | None, typer.Option(help="Planned dose, an image or a DICOM RT dose; else the one in --dicom, if any.")
+    ] = None,
+    planning_ct: Annotated[
+        Path | None, typer.Option(help="CT that the dose was planned on: it must lie where the CT lies.")
+    ] = None,
     weights: Weights = None,
     known_hpv: Annotated[
         HpvStatus | None, typer.Option(help="A known HPV status, on which the risk then rests.")
@@ -202,7 +208,7 @@ def case(
         os.environ[PREVALENCE_VARIABLE] = str(hpv_prevalence)
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
-    sources = Sources(dicom, ct, pet, ct_series, pet_series, record, known_hpv=status)
+    sources = Sources(dicom, ct, pet, ct_series, pet_series, record, {}, status, dose, planning_ct)
     algorithm = Algorithm.load(disagreement=disagreement, lesions=True)
     fields = read_fields(context.args, algorithm.pipeline.ensemble.profile.clinical)
     answer_patient(replace(sources, fields=fields), out, algorithm, mask, form or (), page)

@@ -187,7 +187,8 @@ class Algorithm:
         began = time.monotonic() if began is None else began
         target.mkdir(parents=True, exist_ok=True)
         clear_challenge_result(target, picture, report, disagreement, page)
-        case = read_challenge_case(source, self.pipeline.ensemble.profile.clinical, known_hpv)
+        ensemble = self.pipeline.ensemble
+        case = read_challenge_case(source, ensemble.profile.clinical, known_hpv, ensemble.reads_dose)
         if mask:
             from mmpl.dicom.masks import give_mask
 

@@ -24,8 +24,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mmpl.case import GivenMask, Grid, Image, InvalidInputError
+from mmpl.dicom.dose import read_any_dose
 from mmpl.dicom.masks import give_mask
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, read_pair
+from mmpl.dose import give_dose
 from mmpl.geometry import lay_on, to_sitk
 from mmpl.io.challenge import read_edition
 from mmpl.io.cohort import read_cohort
@@ -60,6 +62,7 @@ class Model:
         patient_id: str = "patient",
         mask: AnyImage | None = None,
         page: str | PathLike[str] | None = None,
+        dose: AnyImage | None = None,
     ) -> PatientResult:
         """Answer one patient.
 
@@ -73,9 +76,10 @@ class Model:
             patient_id: Name of the patient in the result.
             mask: A person's label map, which replaces the ensemble's; a path may be DICOM SEG or RTSTRUCT, too.
             page: HTML file to write, which shows the result to a person; None for none.
+            dose: Planned dose of the radiotherapy, Gy, in the CT's space; a path may be a DICOM RT dose, too.
 
         Raises:
-            InvalidInputError: An image or the mask cannot be used, or CT and PET do not overlap.
+            InvalidInputError: An image, the mask or the dose cannot be used, or CT and PET do not overlap.
             OSError: The page cannot be written.
         """
         schema = self.pipeline.ensemble.profile.clinical
@@ -85,6 +89,10 @@ class Model:
             images = PatientImages(read_any_image("CT", ct), read_any_image("PET", pet))
         clinical = schema.complete(schema.read(record or {}), images.found, DICOM_HEADER)
         case = images.to_case(patient_id, clinical, known_hpv=known_hpv)
+        if isinstance(dose, str | PathLike):
+            case = give_dose(case, read_any_dose(Path(dose), case.ct_series))
+        elif dose is not None:
+            case = give_dose(case, read_any_image("dose", dose))
         if isinstance(mask, str | PathLike):
             case = give_mask(case, Path(mask))
         elif mask is not None:
@@ -94,7 +102,9 @@ class Model:
         result = self.pipeline(case)
         if page is not None:
             paths = {
-                name: Path(image) for name, image in (("ct", ct), ("pet", pet)) if isinstance(image, str | PathLike)
+                name: Path(image)
+                for name, image in (("ct", ct), ("pet", pet), ("dose", dose))
+                if isinstance(image, str | PathLike)
             }
             files = {name: path for name, path in paths.items() if path.is_file()}
             provenance = trace(self.pipeline.ensemble, self.pipeline.device, result.seconds, files)

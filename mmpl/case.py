@@ -204,6 +204,8 @@ class Case:
         given_mask: Mask that takes the place of the ensemble's in the answer, and for HPV and survival.
         suv: How the PET came to be in SUV, where headers say so.
         ct_series, pet_series: Series that CT and PET were read from; None where it is not DICOM.
+        dose: Planned dose of the radiotherapy, Gy, on its own grid in the CT's space (`mmpl.dose`); None where there is
+            none to be used.
     """
 
     patient_id: str
@@ -218,10 +220,12 @@ class Case:
     suv: SuvFactor | None = None
     ct_series: SeriesIdentity | None = None
     pet_series: SeriesIdentity | None = None
+    dose: Image | None = None
 
     def __post_init__(self) -> None:
-        for name, image in (("CT", self.ct), ("PET", self.pet)):
-            check_image(name, image)
+        for name, image in (("CT", self.ct), ("PET", self.pet), ("dose", self.dose)):
+            if image:
+                check_image(name, image)
         if self.reference:
             self._check_mask("reference", self.reference)
         if self.given_mask:

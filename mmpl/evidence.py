@@ -24,6 +24,9 @@ HPV_PROBABILITY = "hpv_probability"
 """Column: the same model's forest probability, or a known status as 0 or 1."""
 ABSENT = tuple(f"{label.name.lower()}_absent" for label in LESIONS)
 """Columns of radiomics: 1 where a patient has no lesion of that class, 0 elsewhere."""
+DOSE_KNOWN = "dose_known"
+"""Column of the dose (`mmpl.dose`): 1 where a lesion's planned dose was measured, 0 elsewhere. No model reads it: that
+a plan is not at hand is no risk factor."""
 SCORE_LIMIT_SD = 4.0
 """Bound of a network's standardized score: what a network says of an odd image must not decide an answer by itself."""
 
@@ -91,6 +94,11 @@ class FeatureTable:
             tuple(name for table in tables for name in table.names), np.hstack([table.values for table in tables])
         )
 
+    def without(self, name: str) -> Self:
+        """Leave a column out, where there is one of that name."""
+        kept = tuple(each for each in self.names if each != name)
+        return self if kept == self.names else type(self)(kept, self.read(kept))
+
     def read(self, names: Sequence[str]) -> Floats:
         """Read columns by name, in the order asked for: (n, len(names)).
 
@@ -109,7 +117,8 @@ class Evidence:
 
     Attributes:
         scores: Scores of the networks, or of an earlier stage, named by `hpv_evidence` and `survival_evidence`; finite.
-        radiomics: Features, named by `mmpl.radiomics.feature_names`; NaN for an absent lesion.
+        radiomics: Features, named by `mmpl.radiomics.feature_names`, and by `mmpl.dose.dose_names` of the planned dose;
+            NaN for an absent lesion, and where there is no dose.
         clinical: The encoded clinical record; finite.
     """
 
@@ -155,6 +164,7 @@ def survival_evidence(
     hpv_probability: ArrayLike | None,
     radiomics: FeatureTable,
     clinical: FeatureTable,
+    dose: FeatureTable | None = None,
 ) -> Evidence:
     """Make what stage 3's Cox model sees of n patients.
 
@@ -165,13 +175,15 @@ def survival_evidence(
             without stage 2.
         radiomics: Features, as in `hpv_evidence`.
         clinical: Clinical record, as in `hpv_evidence`.
+        dose: Columns of the planned dose, which stand beside the radiomics; None where no model reads any.
     """
     scores = dict[str, ArrayLike]()
     if expected_days_score is not None:
         scores[EXPECTED_DAYS_SCORE] = _bounded(expected_days_score, radiomics)
     if hpv_probability is not None:
         scores[HPV_PROBABILITY] = hpv_probability
-    return Evidence(_table(scores, len(clinical)), radiomics, clinical)
+    measured = FeatureTable.join(radiomics, dose) if dose else radiomics
+    return Evidence(_table(scores, len(clinical)), measured, clinical)
 
 
 def _table(columns: Mapping[str, ArrayLike], patients: int) -> FeatureTable:

@@ -2,10 +2,11 @@
 
 import re
 
-from mmpl.evidence import ABSENT, DEEP_SCORE, EXPECTED_DAYS_SCORE, HPV_PROBABILITY
+from mmpl.dose import DOSE_LEFT_OUT, IN_CENTIGRAY, PARTLY_COVERED
+from mmpl.evidence import ABSENT, DEEP_SCORE, DOSE_KNOWN, EXPECTED_DAYS_SCORE, HPV_PROBABILITY
 from mmpl.integration import CLINICAL_ASSUMED, HPV_KNOWN
 from mmpl.names import LESIONS, Label
-from mmpl.pipeline import NO_DEEP_EVIDENCE, UNLIKE_TRAINING
+from mmpl.pipeline import NO_DEEP_EVIDENCE, NO_DOSE, UNLIKE_TRAINING
 from mmpl.preprocess import FIELD_OF_VIEW_CUT, HEAD_NOT_FOUND, NO_PET_SIGNAL
 from mmpl.schema import CategoricalField, ClinicalSchema, ContinuousField
 from mmpl.segmentation import GIVEN, LOW_AGREEMENT, NO_LESION, NO_OVERLAP
@@ -18,6 +19,7 @@ _SCORES = {
     DEEP_SCORE: "the HPV networks' score",
     EXPECTED_DAYS_SCORE: "the survival networks' expected time without recurrence",
     HPV_PROBABILITY: "the forests' HPV score, or the known status",
+    DOSE_KNOWN: "planned dose known (1), or not (0)",
 }
 _CLASSES = {
     "shape": "shape",
@@ -41,7 +43,9 @@ _LINEAR = {
     "RootMeanSquared",
 }
 _SQUARED = {"Energy", "Variance"}
-_INTENSITY = {"ct": "HU", "pet": "SUV"}
+_INTENSITY = {"ct": "HU", "pet": "SUV", "dose": "Gy"}
+_MODALITIES = {"ct": "CT", "pet": "PET", "dose": "the planned dose"}
+_DOSE = re.compile(r"dose_(?P<lesion>gtvp|gtvn)_(?:(?P<mean>mean|min)|d(?P<percent>\d+)|v(?P<level>\d+))_(?:gy|share)")
 
 
 def in_words(name: str) -> str:
@@ -50,12 +54,14 @@ def in_words(name: str) -> str:
         return _SCORES[name]
     if name in ABSENT:
         return f"no {dict(zip(ABSENT, _LESIONS.values(), strict=True))[name]} found"
+    if dose := _DOSE.fullmatch(name):
+        return f"{_LESIONS[dose['lesion']]}, planned dose: {_dose_in_words(dose)}"
     parts = _parts(name)
     if parts is None:
         return name
     modality, lesion, image, kind, feature = parts
     words = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[A-Z0-9])(?=[A-Z][a-z])", " ", feature)
-    seen = "" if kind == "shape" else f" on {modality.upper()}"
+    seen = "" if kind == "shape" else f" on {_MODALITIES[modality]}"
     return f"{_LESIONS[lesion]}{seen}{_filtered(image)}, {_CLASSES.get(kind, kind)}: {words}"
 
 
@@ -66,6 +72,8 @@ def unit_of(name: str, schema: ClinicalSchema) -> str:
     for field in schema.fields:
         if field.name == name and isinstance(field, ContinuousField):
             return field.unit
+    if _DOSE.fullmatch(name):
+        return "Gy" if name.endswith("_gy") else "of its volume"
     parts = _parts(name)
     if parts is None:
         return ""
@@ -101,6 +109,14 @@ def _level_in_words(field: CategoricalField, code: str, schema: ClinicalSchema) 
     others = [each for each in schema.fields if isinstance(each, CategoricalField) and each is not field]
     shared = {word for each in others for spellings in each.levels.values() for word in spellings}
     return next((word for word in words if word not in shared), words[0] if words else "")
+
+
+def _dose_in_words(dose: re.Match[str]) -> str:
+    if dose["level"]:
+        return f"share that gets {dose['level']} Gy or more"
+    if dose["percent"]:
+        return f"what {dose['percent']}% of the volume get or more (D{dose['percent']})"
+    return {"mean": "mean", "min": "lowest"}[dose["mean"]]
 
 
 def _length_unit(feature: str) -> str:
@@ -142,12 +158,16 @@ _FLAGS = {
     NOT_HU: "The CT may not be in HU: what is said here may be wrong.",
     NOT_SUV: "The PET is not in SUV: no uptake was measured, and no PET feature has a part in the answers.",
     NO_OVERLAP: "Time was short: the contours are coarser than they could be.",
+    NO_DOSE: "There is no planned dose, which the models read: a typical patient's stands in.",
+    IN_CENTIGRAY: "The planned dose was taken to be in cGy, by its values.",
     UNWRAPPED: None,
     SHIFTED: None,
 }
 _FLAG_BEGINNINGS = {
     CLINICAL_ASSUMED: "The models read fields that were not given, and a typical patient's stand in",
     HPV_KNOWN: "The recurrence risk rests on the HPV status that was given",
+    DOSE_LEFT_OUT: "The planned dose was left out",
+    PARTLY_COVERED: "The planned dose covers no more than",
     "time budget": "Time was short, and not all models answered",
     "out of GPU memory": None,
     "half precision": None,

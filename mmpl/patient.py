@@ -6,17 +6,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmpl.algorithm import Algorithm, log_remarks
-from mmpl.case import Case, InvalidInputError
+from mmpl.case import Case, Image, InvalidInputError
+from mmpl.dicom.dose import read_any_dose
 from mmpl.dicom.headers import require_pydicom
 from mmpl.dicom.masks import give_mask
-from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, is_dicom_place, read_pair, read_study
+from mmpl.dicom.series import read_series
+from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_one, find_study, is_dicom_place, read_pair, read_study
 from mmpl.dicom.suv import read_weight_kg
+from mmpl.dose import give_dose
 from mmpl.errors import one_line
 from mmpl.export import MASK, REPORT, check_study, exported, find_answers, refer, write_forms
 from mmpl.files import PARTIAL, OverwriteError, refuse_inside, refuse_to_replace
 from mmpl.io.challenge import read_record_file
-from mmpl.io.images import write_image
-from mmpl.names import WEIGHT, Format, Task
+from mmpl.io.images import read_image, write_image
+from mmpl.names import WEIGHT, Format, Modality, Task
 from mmpl.page import write_page
 from mmpl.picture import draw
 from mmpl.provenance import trace
@@ -42,6 +45,8 @@ class Sources:
         record: Clinical record as a JSON object.
         fields: Clinical fields by any spelling of their names, which go before the record's.
         known_hpv: HPV status that the risk may rest on.
+        dose: Planned dose, an image or a DICOM RT dose; None for the one in `dicom`, if there is any.
+        planning_ct: CT that it was planned on, where it is known to be none of the CTs above.
     """
 
     dicom: Path | None = None
@@ -52,15 +57,19 @@ class Sources:
     record: Path | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     known_hpv: bool | None = None
+    dose: Path | None = None
+    planning_ct: Path | None = None
 
     def __post_init__(self) -> None:
         if bool(self.dicom) == bool(self.ct or self.pet) or bool(self.ct) != bool(self.pet):
             raise ValueError("either --dicom is needed, or both --ct and --pet")
+        if self.planning_ct and not self.dose:
+            raise ValueError("--planning-ct says where a dose lies, and --dose is not there")
 
     @property
     def images(self) -> list[Path]:
         """The paths of images."""
-        return [path for path in (self.dicom, self.ct, self.pet) if path]
+        return [path for path in (self.dicom, self.ct, self.pet, self.dose, self.planning_ct) if path]
 
 
 def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> Case:
@@ -80,10 +89,17 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
     record = schema.read(known)
     images = _read_images(sources, _weight_kg(known, schema))
     clinical = schema.complete(replace(record, assumed=(*notes, *record.assumed)), images.found, DICOM_HEADER)
+    about = [path for path in (sources.dicom, sources.ct, sources.pet) if path]
     try:
         case = images.to_case(patient_id, clinical, known_hpv=sources.known_hpv)
+        if sources.dose:
+            about = [path for path in (sources.dose, sources.planning_ct) if path]
+            dose = read_any_dose(sources.dose, case.ct_series)
+            planning_ct = _read_ct(sources.planning_ct) if sources.planning_ct else None
+            case = give_dose(case, dose, planning_ct)
     except InvalidInputError as error:
-        raise InvalidInputError(f"{', '.join(map(str, sources.images))}: {error}") from error
+        named = any(str(path) in str(error) for path in about)
+        raise InvalidInputError(str(error) if named else f"{', '.join(map(str, about))}: {error}") from error
     if any(value is not None for value in record.values.values()):
         return case
     rest = ", ".join(["the images", *(name for name in ("age", "sex") if name in images.found)])
@@ -137,9 +153,11 @@ def answer_patient(
     if mask:
         case = give_mask(case, mask)
     series = refer(formats, study, case.ct.grid, sources.ct_series, case.ct_series)
+    if case.dose and not ensemble.reads_dose:
+        log.warning("note: the planned dose has no part in the answers: these models were trained without")
     result = algorithm.pipeline(case)
     log_remarks(result)
-    named = {"ct": sources.ct, "pet": sources.pet}
+    named = {"ct": sources.ct, "pet": sources.pet, "dose": sources.dose, "planning_ct": sources.planning_ct}
     files = {name: path for name, path in named.items() if path and path.is_file()}
     provenance = trace(ensemble, algorithm.pipeline.device, result.seconds, files)
     try:
@@ -202,10 +220,15 @@ def _read_images(sources: Sources, weight_kg: float | None) -> PatientImages:
     if any(map(is_dicom_place, sources.images)):
         require_pydicom()
     if sources.dicom:
-        return read_study(find_study(sources.dicom, sources.ct_series, sources.pet_series), weight_kg)
+        study = find_study(sources.dicom, sources.ct_series, sources.pet_series)
+        return read_study(replace(study, doses=()) if sources.dose else study, weight_kg)
     assert sources.ct
     assert sources.pet
     return read_pair(sources.ct, sources.pet, sources.ct_series, sources.pet_series, weight_kg)
+
+
+def _read_ct(path: Path) -> Image:
+    return read_series(find_one(path, Modality.CT)) if is_dicom_place(path) else read_image(path)
 
 
 def _weight_kg(known: Mapping[str, object], schema: ClinicalSchema) -> float | None:

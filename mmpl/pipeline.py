@@ -10,6 +10,7 @@ import torch
 
 from mmpl.calibration import check_prevalence
 from mmpl.case import Case, SuvFactor
+from mmpl.dose import MeasuredDose, measure_dose
 from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, survival_evidence
 from mmpl.hpv import HpvResult
 from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
@@ -27,6 +28,7 @@ SEGMENTATION_SHARE = 0.6
 """Share of a time budget after which stage 1 is over; the rest is for radiomics and the later stages' networks."""
 UNLIKE_TRAINING = "images unlike those of the training patients"
 NO_DEEP_EVIDENCE = "the networks of HPV and survival left out: the training mean stands in"
+NO_DOSE = "no planned dose, which the models read: a typical patient's stands in"
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class PatientResult:
         seconds: Seconds that each stage took, in the order in which they were done.
         suv: How the PET came to be in SUV, where headers say so.
         t_stage, n_stage: T and N stage; None where they were not asked for, or the weights do not stage.
+        dose: One row of the planned dose; None where no model reads any.
     """
 
     patient_id: str
@@ -65,6 +68,7 @@ class PatientResult:
     suv: SuvFactor | None = None
     t_stage: StageResult | None = None
     n_stage: StageResult | None = None
+    dose: FeatureTable | None = None
 
     @property
     def gtvp_ml(self) -> float:
@@ -84,10 +88,12 @@ class LesionInputs:
     Attributes:
         crop: CT and PET around them, (2, z, y, x), for the networks.
         radiomics: One row of features: those that the models read, or all.
+        dose: The planned dose; None where no model reads any.
     """
 
     crop: np.ndarray
     radiomics: FeatureTable
+    dose: MeasuredDose | None = None
 
 
 @dataclass(frozen=True)
@@ -179,11 +185,15 @@ class Pipeline:
         t_stage, n_stage = (staged.get(task) for task in STAGE_TASKS)
         if t_stage and t_stage.by_rule:
             flags.append(NO_PRIMARY)
-        radiomics = lesions.radiomics if lesions else None
+        radiomics, dose = (lesions.radiomics, lesions.dose) if lesions else (None, None)
+        if dose:
+            flags += dose.flags if case.dose else [NO_DOSE]
         answers = segmentation, hpv, survival, radiomics
         told = tuple(flags), notes, unlike_training
-        shown = measured if self.lesions else None
-        return PatientResult(case.patient_id, *answers, *told, shown, watch.seconds, case.suv, t_stage, n_stage)
+        shown, columns = measured if self.lesions else None, dose.columns if dose else None
+        return PatientResult(
+            case.patient_id, *answers, *told, shown, watch.seconds, case.suv, t_stage, n_stage, columns
+        )
 
     def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:
         """Stage 1: the mask of the models' mean probability."""
@@ -196,13 +206,17 @@ class Pipeline:
     def examine(
         self, case: Case, prepared: PreparedCase, segmentation: Segmentation, members: Sequence[EnsembleMember]
     ) -> LesionInputs:
-        """Cut the crop around the lesions, and measure radiomics on the mask."""
+        """Cut the crop around the lesions, and measure radiomics on the mask and, where a model reads it, the dose."""
         self.progress("measuring radiomics")
         profile = self.ensemble.profile
         center = lesion_center(segmentation.mask, prepared.roi)
         crop = crop_around(prepared.images, center, profile.inference.lesion_crop_xyz)
         read = None if self.all_radiomics else frozenset(ABSENT).union(*(member.radiomics_names for member in members))
-        return LesionInputs(crop, measure_lesions(case, segmentation.mask, profile.radiomics, read))
+        measured = measure_lesions(case, segmentation.mask, profile.radiomics, read)
+        dose = None
+        if profile.dose and Task.SURVIVAL in self.tasks and any(member.dose_names for member in members):
+            dose = measure_dose(case.dose, segmentation.mask, profile.dose, profile.radiomics)
+        return LesionInputs(crop, measured, dose)
 
     def diagnose(
         self, case: Case, lesions: LesionInputs, members: Sequence[EnsembleMember], processor: Processor
@@ -227,14 +241,14 @@ class Pipeline:
         """Stage 3: each model's survival curve, then its Cox model on the expected time and all that came before."""
         self.progress("predicting recurrence")
         curves, intervals, seen = list[Floats](), list[TimeIntervals](), list[Evidence]()
-        statuses = hpv_seen_by_cox(hpv, case)
+        statuses, dose = hpv_seen_by_cox(hpv, case), lesions.dose.columns if lesions.dose else None
         for position, member in enumerate(members):
             time, scale = member.survival.of_network
             curve = survival_curve(predict_logits(lesions.crop, member.network(Stage.SURVIVAL), processor))
             score = scale.standardize(float(expected_days(curve, time)))
             status = [statuses[position]] if statuses else None
             clinical = member.encoder.encode([case.clinical])
-            seen.append(survival_evidence([score], status, lesions.radiomics, clinical))
+            seen.append(survival_evidence([score], status, lesions.radiomics, clinical, dose))
             curves.append(curve)
             intervals.append(time)
         return integrate_survival(self.ensemble, members, seen, case, *member_curves(curves, intervals))

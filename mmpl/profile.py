@@ -268,8 +268,27 @@ class RadiomicsSettings(Settings):
         return max([self.wavelet_margin, *map(self.log_margin, self.filters.log_sigmas_mm)])
 
 
+class DoseSettings(Settings):
+    """Settings of how the planned dose is measured in a lesion, as in `resources/dose.yaml`; see `mmpl.dose`.
+
+    Attributes:
+        levels_gy: Doses of which the share of a lesion that gets them, or more, is measured, whole Gy.
+        features: Radiomics of the dose, by pyradiomics' names.
+        least_covered: Share of a lesion that the dose must cover; below, the lesion's dose is not known.
+    """
+
+    levels_gy: tuple[Count, ...]
+    features: tuple[Annotated[str, Field(pattern=r"^original_(firstorder|glcm|glrlm|glszm|gldm|ngtdm)_\w+$")], ...]
+    gray_levels: GrayLevels
+    least_covered: Annotated[float, Field(gt=0, le=1)]
+
+
 class Profile(Settings):
-    """Every setting of one edition of the system; a training run and its weights carry theirs whole."""
+    """Every setting of one edition of the system; a training run and its weights carry theirs whole.
+
+    Attributes:
+        dose: None of runs and weights that were made before dose was measured: they measure none.
+    """
 
     name: str
     preprocess: PreprocessSettings
@@ -280,6 +299,7 @@ class Profile(Settings):
     forest: ForestSettings
     radiomics: RadiomicsSettings
     clinical: ClinicalSchema
+    dose: DoseSettings | None
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -312,6 +332,8 @@ class Profile(Settings):
         Raises:
             ValueError: A setting is unknown, missing or out of range; one line says which.
         """
+        if isinstance(content, dict):
+            content = {"dose": None, **content}
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -327,7 +349,7 @@ def load_profile(profile: str, changes: Sequence[str] = ()) -> Profile:
 
     Args:
         profile: A name in `resources/profiles`, or the path of a file of one's own: it ends in `.yaml` or `.yml`, or
-            has a folder in it. Its `radiomics` and `clinical` are those of `resources/` where it has none.
+            has a folder in it. Its `radiomics`, `clinical` and `dose` are those of `resources/` where it has none.
         changes: Changes such as `training.segmentation.steps=4`: a setting, and its value as YAML.
 
     Raises:
@@ -342,7 +364,8 @@ def load_profile(profile: str, changes: Sequence[str] = ()) -> Profile:
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
-            content = {"radiomics": read_data("radiomics.yaml"), "clinical": read_data("clinical.yaml"), **content}
+            beside = {name: read_data(f"{name}.yaml") for name in ("radiomics", "clinical", "dose")}
+            content = beside | content
         read = Profile.from_dict(content)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {_one_line(error)}") from error

@@ -90,12 +90,12 @@ def extract(
     images = {Modality.CT: ct} if pet is None else {Modality.CT: ct, Modality.PET: pet}
     values: dict[str, float] = {}
     for label, absent in zip(LESIONS, ABSENT, strict=True):
-        lesion = _tight_lesion(mask, label)
+        lesion = tight_lesion(mask, label)
         values[absent] = float(lesion is None)
         if lesion is None:
             continue
-        grid = _lesion_grid(lesion.grid, settings)
-        inside = resample(_padded(lesion), grid, Interpolation.LINEAR, 0.0) >= _HALF
+        region = measured_region(lesion, settings)
+        grid, inside = region.grid, region.voxels
         for modality, image in images.items():
             prefix, how = _full_name(modality, label, ""), settings.images[modality]
             asked = [name.removeprefix(prefix) for name in known if name.startswith(prefix) and name in wanted]
@@ -281,13 +281,19 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _tight_lesion(mask: Image, label: Label) -> Image | None:
-    """Cut one class out of a label map, by its bounding box; None where it is absent."""
+def tight_lesion(mask: Image, label: Label) -> Image | None:
+    """Cut one class out of a label map, by its bounding box, as 0 and 1; None where it is absent."""
     inside = mask.voxels == label
     if not inside.any():
         return None
     lesion = _crop(Image(inside, mask.grid), _bounding_box(inside), 0)
     return Image(lesion.voxels.astype(np.float32), lesion.grid)
+
+
+def measured_region(lesion: Image, settings: RadiomicsSettings) -> Image:
+    """Bring what `tight_lesion` gives to the grid on which it is measured; voxels are True inside."""
+    grid = _lesion_grid(lesion.grid, settings)
+    return Image(resample(_padded(lesion), grid, Interpolation.LINEAR, 0.0) >= _HALF, grid)
 
 
 def _bounding_box(inside: NDArray[np.bool_]) -> Box:

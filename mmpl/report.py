@@ -61,6 +61,8 @@ def describe(
         content["lesions"] = [describe_lesion(lesion) for lesion in result.lesions]
     if result.suv:
         content["suv"] = asdict(result.suv)
+    if result.dose:
+        content["dose"] = describe_dose(result.dose)
     if result.hpv:
         content["hpv"] = {
             "probability": result.hpv.probability,
@@ -131,6 +133,12 @@ def describe_lesion(lesion: Lesion) -> dict[str, str | float | None]:
         "from_primary_mm": None if lesion.from_primary_mm is None else round(lesion.from_primary_mm, 1),
         "found_by": None if lesion.found_by is None else round(lesion.found_by, 3),
     }
+
+
+def describe_dose(dose: FeatureTable) -> dict[str, float | None]:
+    """Give every measure of the planned dose by its name, which says the unit; None where it is missing."""
+    values = dict(zip(dose.names, dose.values[0].tolist(), strict=True))
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def describe_curve(curve: SurvivalCurve) -> dict[str, Any]:

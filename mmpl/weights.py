@@ -19,6 +19,7 @@ from torch import Tensor
 from mmpl.calibration import Calibration
 from mmpl.case import ClinicalRecord, InvalidInputError
 from mmpl.clinical import ClinicalEncoder
+from mmpl.dose import is_dose
 from mmpl.evidence import Scale
 from mmpl.files import Record, read_json, write_json
 from mmpl.names import NETWORK_STAGES, STAGE_OF, STAGE_TASKS, Stage, Task
@@ -165,6 +166,11 @@ class EnsembleMember:
         """Names of the radiomics among them."""
         return frozenset(filter(is_radiomics, self.read_names))
 
+    @property
+    def dose_names(self) -> frozenset[str]:
+        """Names of the columns of the planned dose among them."""
+        return frozenset(filter(is_dose, self.read_names))
+
     def assumed_fields(self, record: ClinicalRecord) -> tuple[str, ...]:
         """Names of the clinical fields that this model reads and a record does not give, or not in a way it knows."""
         return tuple(
@@ -213,6 +219,11 @@ class Ensemble:
     def tasks(self) -> frozenset[Task]:
         """The challenge's tasks that these models can answer."""
         return frozenset(task for task, stage in STAGE_OF.items() if stage in self.stages)
+
+    @property
+    def reads_dose(self) -> bool:
+        """Whether any of the models reads the planned dose."""
+        return any(member.dose_names for member in self.members)
 
     def only(self, names: Sequence[str]) -> "Ensemble":
         """Keep some models by name, or all where none is named; thresholds stay.

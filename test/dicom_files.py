@@ -5,7 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.uid import EnhancedCTImageStorage, EnhancedPETImageStorage, generate_uid
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    EnhancedPETImageStorage,
+    ExplicitVRLittleEndian,
+    RTDoseStorage,
+    generate_uid,
+)
 
 from mmpl.case import Grid, Image
 from mmpl.dicom.writing import Injection, StudyHeader, ct_datasets, pet_datasets, save_series, to_bqml
@@ -26,6 +32,40 @@ def write_pet(folder: Path, suv: Image, study: StudyHeader = STUDY, number: int 
     datasets = pet_datasets(to_bqml(suv, study.weight_kg or 70.0, INJECTION), study, INJECTION, number)
     save_series(datasets, folder)
     return datasets
+
+
+def write_dose(path: Path, dose: Image, of_ct: Dataset, absolute: bool = False, **values: object) -> Path:
+    """Write a dose, Gy, as an RT dose in the frame of reference of a CT's slice; z in patient space where asked for."""
+    scaling = float(dose.voxels.max()) / 2**31
+    row, column, normal = np.reshape(dose.grid.direction, (3, 3)).T
+    x_mm, y_mm, z_mm = dose.grid.spacing_xyz
+    whole = Dataset()
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "FrameOfReferenceUID"):
+        setattr(whole, keyword, of_ct.get(keyword))
+    whole.SOPClassUID, whole.Modality = RTDoseStorage, "RTDOSE"
+    whole.SOPInstanceUID = generate_uid(entropy_srcs=["dose", path.name])
+    whole.SeriesInstanceUID, whole.SeriesNumber = generate_uid(entropy_srcs=["dose series", path.name]), 7
+    whole.ImagePositionPatient, whole.ImageOrientationPatient = list(dose.grid.origin_xyz), [*row, *column]
+    whole.PixelSpacing = [y_mm, x_mm]
+    whole.NumberOfFrames, whole.Rows, whole.Columns = dose.voxels.shape
+    offsets = np.arange(len(dose.voxels)) * z_mm
+    whole.GridFrameOffsetVector = (dose.grid.origin_xyz[2] + offsets * normal[2] if absolute else offsets).tolist()
+    whole.FrameIncrementPointer = 0x3004000C
+    whole.SamplesPerPixel, whole.PhotometricInterpretation = 1, "MONOCHROME2"
+    whole.BitsAllocated, whole.BitsStored, whole.HighBit, whole.PixelRepresentation = 32, 32, 31, 0
+    whole.DoseUnits, whole.DoseType, whole.DoseSummationType = "GY", "PHYSICAL", "PLAN"
+    whole.DoseGridScaling = f"{scaling:.9e}"
+    whole.PixelData = np.rint(dose.voxels / float(whole.DoseGridScaling)).astype("<u4").tobytes()
+    for keyword, value in values.items():
+        if value is None:
+            delattr(whole, keyword)
+        else:
+            setattr(whole, keyword, value)
+    whole.ensure_file_meta()
+    whole.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole.save_as(path, enforce_file_format=True)
+    return path
 
 
 def noise_ct(grid: Grid) -> Image:

@@ -25,7 +25,7 @@ assert {"paper", "demo", "micro"} <= set(NAMES)
 def demo() -> dict[str, Any]:
     """All that the files say of the demo profile."""
     profile = yaml.safe_load((PROFILES / "demo.yaml").read_text())
-    return {**profile, "radiomics": read_data("radiomics.yaml"), "clinical": read_data("clinical.yaml")}
+    return {**profile, **{name: read_data(f"{name}.yaml") for name in ("radiomics", "clinical", "dose")}}
 
 
 def key_paths(settings: dict[str, Any], prefix: str = "") -> set[str]:
@@ -85,6 +85,7 @@ def test_no_setting_has_a_default_in_code() -> None:
         "training.segmentation.surprise",
         "forest.surprise",
         "radiomics.surprise",
+        "dose.surprise",
         "radiomics.images.pet.surprise",
         "radiomics.filters.surprise",
         "clinical.surprise",
@@ -262,7 +263,7 @@ def test_a_file_of_ones_own_may_hold_radiomics_settings_or_clinical_fields(
     assert mine[own] == beside[own] | change
 
 
-@pytest.mark.parametrize("name", ["radiomics.yaml", "clinical.yaml"])
+@pytest.mark.parametrize("name", ["radiomics.yaml", "clinical.yaml", "dose.yaml"])
 def test_a_file_beside_the_profiles_that_cannot_be_read_is_named_in_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,3 +302,9 @@ def test_a_profile_survives_json(name: str) -> None:
 def test_a_profile_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load_profile("demo").preprocess.spacing_mm = 1.0
+
+
+def test_what_was_made_before_dose_was_measured_measures_none() -> None:
+    content = load_profile("micro").to_dict()
+    assert content.pop("dose")["levels_gy"] == [60, 66]
+    assert Profile.from_dict(content).dose is None

@@ -241,7 +241,7 @@ def _slice(
     slope, intercept = _rescale(values, f"{prefix}Slope", 1.0), _rescale(values, f"{prefix}Intercept", 0.0)
     if slope <= 0:
         raise InvalidInputError(f"{name}: {prefix}Slope is not above 0")
-    row, column = _right_angled(name, axes)
+    row, column = right_angled(name, axes)
     y_mm, x_mm = spacing
     x, y, z = position
     return Slice(place.file, frame, (x, y, z), row, column, (x_mm, y_mm), shape, slope, intercept)
@@ -256,7 +256,12 @@ def _rescale(values: Header, keyword: str, without: float) -> float:
     return number
 
 
-def _right_angled(name: str, axes: Sequence[float]) -> tuple[Vector, Vector]:
+def right_angled(name: str, axes: Sequence[float]) -> tuple[Vector, Vector]:
+    """Give the directions of rows and columns, from ImageOrientationPatient's six numbers, at right angles to the bit.
+
+    Raises:
+        InvalidInputError: They are not at right angles; the message names the file.
+    """
     row, column = np.reshape(axes, (2, 3))
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(row @ column)) > _SHEAR:

@@ -4,7 +4,7 @@ Messages name series by their number and files by their path; nothing else of a 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SeriesIdentity, SuvFactor
+from mmpl.dicom.dose import dose_objects, of_whole_plan, read_dose
 from mmpl.dicom.headers import Header, as_moment, as_offset, as_stamp, as_time, is_zip, read_headers
 from mmpl.dicom.series import REAL_WORLD, Series, find_series, naming, read_series, units_of
 from mmpl.dicom.suv import PetHeader, suv_factor
+from mmpl.dose import DOSE_LEFT_OUT, usable_dose
 from mmpl.errors import some_of
 from mmpl.geometry import check_overlap
+from mmpl.io.dose import say_why_not
 from mmpl.io.images import read_image
 from mmpl.names import Modality
 from mmpl.units import check_units
@@ -50,6 +53,8 @@ class PatientImages:
         suv: The PET's factor and what went into it, by its headers; None where it came without.
         found: What headers say of the patient, by clinical field: age (years), sex (M, F), weight (kg).
         ct_series, pet_series: Series of CT and PET, where it is DICOM.
+        dose: Planned dose, Gy, where a study has one that can be used.
+        dose_flags: What is odd of it, or why one is left out.
     """
 
     ct: Image
@@ -58,6 +63,8 @@ class PatientImages:
     found: Mapping[str, float | str] = field(default_factory=dict)
     ct_series: SeriesIdentity | None = None
     pet_series: SeriesIdentity | None = None
+    dose: Image | None = None
+    dose_flags: tuple[str, ...] = ()
 
     @property
     def pet_is_suv(self) -> bool:
@@ -79,10 +86,12 @@ class PatientImages:
             clinical,
             reference,
             self.pet_is_suv,
+            self.dose_flags,
             known_hpv=known_hpv,
             suv=self.suv,
             ct_series=self.ct_series,
             pet_series=self.pet_series,
+            dose=self.dose,
         )
         check_overlap(case.ct.grid, case.pet.grid)
         return check_units(case)
@@ -90,10 +99,15 @@ class PatientImages:
 
 @dataclass(frozen=True)
 class Study:
-    """The CT and the PET of one patient that belong together."""
+    """The CT and the PET of one patient that belong together.
+
+    Attributes:
+        doses: The RT doses beside them, whatever they are doses of.
+    """
 
     ct: Series
     pet: Series
+    doses: tuple[Header, ...] = ()
 
 
 def read_pair(
@@ -122,8 +136,8 @@ def read_pair(
         found |= patient_facts(series.first)
     ct_image = read_series(ct_series) if ct_series else read_image(ct)
     pet_image, factor = read_pet(pet_series, weight_kg) if pet_series else (read_image(pet), None)
-    identities = [series.identity if series else None for series in (ct_series, pet_series)]
-    return PatientImages(ct_image, pet_image, factor, found, *identities)
+    ct_identity, pet_identity = (series.identity if series else None for series in (ct_series, pet_series))
+    return PatientImages(ct_image, pet_image, factor, found, ct_identity, pet_identity)
 
 
 def read_study(study: Study, weight_kg: float | None = None) -> PatientImages:
@@ -138,7 +152,22 @@ def read_study(study: Study, weight_kg: float | None = None) -> PatientImages:
     """
     pet, factor = read_pet(study.pet, weight_kg)
     found = patient_facts(study.ct.first) | patient_facts(study.pet.first)
-    return PatientImages(read_series(study.ct), pet, factor, found, study.ct.identity, study.pet.identity)
+    images = PatientImages(read_series(study.ct), pet, factor, found, study.ct.identity, study.pet.identity)
+    return _with_dose(images, study) if study.doses else images
+
+
+def _with_dose(images: PatientImages, study: Study) -> PatientImages:
+    """Add a study's planned dose to its images, or the flag that says why it is left out."""
+    file: object = getattr(study.doses[0].file, "parent", "")
+    try:
+        header = of_whole_plan(study.doses)
+        file = header.file
+        if _identity(header) != _identity(study.ct.first):
+            raise InvalidInputError("the RT dose is of another patient")
+        dose, flags = usable_dose(read_dose(header, study.ct.identity), images.ct)
+        return replace(images, dose=dose, dose_flags=flags)
+    except InvalidInputError as error:
+        return replace(images, dose_flags=(f"{DOSE_LEFT_OUT}: {say_why_not(error, file)}",))
 
 
 def read_pet(series: Series, weight_kg: float | None = None) -> tuple[Image, SuvFactor]:
@@ -173,11 +202,12 @@ def find_study(place: Path, ct_number: int | None = None, pet_number: int | None
     Raises:
         InvalidInputError: There is no such pair, or several, or the folder holds several patients.
     """
-    series = _series_in(place)
+    headers = read_headers(place)
+    series = _series_in(place, headers)
     _check_one_patient(place, series)
     pet = _the_one(place, _pets(series), Modality.PET, pet_number)
     ct = _the_one(place, _cts_of(place, pet, series), Modality.CT, ct_number)
-    return Study(ct, pet)
+    return Study(ct, pet, dose_objects(headers))
 
 
 def find_one(place: Path, modality: Modality, number: int | None = None) -> Series:
@@ -186,7 +216,7 @@ def find_one(place: Path, modality: Modality, number: int | None = None) -> Seri
     Raises:
         InvalidInputError: There is none, or there are several, or the folder holds several patients.
     """
-    series = _series_in(place)
+    series = _series_in(place, read_headers(place))
     _check_one_patient(place, series)
     candidates = _pets(series) if modality is Modality.PET else [each for each in series if each.modality is modality]
     return _the_one(place, candidates, modality, number)
@@ -252,8 +282,8 @@ def patient_facts(header: Header) -> dict[str, float | str]:
     return facts
 
 
-def _series_in(place: Path) -> list[Series]:
-    series, left_out = find_series(read_headers(place))
+def _series_in(place: Path, headers: Sequence[Header]) -> list[Series]:
+    series, left_out = find_series(headers)
     if not series:
         others = ", ".join(f"{count} x {reason}" for reason, count in left_out.items())
         raise InvalidInputError(f"{place}: no CT or PET series ({others})")

@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mmpl.case import Case, ClinicalRecord, InvalidInputError
 from mmpl.datafiles import RESOURCES, load_yaml
+from mmpl.dose import leave_dose_out
 from mmpl.errors import some_of
 from mmpl.files import PARTIAL, write_whole
 from mmpl.geometry import check_overlap
+from mmpl.io.dose import add_found_dose, say_why_not
 from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
 from mmpl.io.outcomes import read_known_status
 from mmpl.io.tables import cell_text
@@ -93,6 +95,7 @@ class Edition(BaseModel):
         answers: Output of each task that it asks for.
         reserve_s: Seconds of a limit that are not this program's to spend.
         score: Share that each metric of `mmpl.cohort_scores` has in the edition's own score; none where it has no such.
+        dose, planning_ct: Sockets that a case may lack, and so may an edition.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -105,6 +108,8 @@ class Edition(BaseModel):
     answers: dict[Task, Answer]
     reserve_s: Annotated[float, Field(ge=0)]
     score: dict[str, Positive] = {}
+    dose: Socket | None = None
+    planning_ct: Socket | None = None
 
     @model_validator(mode="after")
     def _answers_are_whole(self) -> Self:
@@ -178,13 +183,16 @@ class _Layout:
         return self.folder / self.listed.get(socket.slug, socket.path)
 
 
-def read_challenge_case(folder: Path, schema: ClinicalSchema | None = None, known_hpv: bool | None = None) -> Case:
+def read_challenge_case(
+    folder: Path, schema: ClinicalSchema | None = None, known_hpv: bool | None = None, with_dose: bool = False
+) -> Case:
     """Read the one case in a folder of the challenge's layout.
 
     Args:
         folder: The platform's /input.
         schema: Schema of the clinical record: that of the weights; by default that of `resources/clinical.yaml`.
         known_hpv: HPV status that the risk may rest on; it goes before that of the record, where the edition has one.
+        with_dose: Whether a planned dose is looked for; one that cannot be used is left out and flagged.
 
     Raises:
         InvalidInputError: A file is missing or cannot be used; the message names it.
@@ -204,7 +212,20 @@ def read_challenge_case(folder: Path, schema: ClinicalSchema | None = None, know
     except InvalidInputError as error:
         about = [str(path) for name, path in (("CT", ct), ("PET", pet)) if name in str(error)]
         raise InvalidInputError(f"{', '.join(about)}: {error}") from error
-    return case
+    return _add_dose(case, layout, edition) if with_dose else case
+
+
+def _add_dose(case: Case, layout: _Layout, edition: Edition) -> Case:
+    """Add the planned dose where there is one; nothing that is wrong with it keeps the case from being answered."""
+    places = [layout.path(socket) if socket else None for socket in (edition.dose, edition.planning_ct)]
+    try:
+        dose, planning_ct = (
+            find_image(place, what) if place and place.is_dir() and any(place.iterdir()) else None
+            for place, what in zip(places, ("dose", "planning CT"), strict=True)
+        )
+    except (InvalidInputError, OSError) as error:
+        return leave_dose_out(case, say_why_not(error, *places))
+    return add_found_dose(case, dose, planning_ct) if dose else case
 
 
 def image_files(folder: Path) -> dict[str, Path]:

@@ -6,6 +6,8 @@ The images lie either in a folder a patient or all in the cohort's folder:
     <folder>/<ID>/<ID>__CT.nii.gz, <ID>__PT.nii.gz, <ID>.nii.gz
     <folder>/<ID>__CT.nii.gz, ...
 
+Some patients have a planned dose, too, <ID>__RTDOSE.nii.gz, and the CT that it was planned on, <ID>__CTPlanning.nii.gz.
+
 Where a patient's images are DICOM they lie, in any order and depth, in the patient's folder or in <ID>.zip. Such a
 folder needs no table to be answered: what the headers say of the patients is all that is known of them then.
 
@@ -24,6 +26,7 @@ from mmpl.case import Case, InvalidInputError, Outcome, Patient, describe_proble
 from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, require_pydicom, stored_files
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, read_study
 from mmpl.dicom.suv import read_weight_kg
+from mmpl.io.dose import add_found_dose
 from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
 from mmpl.io.patients import can_name_a_file, inspect_patients, read_patients, says_nothing, spelling
@@ -35,6 +38,7 @@ TABLE_SUFFIXES = (".csv", ".xlsx")
 NOT_A_COHORT_TABLE = ("truth.csv", "predictions.csv", SUV_FACTORS_NAME, SUV_TAGS_NAME)
 """Tables that may lie in the same folder: the synthetic cohort's latent variables, this program's own answers, and SUV
 factors."""
+_DOSE_ENDINGS = {"dose": "__RTDOSE.nii.gz", "planning_ct": "__CTPlanning.nii.gz"}
 _TASK = re.compile(r"task[ _-]?\d", re.IGNORECASE)
 
 
@@ -95,7 +99,9 @@ class Cohort:
             InvalidInputError: An image cannot be used, or the mask does not lie on the CT's grid.
         """
         patient, mask_path = self.patient(patient_id), self.mask_path(patient_id)
-        images = self._read_images(patient_id)
+        images, doses = self._read_images(patient_id), self._dose_files(patient_id)
+        if "dose" in doses:  # which goes before one among DICOM files
+            images = replace(images, dose=None, dose_flags=())
         reference = None if mask_path is None else read_mask(mask_path, images.ct.grid)
         clinical = self.schema.complete(patient.clinical, images.found, DICOM_HEADER)
         try:
@@ -104,9 +110,10 @@ class Cohort:
                 raise InvalidInputError("the PET is DICOM, which says its factor to SUV, and has another in a table")
             if factor is not None:
                 images = replace(images, pet=to_suv(images.pet, factor))
-            return images.to_case(patient_id, clinical, reference, patient.known_hpv)
+            case = images.to_case(patient_id, clinical, reference, patient.known_hpv)
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.folder}, patient {patient_id}: {error}") from error
+        return add_found_dose(case, doses["dose"], doses.get("planning_ct")) if "dose" in doses else case
 
     def _read_images(self, patient_id: str) -> PatientImages:
         if study := _dicom_place(self._places, patient_id):
@@ -126,18 +133,23 @@ class Cohort:
         """Name the images that a patient is answered from, by what they are; none where they are DICOM."""
         images = {"ct": f"{patient_id}__CT.nii.gz", "pet": f"{patient_id}__PT.nii.gz"}
         named = {name: _find(self._places, patient_id, file) for name, file in images.items()}
+        return {name: path for name, path in named.items() if path.is_file()} | self._dose_files(patient_id)
+
+    def _dose_files(self, patient_id: str) -> dict[str, Path]:
+        """Name the files of a patient's planned dose, by what they are, as far as there are any."""
+        named = {name: _find(self._places, patient_id, f"{patient_id}{end}") for name, end in _DOSE_ENDINGS.items()}
         return {name: path for name, path in named.items() if path.is_file()}
 
     def fingerprint(self, patient_id: str, given_mask: Path | None = None) -> str:
         """Tell a patient apart from what it was: size and date of its images and masks, SUV factor, row of the table.
 
-        A weight is part of it where it is read, as of DICOM, and stated.
+        A planned dose is one of the images. A weight is part of it where it is read, as of DICOM, and stated.
         A given mask, with which a person corrects the ensemble's, lies elsewhere.
         """
         files = []
         endings = ("__CT.nii.gz", "__PT.nii.gz", ".nii.gz")
         paths = [_find(self._places, patient_id, f"{patient_id}{ending}") for ending in endings]
-        for path in (*paths, *filter(None, [given_mask])):
+        for path in (*paths, *self._dose_files(patient_id).values(), *filter(None, [given_mask])):
             stat = path.stat() if path.is_file() else None
             files.append((stat.st_size, stat.st_mtime_ns) if stat else None)
         if study := _dicom_place(self._places, patient_id):
@@ -341,6 +353,7 @@ def _check_images(places: Sequence[Path], patient_id: str) -> list[str]:
         (f"{patient_id}__CT.nii.gz", None if dicom else "CT image"),
         (f"{patient_id}__PT.nii.gz", None if dicom else "PT image"),
         (f"{patient_id}.nii.gz", None),
+        *((f"{patient_id}{ending}", None) for ending in _DOSE_ENDINGS.values()),
     ):
         try:
             found = _find(places, patient_id, name).is_file()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from mmpl.evidence import Evidence, Floats
+from mmpl.evidence import DOSE_KNOWN, Evidence, Floats
 from mmpl.survival import Covariate, CoxModel, ScaledColumn, checked_outcome
 from mmpl.training.selection import known_levels, uncorrelated
 
@@ -46,8 +46,9 @@ log = logging.getLogger(__name__)
 def fit_cox(evidence: Evidence, rfs_days: ArrayLike, relapse: ArrayLike, screening_p: float, seed: int) -> CoxModel:
     """Select covariates and fit, all on these n patients alone.
 
-    Scores always enter; clinical columns (`known_levels`) with a univariate p below `screening_p`; radiomics that an
-    L1-penalized Cox regression chooses among themselves. Constant columns and near duplicates are dropped.
+    Scores always enter; clinical columns (`known_levels`) with a univariate p below `screening_p`; radiomics, and the
+    dose's columns among them, that an L1-penalized Cox regression chooses among themselves. Constant columns and near
+    duplicates are dropped.
 
     Args:
         evidence: Evidence of the training patients.
@@ -62,7 +63,7 @@ def fit_cox(evidence: Evidence, rfs_days: ArrayLike, relapse: ArrayLike, screeni
     days, seen = checked_outcome(rfs_days, relapse, MINIMUM_EVENTS)
     if len(days) != len(evidence):
         raise ValueError(f"{len(days)} outcomes for {len(evidence)} patients")
-    clinical, radiomics = known_levels(evidence.clinical), evidence.radiomics
+    clinical, radiomics = known_levels(evidence.clinical), evidence.radiomics.without(DOSE_KNOWN)
     screened = np.flatnonzero(univariate_p(clinical.values, days, seen) < screening_p)
     columns = [_scale(name, evidence) for name in evidence.scores.names]
     columns += [_scale(clinical.names[index], evidence) for index in screened]

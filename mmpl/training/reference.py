@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpl.evidence import ABSENT, DEEP_SCORE, EXPECTED_DAYS_SCORE, HPV_PROBABILITY, Floats
+from mmpl.evidence import ABSENT, DEEP_SCORE, EXPECTED_DAYS_SCORE, HPV_PROBABILITY, FeatureTable, Floats
 from mmpl.files import read_json
 from mmpl.hpv import HpvModel
 from mmpl.names import Stage
@@ -87,9 +87,9 @@ def _columns(workspace: Workspace) -> dict[str, NDArray[np.float64]]:
             tables = read_json(workspace.member_file(member, TABLES_FILE[Stage.SURVIVAL]), SurvivalTables)
             read.update(covariate.name for covariate in tables.cox.covariates)
     if read:
-        radiomics = workspace.radiomics(patients)
-        names = sorted(read & set(radiomics.names))
-        columns |= dict(zip(names, radiomics.read(names).T, strict=True))
+        measured = FeatureTable.join(workspace.radiomics(patients), *filter(None, [workspace.dose(patients)]))
+        names = sorted(read & set(measured.names))
+        columns |= dict(zip(names, measured.read(names).T, strict=True))
     if columns:
         for each in workspace.profile.clinical.fields:
             if isinstance(each, ContinuousField):

@@ -128,7 +128,7 @@ class _FitCox:
             scores = self.scores.get(scheme)
             days_score = None if scores is None else [scores[p.patient_id] for p in patients]
             clinical = workspace.encode(member, patients)
-            return survival_evidence(days_score, hpv, workspace.radiomics(patients), clinical)
+            return survival_evidence(days_score, hpv, workspace.radiomics(patients), clinical, workspace.dose(patients))
 
         days, relapse = times_and_events(followed)
         seed = workspace.seed(member, Stage.SURVIVAL)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from mmpl.case import Case, Patient
 from mmpl.clinical import ClinicalEncoder
+from mmpl.dose import dose_names
 from mmpl.errors import some_of
-from mmpl.evidence import FeatureTable
+from mmpl.evidence import DOSE_KNOWN, FeatureTable
 from mmpl.files import read_json, write_json
 from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.profile import Profile, change_profile, differences, load_profile
@@ -424,6 +425,10 @@ class Workspace:
         """The geometry of a patient's lesions in the out-of-fold mask."""
         return self.folder / "geometry" / f"{patient_id}.npy"
 
+    def dose_file(self, patient_id: str) -> Path:
+        """The planned dose of a patient who has one, on the out-of-fold mask."""
+        return self.folder / "dose" / f"{patient_id}.npy"
+
     def keep_probability(self, scheme: Scheme, patient_id: str, probability: NDArray[np.float32]) -> None:
         """Keep a patient's out-of-fold mask probability (2, z, y, x), to a 255th."""
         path = self.probability_file(scheme, patient_id)
@@ -444,6 +449,18 @@ class Workspace:
         """Read the geometry of patients' lesions, a row each."""
         rows = [np.load(self.geometry_file(patient.patient_id)) for patient in patients]
         return FeatureTable(GEOMETRY, np.array(rows, dtype=float).reshape(len(patients), len(GEOMETRY)))
+
+    def dose(self, patients: Sequence[Patient]) -> FeatureTable | None:
+        """Read patients' planned doses, a row each; None where nobody in the cohort has one."""
+        if self.profile.dose is None or not any(self.dose_file(p.patient_id).is_file() for p in self.patients):
+            return None
+        names = dose_names(self.profile.dose)
+        rows = np.full((len(patients), len(names)), np.nan)
+        rows[:, names.index(DOSE_KNOWN)] = 0
+        for row, file in zip(rows, (self.dose_file(patient.patient_id) for patient in patients), strict=True):
+            if file.is_file():
+                row[:] = np.load(file)
+        return FeatureTable(names, rows)
 
     def seed(self, member: Member, stage: Stage) -> int:
         """The seed of one network's training."""
