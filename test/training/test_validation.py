@@ -96,7 +96,7 @@ def jobs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[Stage, J
     tasks = (hpv_task(workspace, FIRST), survival_task(workspace, FIRST, cut_intervals(workspace, FIRST)))
     for task in tasks:
         train_outcome_network(workspace, FIRST, task, workspace.network_file(FIRST, Stage.SEGMENTATION))
-    return dict(zip(Stage, made, strict=True))
+    return dict(zip(NETWORK_STAGES, made, strict=True))
 
 
 def test_no_stage_trains_on_the_patients_that_it_is_scored_on(workspace: Workspace, jobs: dict[Stage, Job]) -> None:
