@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmpl.case import Case, ClinicalRecord, Grid, Outcome, Patient
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.network import build_network
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import load_profile
@@ -65,7 +65,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(workspace, "open_source", lambda *_: cohort)
     monkeypatch.setattr(workspace, "feature_names", lambda _: FEATURES)
     monkeypatch.setattr(parallel, "CORES", 1)  # networks this small gain nothing from a second thread
-    noise = Workspace(tmp_path / "run", RunSettings("noise", PROFILE))
+    noise = Workspace(tmp_path / "run", RunSettings("noise", PROFILE, stages=NETWORK_STAGES))
     noise.begin(make_splits(cohort.patients, 1))
     size = PROFILE.preprocess.roi_size_xyz
     roi = Grid(size, (6.0, 6.0, 6.0), (0.0, 0.0, 0.0))

@@ -15,7 +15,7 @@ from test_patches import assert_equal_networks, keep_centers, make_job
 from torch import Tensor, nn
 
 from mmpl.case import Grid
-from mmpl.names import Stage
+from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.preprocess import PreparedCase
 from mmpl.profile import Profile, load_profile
 from mmpl.training import loop
@@ -50,7 +50,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     torch.set_num_threads(1)  # networks this small gain nothing from a second thread
     cohort, rng = NoiseCohort(draw_patients()[:PATIENTS]), np.random.default_rng(2)
     monkeypatch.setattr(workspaces, "open_source", lambda *_: cohort)
-    noise = Workspace(tmp_path / "run", RunSettings("noise", with_fraction(0.25)))
+    noise = Workspace(tmp_path / "run", RunSettings("noise", with_fraction(0.25), stages=NETWORK_STAGES))
     noise.begin(make_splits(cohort.patients, 1))
     size = noise.profile.preprocess.roi_size_xyz
     roi = Grid(size, (6.0, 6.0, 6.0), (0.0, 0.0, 0.0))
@@ -96,7 +96,7 @@ def jobs(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[Stage, J
     tasks = (hpv_task(workspace, FIRST), survival_task(workspace, FIRST, cut_intervals(workspace, FIRST)))
     for task in tasks:
         train_outcome_network(workspace, FIRST, task, workspace.network_file(FIRST, Stage.SEGMENTATION))
-    return dict(zip(Stage, made, strict=True))
+    return dict(zip(NETWORK_STAGES, made, strict=True))
 
 
 def test_no_stage_trains_on_the_patients_that_it_is_scored_on(workspace: Workspace, jobs: dict[Stage, Job]) -> None:
