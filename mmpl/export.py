@@ -17,7 +17,7 @@ from mmpl.dicom.structure_set import make_structure_set
 from mmpl.dicom.structured_report import Outlook, make_report
 from mmpl.dicom.study import find_study, read_pet
 from mmpl.files import refuse_inside
-from mmpl.io.challenge import read_edition
+from mmpl.io.challenge import known_editions, read_edition
 from mmpl.io.images import read_image, write_image
 from mmpl.io.masks import as_labels
 from mmpl.names import DICOM_FORMATS, Format, Task
@@ -192,7 +192,10 @@ def find_answers(folder: Path) -> list[Answer]:
     """
     alone = read_report(folder / REPORT)
     if alone:
-        masks = (read_edition().output_path(Task.SEGMENTATION, folder), folder / MASK)
+        masks = (
+            *(edition.output_path(Task.SEGMENTATION, folder) for edition in map(read_edition, known_editions())),
+            folder / MASK,
+        )
         found = [Answer(ALONE, path, alone) for path in masks if path.is_file()][:1]
     else:
         reports = [(path, read_report(path)) for path in sorted(folder.glob("[!.]*.json"))]

@@ -17,7 +17,7 @@ from mmpl.dose import give_dose
 from mmpl.errors import one_line
 from mmpl.export import MASK, REPORT, check_study, exported, find_answers, refer, write_forms
 from mmpl.files import PARTIAL, OverwriteError, refuse_inside, refuse_to_replace
-from mmpl.io.challenge import read_record_file
+from mmpl.io.challenge import read_edition, read_record_file, take_known_hpv
 from mmpl.io.images import read_image, write_image
 from mmpl.names import WEIGHT, Format, Modality, Task
 from mmpl.page import write_page
@@ -44,7 +44,7 @@ class Sources:
         ct_series, pet_series: Numbers of the series, where a folder holds several.
         record: Clinical record as a JSON object.
         fields: Clinical fields by any spelling of their names, which go before the record's.
-        known_hpv: HPV status that the risk may rest on.
+        known_hpv: HPV status that the risk may rest on; it goes before that of the record, where the edition has one.
         dose: Planned dose, an image or a DICOM RT dose; None for the one in `dicom`, if there is any.
         planning_ct: CT that it was planned on, where it is known to be none of the CTs above.
     """
@@ -85,13 +85,17 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
         ModuleNotFoundError: An image is DICOM, and the extra `dicom` is not installed.
     """
     content, notes = read_record_file(sources.record) if sources.record else ({}, [])
+    known_hpv = sources.known_hpv
+    if sources.record and known_hpv is None and (name := read_edition().known_hpv):
+        known_hpv, said = take_known_hpv(content, name, schema)
+        notes += said
     known = dict(sources.fields) | {name: value for name, value in content.items() if name not in sources.fields}
     record = schema.read(known)
     images = _read_images(sources, _weight_kg(known, schema))
     clinical = schema.complete(replace(record, assumed=(*notes, *record.assumed)), images.found, DICOM_HEADER)
     about = [path for path in (sources.dicom, sources.ct, sources.pet) if path]
     try:
-        case = images.to_case(patient_id, clinical, known_hpv=sources.known_hpv)
+        case = images.to_case(patient_id, clinical, known_hpv=known_hpv)
         if sources.dose:
             about = [path for path in (sources.dose, sources.planning_ct) if path]
             dose = read_any_dose(sources.dose, case.ct_series)

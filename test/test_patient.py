@@ -309,6 +309,16 @@ def test_what_is_stated_goes_before_the_header_and_the_file(study, tmp_path):
     assert "Treatment is not given: taken as missing" in case.clinical.assumed
 
 
+def test_the_records_status_is_an_input_where_the_edition_has_it(study, tmp_path, monkeypatch):
+    record = tmp_path / "record.json"
+    record.write_text('{"Age": 50, "HPV Status": 1}')
+    assert read_patient(Sources(study, record=record), SCHEMA, "x").known_hpv is None
+    monkeypatch.setenv("MMPL_EDITION", "hecktor-2026")
+    assert read_patient(Sources(study, record=record), SCHEMA, "x").known_hpv is True
+    assert read_patient(Sources(study, record=record, known_hpv=False), SCHEMA, "x").known_hpv is False
+    assert read_patient(Sources(study), SCHEMA, "x").known_hpv is None
+
+
 def test_what_the_answers_rest_on_without_a_record_is_flagged(study):
     rest = "no clinical record: HPV status and risk rest on the images"
     assert read_patient(Sources(study), SCHEMA, "x").flags == (f"{rest}, age, sex alone",)

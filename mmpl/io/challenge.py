@@ -275,13 +275,19 @@ def read_clinical_file(
     content, notes = read_record_file(path)
     status = None
     if known_hpv:
-        status, said = _take_known_hpv(content, known_hpv, schema)
+        status, said = take_known_hpv(content, known_hpv, schema)
         notes += said
     return _assuming(schema.read(content), *notes), status
 
 
-def _take_known_hpv(content: dict[str, Any], name: str, schema: ClinicalSchema) -> tuple[bool | None, list[str]]:
-    """Take the known HPV status out of a record, and say so where it has none."""
+def take_known_hpv(content: dict[str, Any], name: str, schema: ClinicalSchema) -> tuple[bool | None, list[str]]:
+    """Take the known HPV status out of a record as it is written, and say so where it has none.
+
+    Args:
+        content: The record, which loses the key.
+        name: Key of the status.
+        schema: Schema of the clinical record.
+    """
     key = next((key for key in content if plain_name(key) == plain_name(name)), None)
     if key is None:
         return None, [f"{name} is not given: predicted"]

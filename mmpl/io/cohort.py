@@ -158,7 +158,9 @@ class Cohort:
         patient = self.patient(patient_id)
         weight = [patient.weight] if study and not self.schema.is_missing(patient.weight) else []
         clinical = sorted(patient.clinical.values.items())
-        row = (patient.center_id, clinical, asdict(patient.outcome), patient.known_hpv, *weight)
+        outcome = asdict(patient.outcome)
+        outcome = {name: value for name, value in outcome.items() if value is not None or not name.endswith("_stage")}
+        row = (patient.center_id, clinical, outcome, patient.known_hpv, *weight)
         return hashlib.sha256(repr((files, self.suv_factors.get(patient_id), row)).encode()).hexdigest()[:16]
 
     def image_problem(self, patient_id: str) -> str | None:

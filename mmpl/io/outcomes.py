@@ -39,7 +39,7 @@ def read_outcome(row: Mapping[str, str], has_plus: bool) -> tuple[Outcome, list[
     """Read the outcome of a row.
 
     Args:
-        row: Cells by column, those of `OUTCOMES` among them; a stage whose column is not there is not known.
+        row: Cells by column, those of `OUTCOMES` among them.
         has_plus: Whether some patient's HPV status is "+".
 
     Returns:
@@ -48,7 +48,7 @@ def read_outcome(row: Mapping[str, str], has_plus: bool) -> tuple[Outcome, list[
     wrong: list[str] = []
 
     def cell(column: str, parse: Callable[[str], _T]) -> _T | None:
-        if is_missing(row.get(column, "")):
+        if is_missing(row[column]):
             return None
         try:
             return parse(row[column])
@@ -60,7 +60,6 @@ def read_outcome(row: Mapping[str, str], has_plus: bool) -> tuple[Outcome, list[
         cell(Column.HPV_STATUS, partial(_parse_status, has_plus=has_plus)),
         cell(Column.RELAPSE, _parse_flag),
         cell(Column.RFS_DAYS, _parse_days),
-        *(cell(column, partial(_parse_stage, column)) for column in STAGES),
     )
     return outcome, wrong
 
@@ -72,6 +71,25 @@ def read_known_status(text: str) -> bool | None:
         ValueError: It is no status.
     """
     return None if is_missing(text) else _parse_status(text, has_plus=False)
+
+
+def read_stage(column: str, text: str) -> int | None:
+    """Read a stage such as T4a, N2, 2 or cT3 as its number; TX and NX, which were not assessed, as None.
+
+    Args:
+        column: T_STAGE or N_STAGE.
+        text: A cell that says something.
+
+    Raises:
+        ValueError: It is no stage.
+    """
+    letter, plain = column[0].casefold(), _plain(text).removesuffix(".0")
+    if plain in ("x", f"{letter}x"):
+        return None
+    found = _STAGE.fullmatch(plain)
+    if not found or found[1] not in ("", letter) or int(found[2]) > _HIGHEST[column]:
+        raise ValueError(f"not {column[0]}0 to {column[0]}{_HIGHEST[column]}, or {column[0]}X")
+    return int(found[2])
 
 
 def _plain(text: str) -> str:
@@ -95,17 +113,6 @@ def _parse_flag(text: str) -> bool:
         return {0.0: False, 1.0: True}[float(text)]
     except (ValueError, KeyError):
         raise ValueError("not 0 or 1") from None
-
-
-def _parse_stage(column: str, text: str) -> int | None:
-    """Read a stage such as T4a, N2, 2 or cT3 as its number; TX and NX were not assessed: None."""
-    letter, plain = column[0].casefold(), _plain(text).removesuffix(".0")
-    if plain in ("x", f"{letter}x"):
-        return None
-    found = _STAGE.fullmatch(plain)
-    if not found or found[1] not in ("", letter) or int(found[2]) > _HIGHEST[column]:
-        raise ValueError(f"not {column[0]}0 to {column[0]}{_HIGHEST[column]}, or {column[0]}X")
-    return int(found[2])
 
 
 def _parse_days(text: str) -> float:

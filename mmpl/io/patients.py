@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmpl.case import InvalidInputError, Patient, describe_problems
 from mmpl.errors import some_of
-from mmpl.io.outcomes import OUTCOMES, STAGES, is_missing, is_plus, read_known_status, read_outcome
+from mmpl.io.outcomes import OUTCOMES, STAGES, is_missing, is_plus, read_known_status, read_outcome, read_stage
 from mmpl.io.tables import Spell, Table, read_table, same
 from mmpl.names import KNOWN_HPV, WEIGHT, Column
 from mmpl.schema import CategoricalField, ClinicalSchema, default_schema, normalized
@@ -143,7 +143,7 @@ def spelling(
 
 def says_nothing(schema: ClinicalSchema, column: str, text: str) -> bool:
     """Tell whether a column's cell says that something is not known."""
-    return is_missing(text) if column in (*OUTCOMES, *_stages(schema), KNOWN_HPV) else schema.is_missing(text)
+    return is_missing(text) if column in (*OUTCOMES, KNOWN_HPV) else schema.is_missing(text)
 
 
 def inspect_patients(
@@ -177,11 +177,18 @@ def inspect_patients(
     read = (*columns, *optional)
     rows = [(line, blank | {name: row[name] for name in read if name in row}) for line, row in table.rows]
     has_plus = any(is_plus(row[Column.HPV_STATUS]) for _, row in rows)
-    patients = []
+    patients, odd_stages = list[Patient](), list[str]()
     for line, row in rows:
         patient, wrong = _read_row(row, schema, has_plus)
-        problems += [f"line {line}, patient {patient.patient_id or '(none)'}: {what}" for what in wrong]
-        patients.append(patient)
+        (t_stage, n_stage), odd = _read_stages(row, schema)
+        about = f"line {line}, patient {patient.patient_id or '(none)'}"
+        problems += [f"{about}: {what}" for what in wrong]
+        odd_stages += [f"{about}: {what}" for what in odd]
+        patients.append(replace(patient, outcome=replace(patient.outcome, t_stage=t_stage, n_stage=n_stage)))
+    if training:
+        problems += odd_stages
+    elif odd_stages:
+        remarks.append(f"stages that cannot be read, and are not scored: {len(odd_stages)} ({odd_stages[0]})")
     counts = Counter(patient.patient_id for patient in patients)
     problems += [f"patient {name}: {count} rows" for name, count in counts.items() if name and count > 1]
     if not rows:
@@ -230,6 +237,21 @@ def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patien
         wrong.append(f"{KNOWN_HPV} is {row[KNOWN_HPV]!r}, {error}")
     record = schema.read({name: row[name] for name in schema.names})
     return Patient(patient_id, row[Column.CENTER_ID], record, outcome, known_hpv, row[WEIGHT]), wrong
+
+
+def _read_stages(row: _Row, schema: ClinicalSchema) -> tuple[list[int | None], list[str]]:
+    """Read T and N stage as far as they are labels, and say which cells are none."""
+    stages, odd = list[int | None](), list[str]()
+    for column in STAGES:
+        text = row.get(column, "") if column in _stages(schema) else ""
+        stage = None
+        if not schema.is_missing(text):
+            try:
+                stage = read_stage(column, text)
+            except ValueError as error:
+                odd.append(f"{column} is {text!r}, {error}")
+        stages.append(stage)
+    return stages, odd
 
 
 def _not_understood(patients: Sequence[Patient], rows: Sequence[tuple[int, _Row]]) -> dict[str, list[str]]:

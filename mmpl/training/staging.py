@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from mmpl.case import Patient
 from mmpl.evidence import SCORE_LIMIT_SD, FeatureTable, Floats
 from mmpl.files import write_json
+from mmpl.metrics import mean_recall
 from mmpl.names import STAGE_TASKS, Modality, Stage, Task
 from mmpl.staging import (
     OrdinalModel,
@@ -148,14 +149,6 @@ def _smooth_share_below(scores: Floats, tried: Floats) -> Floats:
     return norm.cdf((tried[:, None] - scores) / width).mean(axis=1)
 
 
-def stage_balanced_accuracy(stages: ArrayLike, truth: ArrayLike) -> float:
-    """Average, over the stages that there are, the share of their patients who are given them."""
-    from sklearn.metrics import recall_score
-
-    right = np.asarray(truth)
-    return float(recall_score(right, stages, labels=np.unique(right), average="macro", zero_division=0))
-
-
 def answer(task: Task, scale: StageScale, scores: Floats, geometry: FeatureTable) -> NDArray[np.intp]:
     """Give n patients the stages that inference would, (n,), by mean scores (n,)."""
     return np.where(without_lesion(task, geometry), scale.without_lesion, scale.stages_of(scores))
@@ -203,9 +196,9 @@ def fit_ordinal_models(workspace: Workspace, engine: Engine) -> StagingRecord:
         known, truth = with_stage(task, workspace.patients)
         mean, geometry = mean_over_schemes(scores[task], known), workspace.geometry(known)
         scales[task] = choose_scale(task, mean, truth, without_lesion(task, geometry))
-        reached[task] = stage_balanced_accuracy(answer(task, scales[task], mean, geometry), truth)
+        reached[task] = mean_recall(answer(task, scales[task], mean, geometry), truth)
         ruled = by_rules(task, geometry, scales[task].without_lesion)
-        reached_by_rules[task] = stage_balanced_accuracy(ruled, truth)
+        reached_by_rules[task] = mean_recall(ruled, truth)
     return StagingRecord(
         scores=scores, scales=scales, balanced_accuracy=reached, balanced_accuracy_by_rules=reached_by_rules
     )

@@ -114,12 +114,13 @@ def test_the_forms_that_are_asked_for_alone(answers: Path, tmp_path: Path, run: 
     assert not (out / "CHUM-001_rtstruct.dcm").exists()
 
 
+@pytest.mark.parametrize("socket", ["tumor-lymph-node-segmentation", "head-neck-tumor-segmentation"])
 def test_an_answer_alone_and_a_study_alone(
-    answers: Path, studies: dict[str, CtSeries], tmp_path: Path, run: Callable[..., tuple[int, str]]
+    answers: Path, studies: dict[str, CtSeries], tmp_path: Path, run: Callable[..., tuple[int, str]], socket: str
 ) -> None:
-    """As `mmpl answer` leaves it; the mask is a person's."""
+    """As `mmpl answer` leaves it, for either edition; the mask is a person's."""
     alone = tmp_path / "alone"
-    path = alone / "images/tumor-lymph-node-segmentation/output.mha"
+    path = alone / "images" / socket / "output.mha"
     path.parent.mkdir(parents=True)
     write_image(path, read_image(answers / "CHUM-002.nii.gz"))
     (alone / "report.json").write_text(report("case", by="person"))

@@ -470,7 +470,7 @@ def test_a_known_status_is_an_input_of_2026_alone(write_input, monkeypatch, valu
     case = read_challenge_case(folder)
     assert case.known_hpv is status
     assert case.clinical == without.clinical
-    assert read_challenge_case(folder, known_hpv=not status).known_hpv is not status  # as the command line says
+    assert read_challenge_case(folder, known_hpv=not status).known_hpv is (not status)  # as the command line says
     other = ClinicalSchema(missing=(), ignored=(), fields=default_schema().fields)
     assert read_challenge_case(folder, other).clinical.assumed == ()  # it is not said to be of no use
 

@@ -382,3 +382,14 @@ def test_a_known_status_is_read_for_answers_alone(tmp_path: Path) -> None:
     write_table(tmp_path / "cohort", ROW | {"Known HPV Status": "-"})
     with pytest.raises(InvalidInputError, match="Known HPV Status is '-', which may mean negative or unknown"):
         read_cohort(folder, outcomes=False)
+
+
+def test_a_fingerprint_knows_of_stages_where_there_are_some(tmp_path: Path) -> None:
+    """What was answered, or trained on, before tables were read for stages is not refused for their lack."""
+    write_images(tmp_path, "CHUM-001")
+    found = []
+    for stages in ({}, {"T-stage": ""}, {"T-stage": "T2"}, {"T-stage": "T3"}):
+        write_table(tmp_path, ROW | stages)
+        found.append(read_cohort(tmp_path).fingerprint("CHUM-001"))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from mmpl.case import ClinicalRecord, Outcome, Patient
 from mmpl.evidence import FeatureTable
+from mmpl.metrics import mean_recall
 from mmpl.names import STAGE_TASKS, Stage, Task
 from mmpl.profile import load_profile
 from mmpl.staging import GEOMETRY, StageScale
@@ -20,7 +21,6 @@ from mmpl.training.staging import (
     choose_scale,
     fit_ordinal,
     fit_ordinal_models,
-    stage_balanced_accuracy,
     stage_without_lesion,
 )
 from mmpl.training.workspace import RunSettings, Workspace
@@ -51,7 +51,7 @@ def test_a_planted_order_is_found() -> None:
     scores = model.score(fresh)
     assert (np.diff([scores[truth == stage].mean() for stage in range(4)]) > 0.3).all()
     assert ((scores >= 0) & (scores <= 3)).all()
-    assert stage_balanced_accuracy(scale_of(model.score(evidence), stages).stages_of(scores), truth) > 0.75
+    assert mean_recall(scale_of(model.score(evidence), stages).stages_of(scores), truth) > 0.75
 
 
 def test_a_rare_stage_weighs_as_much_as_a_common_one() -> None:
@@ -129,8 +129,8 @@ def test_the_stage_without_a_primary_is_that_of_which_most_are_missed(absent: li
 
 
 def test_balanced_accuracy_is_the_mean_of_the_stages_shares() -> None:
-    assert stage_balanced_accuracy([1, 1, 1, 2, 3], [1, 1, 1, 2, 2]) == pytest.approx(0.75)
-    assert stage_balanced_accuracy([4, 4], [1, 2]) == 0.0
+    assert mean_recall([1, 1, 1, 2, 3], [1, 1, 1, 2, 2]) == pytest.approx(0.75)
+    assert mean_recall([4, 4], [1, 2]) == 0.0
 
 
 PATIENTS = tuple(

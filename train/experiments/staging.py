@@ -27,6 +27,7 @@ from mmpl.case import Image, Patient
 from mmpl.cohort_scores import RESAMPLES, interval, resamples
 from mmpl.evidence import FeatureTable, Floats
 from mmpl.lesions import find_lesions
+from mmpl.metrics import mean_recall
 from mmpl.names import STAGE_TASKS, Task
 from mmpl.phantom.cohort import MemoryCohort
 from mmpl.phantom.staging import n_number, t_number
@@ -41,7 +42,6 @@ from mmpl.training.staging import (
     by_rules,
     choose_scale,
     fit_ordinal,
-    stage_balanced_accuracy,
     stage_without_lesion,
     with_stage,
 )
@@ -172,8 +172,8 @@ def report(task: Task, patients: list[Measured]) -> Table:
     for heading in ("stages by", "patients", "balanced accuracy", *(f"of {kind}" for kind in kinds)):
         table.add_column(heading, justify="left" if heading == "stages by" else "right")
     for way, (given, released) in found.items():
-        drawn = [stage_balanced_accuracy(given[i], released[i]) for i in resamples(len(given), RESAMPLES)]
-        value = with_interval(stage_balanced_accuracy(given, released), interval(drawn))
+        drawn = [mean_recall(given[i], released[i]) for i in resamples(len(given), RESAMPLES)]
+        value = with_interval(mean_recall(given, released), interval(drawn))
         shares = [f"{np.mean(given[at] == kind):.2f}" if (at := released == kind).any() else "" for kind in kinds]
         table.add_row(way, str(len(given)), value, *shares)
     return table
