@@ -122,12 +122,12 @@ def test_a_stage_that_is_not_wanted_needs_nothing(cohort: Path) -> None:
 
 def test_a_field_that_the_runs_own_schema_lacks_is_not_asked_for(tmp_path: Path) -> None:
     schema = default_schema()
-    fewer = schema.model_validate({**schema.model_dump(), "fields": schema.model_dump()["fields"][:-1]})
+    fewer = schema.model_validate({**schema.model_dump(), "fields": schema.model_dump()["fields"][1:]})
     with (tmp_path / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*Column, *fewer.names])
         writer.writerow(["A", "1", *[""] * (len(Column) - 2 + len(fewer.names))])
-    missing = f"column {schema.names[-1]!r} is missing"
+    missing = f"column {schema.names[0]!r} is missing"
     assert any(missing in problem for problem in problems(tmp_path))
     profile = load_profile("micro").model_copy(update={"clinical": fewer})
     with pytest.raises(ValueError, match="no CT image") as caught:
