@@ -89,7 +89,7 @@ def measure(patients: int, seed: int, workers: int = 0, version: int = 1) -> Dif
 
 def main(patients: int, seed: int, workers: Workers = 0) -> None:
     """Measure PATIENTS synthetic patients of SEED, and 20,000 without images, of either version; print the findings."""
-    console = Console()
+    console = Console(width=120)
     for version, planted in VERSIONS.items():
         console.print(_latent_table(draw_patients(DRAWS, seed, version=version), version))
         if patients:

@@ -123,7 +123,7 @@ def main(patients: int, seed: int) -> None:
     chosen = enumerate(track(choose_patients(patients, seed), "answering"))
     answers = [answer_with_each(pipeline, patient, 1 if index % 2 else -1) for index, patient in chosen]
     without = np.array([astuple(by_trap[NO_TRAP]) for by_trap in answers])
-    console = Console()
+    console = Console(width=120)
     console.print(tabulate(changes(answers)))
     console.print("without a trap, mean and SD over patients: GTVp Dice, GTVn Dice, HPV probability, risk")
     console.print(*(f"{mean:.3f} ({sd:.3f})" for mean, sd in zip(without.mean(0), without.std(0), strict=True)))
