@@ -2,7 +2,7 @@
 
 The images of a study lie in one folder below one of three places, and that is all the state there is: `received` until
 they are answered, then `answered`, or `failed` with the reason beside them. A start goes on with what was received. No
-line of the log holds more of a header than the StudyInstanceUID.
+line of the log holds more of a header than UIDs and the numbers of series.
 """
 
 import fcntl
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ RETRY_AFTER_S = (10.0, 60.0)
 """Pauses before an answer is sent again to a peer that did not take it."""
 CONNECTION_S = 10.0
 """Seconds that a peer may take to take a call."""
+STALLED_S = 5.0
+"""Seconds that a caller may say nothing in the middle of a message."""
 POLL_S = 0.2
 
 _STORED, _NO_ROOM, _MISMATCH, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
@@ -142,6 +145,7 @@ class Inbox:
         self.folder, self.limits = folder, limits
         self.received, self.answered, self.failed = (folder / name for name in ("received", "answered", "failed"))
         self._lock, self._newest = threading.Lock(), dict[str, float]()
+        self._refused: defaultdict[str, set[str]] = defaultdict(set)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -166,7 +170,8 @@ class Inbox:
     def store(self, study: str, instance: str, content: bytes) -> None:
         """Store an object, once. It brings a study that failed, or that lacked it when answered, back to be answered.
 
-        That it was refused, or that writing it was cut short, is noted in the study's folder until it is there.
+        One with other content takes the place of the former, until the study is answered. That an object was refused,
+        or that writing it was cut short, is noted, in the study's folder, too, until it is there.
 
         Raises:
             NoRoomError: A limit would be passed.
@@ -176,9 +181,11 @@ class Inbox:
             places = (self.received, self.answered, self.failed)
             place = next((each for each in places if (each / study).is_dir()), None)
             name = f"{instance}.dcm"
-            known = place is not None and (place / study / name).is_file()
-            if known and place == self.answered:
+            there = place / study / name if place else None
+            if there and there.is_file() and place == self.answered:
                 return
+            known = there is not None and there.is_file() and there.read_bytes() == content
+            self._refused[study].add(instance)
             home = (place or self.failed) / study
             home.mkdir(exist_ok=True)
             if not known:
@@ -197,6 +204,16 @@ class Inbox:
                 with write_whole(home / name) as partial:
                     partial.write_bytes(content)
             (home / refused.name).unlink()
+            self._refused[study].discard(instance)
+
+    def note_refused(self, study: str, instance: str) -> None:
+        """Note an object that is not taken, so that its study is not answered without it."""
+        self._refused[study].add(instance)
+        self._newest[study] = time.monotonic()
+
+    def postpone(self, study: str) -> None:
+        """Let a study wait behind the others."""
+        self._newest[study] = time.monotonic()
 
     def ready(self) -> tuple[str, float] | None:
         """Give the study that has been complete for longest, and the moment of its newest object; None without one."""
@@ -208,7 +225,8 @@ class Inbox:
 
     def missing(self, study: str) -> int:
         """Count the objects of a study that were refused, and have not come again."""
-        return len(list((self.received / study).glob(f"{_REFUSED}*")))
+        noted = {path.name.removeprefix(_REFUSED) for path in (self.received / study).glob(f"{_REFUSED}*")}
+        return len(noted | self._refused[study])
 
     def is_whole(self, study: str, newest: float) -> bool:
         """Tell whether nothing has come of a study since, be it stored or refused."""
@@ -224,6 +242,7 @@ class Inbox:
                     partial.write_text(f"{reason}\n")
             self._move(study, self.received, self.failed if reason else self.answered)
             del self._newest[study]
+            self._refused.pop(study, None)
 
     def publish(self, answers: Path) -> Path:
         """Give a study's answers their place; those of before, which may hold a person's work, go to `former`."""
@@ -286,11 +305,16 @@ class Node:
         read = [*DEFAULT_TRANSFER_SYNTAXES, *compressed, *uid.RLETransferSyntaxes]
         ae = AE(self.title)
         ae.require_called_aet = True
+        ae.acse_timeout = STALLED_S
         ae.require_calling_aet = [peer.title for peer in self.peers]
         ae.add_supported_context(Verification)
         for sop_class in SOP_CLASSES:
             ae.add_supported_context(sop_class, read)
-        handlers = [(evt.EVT_REQUESTED, self._admit), (evt.EVT_C_STORE, self._store)]
+        handlers = [
+            (evt.EVT_CONN_OPEN, _limit_silence),
+            (evt.EVT_REQUESTED, self._admit),
+            (evt.EVT_C_STORE, self._store),
+        ]
         with quiet(), self.inbox.held():
             try:
                 ae.start_server((host, port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
@@ -307,7 +331,8 @@ class Node:
                         self._answer(*ready, stop)
                     except Exception as error:  # the disk is full, say: what was received stays
                         log.error("error: study %s: %s; tried again later", ready[0], one_line(error))
-                        stop.wait(self.inbox.limits.idle_s)
+                        self.inbox.postpone(ready[0])
+                        stop.wait(max(self.inbox.limits.idle_s, POLL_S))
             finally:
                 ae.shutdown()
 
@@ -341,6 +366,7 @@ class Node:
         if not (is_uid(instance) and is_uid(study)):
             return self._refuse(_NOT_UNDERSTOOD, "?", "an object's UID is none")
         if (sop_class, instance) != (event.context.abstract_syntax, asked):
+            self.inbox.note_refused(study, instance)
             return self._refuse(_MISMATCH, study, "an object is not what its sender calls it")
         try:
             self.inbox.store(study, instance, content)
@@ -393,6 +419,13 @@ class Node:
         log.error("error: study %s: not sent to %s; the answers are in %s", study, to.title, objects[0].parent)
 
 
+def _limit_silence(event: "Event") -> None:
+    """Let a caller who stalls in the middle of a message hold nothing up, neither others nor the node's end."""
+    connection = event.assoc.dul.socket
+    if connection and connection.socket:
+        connection.socket.settimeout(STALLED_S)
+
+
 def send(objects: Sequence[Path], title: str, to: Destination) -> list[Path]:
     """Send DICOM objects by C-STORE, in one association.
 
@@ -408,13 +441,13 @@ def send(objects: Sequence[Path], title: str, to: Destination) -> list[Path]:
     from pynetdicom import AE, build_context
 
     ae = AE(title)
-    ae.connection_timeout = CONNECTION_S
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = CONNECTION_S
     datasets = [dcmread(path) for path in objects]
     ae.requested_contexts = [build_context(each.SOPClassUID, each.file_meta.TransferSyntaxUID) for each in datasets]
     left = list(objects)
     try:
         association = ae.associate(to.host, to.port, ae_title=to.title)
-    except OSError:  # no such host
+    except (OSError, UnicodeError):  # no such host, or a name that can be none
         return left
     for path, dataset in zip(objects, datasets, strict=True):
         with suppress(RuntimeError, ValueError):  # no association, or not for such objects

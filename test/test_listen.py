@@ -534,3 +534,53 @@ def test_it_is_no_part_of_the_container(root: Path) -> None:
     code = "import sys, mmpl.__main__, mmpl.algorithm; print('pynetdicom' in sys.modules, 'mmpl.listen' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False False"
+
+
+def is_let_in(port: int) -> bool:
+    ae = AE("SCANNER")
+    ae.add_requested_context(Verification)
+    association = ae.associate("127.0.0.1", port, ae_title="MMPL")
+    established = association.is_established
+    association.release()
+    return established
+
+
+def test_a_caller_who_stalls_holds_up_neither_others_nor_the_end(
+    tmp_path: Path, datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "STALLED_S", 1.0)
+    with running(tmp_path, no_answer) as port:
+        stalled = [socket.create_connection(("127.0.0.1", port)) for _ in range(11)]
+        for each in stalled:
+            each.sendall(b"\x01\x00\x00\x00")  # the begin of a call
+        wait_for(lambda: is_let_in(port), 20)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    for each in stalled:
+        each.close()
+
+
+def test_a_corrected_object_takes_the_place_of_the_former(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path, LIMITS)
+    with inbox.held():
+        inbox.store("1.2", "3", b"damaged")
+        newest = inbox._newest["1.2"]
+        inbox.settle("1.2", newest, "it is damaged")
+        inbox.store("1.2", "3", b"mended")
+        assert (tmp_path / "received/1.2/3.dcm").read_bytes() == b"mended"
+        inbox.settle("1.2", inbox._newest["1.2"])
+        inbox.store("1.2", "3", b"late")
+        assert (tmp_path / "answered/1.2/3.dcm").read_bytes() == b"mended"
+
+
+def test_a_refusal_that_cannot_be_noted_on_disk_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox = Inbox(tmp_path, LIMITS)
+    with inbox.held():
+        inbox.store("1.2", "3", b"whole")
+        with monkeypatch.context() as full:
+            full.setattr(Path, "touch", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            with pytest.raises(OSError, match="No space"):
+                inbox.store("1.2", "4", b"lost")
+        assert inbox.missing("1.2") == 1
+        inbox.store("1.2", "4", b"found")
+        assert inbox.missing("1.2") == 0
