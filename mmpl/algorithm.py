@@ -24,7 +24,7 @@ from mmpl.io.challenge import (
 )
 from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
-from mmpl.names import DAYS_PER_YEAR, Task, stage_name
+from mmpl.names import DAYS_PER_YEAR, STAGE_TASKS, Task, stage_name
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.processor import use_allowed_cores
 from mmpl.weights import Ensemble, load_ensemble
@@ -252,8 +252,8 @@ class Algorithm:
                 return risk
             probability, low, high = curve.at(day)
             return f"{risk}, no recurrence in {SAID_AFTER_YEARS} years {probability:.2f} ({low:.2f} to {high:.2f})"
-        if task in (Task.T_STAGE, Task.N_STAGE):
-            stage = result.t_stage if task is Task.T_STAGE else result.n_stage
+        if task in STAGE_TASKS:
+            stage = result.stage_of(task)
             assert stage is not None
             return f"{stage_name(task, stage.stage)}, score {stage.score:.2f}"
         assert result.hpv is not None

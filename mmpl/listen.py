@@ -208,12 +208,14 @@ class Inbox:
 
     def note_refused(self, study: str, instance: str) -> None:
         """Note an object that is not taken, so that its study is not answered without it."""
-        self._refused[study].add(instance)
-        self._newest[study] = time.monotonic()
+        with self._lock:
+            self._refused[study].add(instance)
+            self._newest[study] = time.monotonic()
 
     def postpone(self, study: str) -> None:
         """Let a study wait behind the others."""
-        self._newest[study] = time.monotonic()
+        with self._lock:
+            self._newest[study] = time.monotonic()
 
     def ready(self) -> tuple[str, float] | None:
         """Give the study that has been complete for longest, and the moment of its newest object; None without one."""

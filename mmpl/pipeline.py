@@ -80,6 +80,10 @@ class PatientResult:
         """Volume of all nodes together, ml."""
         return self.segmentation.volume_ml(Label.GTVN)
 
+    def stage_of(self, task: Task) -> StageResult | None:
+        """Give T or N stage."""
+        return self.t_stage if task is Task.T_STAGE else self.n_stage
+
 
 @dataclass(frozen=True)
 class LesionInputs:

@@ -83,10 +83,9 @@ def describe(
         if result.survival.curve:
             content["risk"]["percentile"] = result.survival.percentile
             content["no_recurrence"] = describe_curve(result.survival.curve)
-    if result.t_stage:
-        content["t_stage"] = describe_stage(Task.T_STAGE, result.t_stage)
-    if result.n_stage:
-        content["n_stage"] = describe_stage(Task.N_STAGE, result.n_stage)
+    for name, task in (("t_stage", Task.T_STAGE), ("n_stage", Task.N_STAGE)):
+        if stage := result.stage_of(task):
+            content[name] = describe_stage(task, stage)
     if provenance:
         content["provenance"] = asdict(provenance)
     return content

@@ -126,6 +126,23 @@ def _ball(grid: Grid, center_xyz: tuple[float, float, float], radius_mm: float) 
     return (x - center_xyz[0]) ** 2 + (y - center_xyz[1]) ** 2 + (z - center_xyz[2]) ** 2 < radius_mm**2
 
 
+@pytest.fixture(scope="session")
+def written(head: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The standard head as a DICOM study; not to be written to."""
+    from dicom_files import write_ct, write_pet
+
+    folder = tmp_path_factory.mktemp("dicom") / "visit"
+    write_ct(folder / "ct", head.ct)
+    write_pet(folder / "pet", head.pet)
+    return folder
+
+
+@pytest.fixture
+def study(written: Path, tmp_path: Path) -> Path:
+    """The same, to be written to."""
+    return Path(shutil.copytree(written, tmp_path / "visit"))
+
+
 @pytest.fixture
 def write_input(tmp_path: Path, head: Case) -> Callable[..., Path]:
     """Write a case, by default `head`, as the challenge's input."""

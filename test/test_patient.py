@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import INJECTION, SECRETS, STUDY, change, write_ct, write_pet
+from dicom_files import INJECTION, SECRETS, STUDY, change, write_ct
 
 from mmpl.__main__ import main
-from mmpl.case import Case, Image, InvalidInputError
+from mmpl.case import Image, InvalidInputError
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import read_image, write_image
 from mmpl.names import Label
@@ -28,21 +28,6 @@ from mmpl.units import NOT_SUV
 
 SCHEMA = default_schema()
 AGE = {"age": "61"}
-
-
-@pytest.fixture(scope="module")
-def written(head: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The standard head as a DICOM study; not to be written to."""
-    folder = tmp_path_factory.mktemp("dicom") / "visit"
-    write_ct(folder / "ct", head.ct)
-    write_pet(folder / "pet", head.pet)
-    return folder
-
-
-@pytest.fixture
-def study(written: Path, tmp_path: Path) -> Path:
-    """The same, to be written to."""
-    return Path(shutil.copytree(written, tmp_path / "visit"))
 
 
 @pytest.fixture

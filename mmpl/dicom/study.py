@@ -370,6 +370,7 @@ def _clock(header: Header) -> timedelta | None:
     """Find the offset from UTC of the clock that a file's dates and times without an offset are of.
 
     The file says it, or a moment of the scan has it; or the injection is given twice, with an offset and on that clock.
+    Clocks lie quarters of an hour apart: what the two differ by beyond that was typed in.
     """
     for keyword in ("TimezoneOffsetFromUTC", "AcquisitionDateTime", "DecayCorrectionDateTime"):
         if (offset := as_offset(header.text(keyword))) is not None:
@@ -379,8 +380,9 @@ def _clock(header: Header) -> timedelta | None:
     offset, moment = as_offset(text), as_stamp(text, None)
     if offset is None or moment is None or at is None:
         return None
-    half_a_day = timedelta(hours=12)
-    return offset + (datetime.combine(moment, at) - moment + half_a_day) % (2 * half_a_day) - half_a_day
+    half_a_day, quarter = timedelta(hours=12), timedelta(minutes=15)
+    apart = (datetime.combine(moment, at) - moment + half_a_day) % (2 * half_a_day) - half_a_day
+    return offset + quarter * round(apart / quarter)
 
 
 def _acquired(header: Header, clock: timedelta | None) -> datetime | None:

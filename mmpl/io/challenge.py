@@ -424,7 +424,7 @@ def _content(result: PatientResult, task: Task, form: Form) -> float | bool | st
     if task is Task.HPV:
         assert result.hpv is not None
         return bool(result.hpv.positive)
-    stage = result.t_stage if task is Task.T_STAGE else result.n_stage
+    stage = result.stage_of(task)
     assert stage is not None
     return stage_name(task, stage.stage)
 

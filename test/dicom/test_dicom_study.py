@@ -212,6 +212,7 @@ def test_an_enhanced_pet_says_its_unit_and_moment_in_other_words(place):
         (None, "20250102110000+0900", None, 3600.0),  # the offset is the scanner's, as nothing says otherwise
         (None, "20250102100000+0000", "110000", 3600.0),  # but for the time of day, which is on the file's clock
         (None, "20250103010000+1400", "110000", 3600.0),
+        (None, "20250102110000+0200", "105500", 3600.0),  # five minutes apart: typed in, and of one clock
         ("+0100", "20250102110000", "110000", 3600.0),  # without an offset it is on the file's clock
         ("+9900", "20250102110000+0100", None, 3600.0),  # no offset
     ],

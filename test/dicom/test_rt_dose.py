@@ -1,17 +1,16 @@
 """DICOM RT doses: what is read, where it lies, and what is refused or left out."""
 
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import SECRETS, change_file, write_ct, write_dose, write_pet
+from dicom_files import SECRETS, change_file, write_dose
 from pydicom import Dataset, dcmread
 
-from mmpl.case import Case, Grid, Image, InvalidInputError, SeriesIdentity
+from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity
 from mmpl.dicom.dose import read_any_dose
 from mmpl.dicom.study import PatientImages, find_study, read_study
 from mmpl.dose import DOSE_LEFT_OUT, IN_CENTIGRAY
@@ -24,19 +23,6 @@ DOWN = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0)
 
 def planned(grid: Grid = GRID) -> Image:
     return Image(np.random.default_rng(4).uniform(0, 70, grid.shape_zyx).astype(np.float32), grid)
-
-
-@pytest.fixture(scope="module")
-def written(head: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dicom") / "visit"
-    write_ct(folder / "ct", head.ct)
-    write_pet(folder / "pet", head.pet)
-    return folder
-
-
-@pytest.fixture
-def study(written: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(written, tmp_path / "visit"))
 
 
 @pytest.fixture(scope="module")

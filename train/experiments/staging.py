@@ -90,13 +90,12 @@ class _Measure:
             return measure_geometry(find_lesions(case, mask), smallest_ml)
 
         patient = next(each for each in source.patients if each.patient_id == patient_id)
-        answered = dict(zip(STAGE_TASKS, (result.t_stage, result.n_stage), strict=True))
         return Measured(
             patient,
             staging_evidence(geometry(result.segmentation.mask), radiomics),
             geometry(case.reference) if case.reference else None,
             _true_stages(source, patient_id),
-            {task: found.stage for task, found in answered.items() if found},
+            {task: found.stage for task in STAGE_TASKS if (found := result.stage_of(task))},
         )
 
 
