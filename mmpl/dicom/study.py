@@ -39,6 +39,8 @@ UNITS = {
     "{counts}": "CNTS",
 }
 """Units of the PET module, by the code of an enhanced image, before UCUM's remark and after it."""
+CLOCKS = tuple(timedelta(minutes=minutes) for minutes in (*range(-12 * 60, 14 * 60 + 1, 30), 345, 525, 765, 825))
+"""Offsets from UTC that clocks somewhere on earth have: half hours, and 5:45, 8:45, 12:45 and 13:45."""
 
 _CODED_SUV = {code: kind for code in UNITS for kind in ("BW", "LBM", "BSA") if f"{{suv{kind.lower()}}}" in code.lower()}
 
@@ -370,7 +372,7 @@ def _clock(header: Header) -> timedelta | None:
     """Find the offset from UTC of the clock that a file's dates and times without an offset are of.
 
     The file says it, or a moment of the scan has it; or the injection is given twice, with an offset and on that clock.
-    Clocks lie quarters of an hour apart: what the two differ by beyond that was typed in.
+    Then it is the one of CLOCKS that brings the two nearest to each other: what is left between them was typed in.
     """
     for keyword in ("TimezoneOffsetFromUTC", "AcquisitionDateTime", "DecayCorrectionDateTime"):
         if (offset := as_offset(header.text(keyword))) is not None:
@@ -380,9 +382,8 @@ def _clock(header: Header) -> timedelta | None:
     offset, moment = as_offset(text), as_stamp(text, None)
     if offset is None or moment is None or at is None:
         return None
-    half_a_day, quarter = timedelta(hours=12), timedelta(minutes=15)
-    apart = (datetime.combine(moment, at) - moment + half_a_day) % (2 * half_a_day) - half_a_day
-    return offset + quarter * round(apart / quarter)
+    by_offset, day = datetime.combine(moment, at) - moment + offset, timedelta(days=1)
+    return min(CLOCKS, key=lambda clock: min((by_offset - clock) % day, (clock - by_offset) % day))
 
 
 def _acquired(header: Header, clock: timedelta | None) -> datetime | None:

@@ -213,6 +213,9 @@ def test_an_enhanced_pet_says_its_unit_and_moment_in_other_words(place):
         (None, "20250102100000+0000", "110000", 3600.0),  # but for the time of day, which is on the file's clock
         (None, "20250103010000+1400", "110000", 3600.0),
         (None, "20250102110000+0200", "105500", 3600.0),  # five minutes apart: typed in, and of one clock
+        (None, "20250102110000+0200", "104800", 3600.0),  # as are twelve: no clock has an offset of 1:45
+        (None, "20250102051500+0000", "110000", 3600.0),  # Nepal's has one of 5:45
+        (None, "20250101221500+0000", "110200", 3600.0),  # and that of the Chatham Islands one of 12:45
         ("+0100", "20250102110000", "110000", 3600.0),  # without an offset it is on the file's clock
         ("+9900", "20250102110000+0100", None, 3600.0),  # no offset
     ],
