@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mmpl.case import InvalidInputError
 
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 ZIP_SUFFIX = ".zip"
 MOST_UNPACKED = 16 << 30
 """Bytes that a zip archive may hold, unpacked; more than any study."""
+MOST_INFLATED = 2 << 30
+"""Bytes that a file of the deflated transfer syntax may hold, inflated; more than any CT in one file."""
 
 _MAGIC, _MAGIC_AT = b"DICM", 128
 _NO_PREAMBLE = re.compile(rb"[\x02\x08]\0.\0[A-Z]{2}", re.DOTALL)  # a first element of group 2 or 8, and its VR
 _NO_MAGIC_SUFFIXES = (".dcm", ".ima")  # of files that may lack the magic bytes and are DICOM all the same
 _DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)  # RuntimeError: it wants a password
+_AT_ONCE = 1 << 20  # bytes that are inflated in one go
 _DATE = re.compile(r"([12]\d{3})\.?(\d\d)\.?(\d\d)")
 _TIME = re.compile(r"(\d\d):?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?")
 _OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)$")
@@ -264,15 +267,43 @@ def read_dataset(file: Stored, pixels: bool) -> "Dataset":
     """Read one file.
 
     Raises:
-        InvalidInputError: It is damaged.
+        InvalidInputError: It is damaged, or holds too much once it is inflated.
     """
     import pydicom
 
     try:
         with quiet(), file.open("rb") as stream:
+            check_inflated(stream)
             return pydicom.dcmread(stream, stop_before_pixels=not pixels, force=True)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{file}: {error}") from None
     except Exception:  # a damaged file raises whatever it likes, and says values of the header in doing so
         raise InvalidInputError(f"{file}: not a readable DICOM file") from None
+
+
+def check_inflated(stream: IO[bytes]) -> None:
+    """Refuse a file of the deflated transfer syntax that would fill the memory, which pydicom inflates whole.
+
+    Args:
+        stream: The file, at its begin, where it is left.
+
+    Raises:
+        InvalidInputError: It holds too much.
+    """
+    from pydicom import filereader, uid
+
+    filereader.read_preamble(stream, force=True)
+    meta = filereader.read_dataset(
+        stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2
+    )
+    if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
+        inflater, left, size = zlib.decompressobj(-zlib.MAX_WBITS), stream.read(), 0
+        while left and not inflater.eof and size <= MOST_INFLATED:
+            size += len(inflater.decompress(left, _AT_ONCE))
+            left = inflater.unconsumed_tail
+        if size > MOST_INFLATED:
+            raise InvalidInputError(f"holds more than {MOST_INFLATED / 2**30:.3g} GiB, deflated")
+    stream.seek(0)
 
 
 def _read_header(file: Stored) -> Header | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpl.case import InvalidInputError
-from mmpl.dicom.headers import quiet
+from mmpl.dicom.headers import check_inflated, quiet
 from mmpl.files import write_whole
 from mmpl.version import __version__
 
@@ -94,8 +94,9 @@ def read_object(path: Path, pixels: bool = True) -> "Dataset":
     from pydicom import dcmread
 
     try:
-        with reading("DICOM file"):
-            return dcmread(path, stop_before_pixels=not pixels)
+        with reading("DICOM file"), path.open("rb") as stream:
+            check_inflated(stream)
+            return dcmread(stream, stop_before_pixels=not pixels)
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}") from error
 

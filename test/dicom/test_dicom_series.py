@@ -30,7 +30,9 @@ from pydicom.uid import (
 )
 
 from mmpl.case import Grid, Image, InvalidInputError
+from mmpl.dicom import headers
 from mmpl.dicom.headers import holds_dicom, read_headers
+from mmpl.dicom.objects import read_object
 from mmpl.dicom.series import LEFT_OUT, Series, find_series, read_series, stacked
 from mmpl.dicom.writing import ct_datasets, save_series
 from mmpl.geometry import lay_on
@@ -87,6 +89,21 @@ def test_every_orientation_comes_back(tmp_path, direction):
 
 def test_there_are_all_orientations():
     assert len(set(AXES)) == 48
+
+
+def test_a_deflated_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    (dataset,) = ct_datasets(noise_ct(replace(GRID, size_xyz=(1024, 1024, 1))), STUDY)
+    dataset.PixelData = bytes(len(dataset.PixelData))
+    dataset.ensure_file_meta()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = tmp_path / "1.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    assert path.stat().st_size < 10_000
+    assert len(read_headers(tmp_path)) == 1
+    monkeypatch.setattr(headers, "MOST_INFLATED", 2**21)  # its pixels alone are as many
+    for read in (lambda: read_headers(tmp_path), lambda: read_object(path)):
+        with pytest.raises(InvalidInputError, match=f"^{path}: holds more than 0.00195 GiB, deflated$"):
+            read()
 
 
 def test_names_and_numbers_of_files_say_nothing_of_their_order(tmp_path):
