@@ -1,6 +1,9 @@
 """What more than one module needs: mask labels, stages, tasks, columns of the released table, bounds of follow-up."""
 
 from enum import IntEnum, StrEnum
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
 class Label(IntEnum):
@@ -49,6 +52,15 @@ STAGE_OF = {
     **dict.fromkeys(STAGE_TASKS, Stage.STAGING),
 }
 """The learning stage that answers each task."""
+
+
+def of_stage(task: Task, t_stage: _T, n_stage: _T) -> _T:
+    """Choose what belongs to T stage or to N stage.
+
+    Raises:
+        ValueError: The task is neither.
+    """
+    return (t_stage, n_stage)[STAGE_TASKS.index(task)]
 
 
 def stage_name(task: Task, stage: int) -> str:

@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from mmpl.evidence import FeatureTable, Floats
 from mmpl.lesions import Lesion, Side
-from mmpl.names import STAGE_TASKS, Label, Task
+from mmpl.names import STAGE_TASKS, Label, Task, of_stage
 from mmpl.survival import ScaledColumn
 
 NO_PRIMARY = "no primary found: the T stage that goes with that in training stands in"
@@ -121,7 +121,7 @@ def staging_evidence(geometry: FeatureTable, radiomics: FeatureTable) -> Feature
 
 def without_lesion(task: Task, geometry: FeatureTable) -> NDArray[np.bool_]:
     """Tell which of n patients have no lesion to stage, (n,): no primary for T, no node for N."""
-    return geometry.read(["primary_count" if task is Task.T_STAGE else "node_count"])[:, 0] == 0
+    return geometry.read([of_stage(task, "primary_count", "node_count")])[:, 0] == 0
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class StagingTables:
 
     def of(self, task: Task) -> OrdinalModel:
         """Give that of a task."""
-        return self.t_stage if task is Task.T_STAGE else self.n_stage
+        return of_stage(task, self.t_stage, self.n_stage)
 
 
 @dataclass(frozen=True)
