@@ -108,16 +108,17 @@ def phantom(
     ] = 2,
     dose: Annotated[bool, typer.Option("--dose", help="Write planned dose, too, for some of the patients.")] = False,
     dose_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of patients with dose, where it is written.")
-    ] = 0.125,
+        float | None, typer.Option(min=0, max=1, help="Share of patients with dose, instead of one in eight.")
+    ] = None,
     image_format: Annotated[
         ImageFormat, typer.Option("--format", help="Images as NIfTI, or each patient's as a DICOM study.")
     ] = ImageFormat.NIFTI,
 ) -> None:
     """Make a synthetic cohort in HECKTOR's layout."""
     from mmpl.phantom.cohort import write_cohort
+    from mmpl.phantom.dose import SHARE
 
-    share = dose_share if dose else 0.0
+    share = (SHARE if dose_share is None else dose_share) if dose else 0.0
     write_cohort(patients, seed, out, centers.value, hpv_positive, version, share, image_format=image_format)
 
 
