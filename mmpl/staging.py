@@ -133,7 +133,7 @@ class OrdinalModel:
     Attributes:
         stages: Stages of the training patients, ascending.
         columns: The way each column of the evidence becomes a covariate.
-        intercepts: Log odds of a typical training patient to be above each stage but the highest.
+        intercepts: Log odds of a typical training patient to be above each stage but the highest; none of one stage.
         coefficients: What each covariate adds to those, (stages - 1, columns).
     """
 
@@ -155,7 +155,8 @@ class OrdinalModel:
         """
         values = evidence.read(self.names).T
         covariates = np.array([column.scale_values(each) for column, each in zip(self.columns, values, strict=True)])
-        above = expit(np.array(self.coefficients) @ covariates + np.array(self.intercepts)[:, None])
+        coefficients = np.reshape(self.coefficients, (-1, len(self.columns)))
+        above = expit(coefficients @ covariates + np.array(self.intercepts)[:, None])
         return self.stages[0] + np.diff(self.stages) @ above
 
 
