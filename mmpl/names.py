@@ -68,6 +68,11 @@ def stage_name(task: Task, stage: int) -> str:
     return f"{task.value[0].upper()}{stage}"
 
 
+def status_name(positive: bool) -> str:
+    """Write an HPV status."""
+    return "positive" if positive else "negative"
+
+
 class Modality(StrEnum):
     """The two images of a case: CT in HU, PET in SUV."""
 
