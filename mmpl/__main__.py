@@ -38,6 +38,10 @@ HpvPrevalence = Annotated[
     float | None,
     typer.Option(help="Share of HPV-positive patients where they come from, for the calibrated probability."),
 ]
+EditionName = Annotated[
+    str | None,
+    typer.Option("--edition", help="Edition of the challenge; by default what MMPL_EDITION names, else hecktor-2025."),
+]
 Where = Annotated[
     list[str] | None,
     typer.Option(help="Of a table alone, take the rows that have this cell: Site=oropharynx; may be repeated."),
@@ -64,6 +68,18 @@ def use_weights(weights: Path | None) -> None:
     """Let the folder of weights that a user names go before the environment's."""
     if weights:
         os.environ["MMPL_WEIGHTS"] = str(weights)
+
+
+def use_edition(edition: str | None) -> None:
+    """Let the edition of the challenge that a user names go before the environment's.
+
+    Raises:
+        ValueError: There is no such edition.
+    """
+    from mmpl.io.challenge import EDITION_VARIABLE, read_edition
+
+    if edition:
+        os.environ[EDITION_VARIABLE] = read_edition(edition).name
 
 
 def show_version(asked: bool) -> None:
@@ -108,16 +124,17 @@ def phantom(
     ] = 2,
     dose: Annotated[bool, typer.Option("--dose", help="Write planned dose, too, for some of the patients.")] = False,
     dose_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of patients with dose, where it is written.")
-    ] = 0.125,
+        float | None, typer.Option(min=0, max=1, help="Share of patients with dose, instead of one in eight.")
+    ] = None,
     image_format: Annotated[
         ImageFormat, typer.Option("--format", help="Images as NIfTI, or each patient's as a DICOM study.")
     ] = ImageFormat.NIFTI,
 ) -> None:
     """Make a synthetic cohort in HECKTOR's layout."""
     from mmpl.phantom.cohort import write_cohort
+    from mmpl.phantom.dose import SHARE
 
-    share = dose_share if dose else 0.0
+    share = (SHARE if dose_share is None else dose_share) if dose else 0.0
     write_cohort(patients, seed, out, centers.value, hpv_positive, version, share, image_format=image_format)
 
 
@@ -293,11 +310,13 @@ def predict(
     ] = None,
     form: Forms = None,
     page: Page = False,
+    edition: EditionName = None,
 ) -> None:
     """Answer the patients of COHORT: two tables, masks, pictures and reports in OUT; finished ones are skipped."""
     from mmpl.predict import predict as predict_cohort
 
     use_weights(weights)
+    use_edition(edition)
     failures = predict_cohort(
         cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement, masks, page, form or ()
     )
@@ -338,17 +357,20 @@ def predict_table(
     ] = None,
     where: Where = None,
     hpv_prevalence: HpvPrevalence = None,
+    edition: EditionName = None,
 ) -> None:
     """Answer every patient of TABLE, without images, by weights that train.tabular fitted."""
+    from mmpl.io.challenge import read_edition
     from mmpl.io.patients import read_where
     from mmpl.predict_table import predict_table as answer
     from mmpl.weights import load_ensemble
 
     use_weights(weights)
+    use_edition(edition)
     read = answer(load_ensemble(), table, out, radiomics, read_where(where), hpv_prevalence)
     for remark in read.remarks:
         print(f"note: {table}: {remark}")
-    print(f"{len(read.patients)} patients answered in {out}")
+    print(f"{len(read.patients)} patients answered in {out}, {read_edition().name}")
 
 
 @app.command()

@@ -24,7 +24,7 @@ from mmpl.io.challenge import (
 )
 from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
-from mmpl.names import DAYS_PER_YEAR, STAGE_TASKS, Task, stage_name
+from mmpl.names import DAYS_PER_YEAR, STAGE_TASKS, Task, stage_name, status_name
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.processor import use_allowed_cores
 from mmpl.weights import Ensemble, load_ensemble
@@ -257,9 +257,9 @@ class Algorithm:
             assert stage is not None
             return f"{stage_name(task, stage.stage)}, score {stage.score:.2f}"
         assert result.hpv is not None
-        status = "positive" if result.hpv.positive else "negative"
-        threshold = self.pipeline.ensemble.hpv_threshold
-        said = f"HPV {status}, probability {result.hpv.probability:.3f} (threshold {threshold:.3f})"
+        status, threshold = status_name(result.hpv.positive), self.pipeline.ensemble.hpv_threshold
+        given = "" if result.hpv.known is None else f"given as {status_name(result.hpv.known)}, predicted "
+        said = f"HPV {given}{status}, probability {result.hpv.probability:.3f} (threshold {threshold:.3f})"
         if result.hpv.calibrated is None:
             return said
         said += f", calibrated {result.hpv.calibrated:.2f} at a prevalence of {result.hpv.prevalence:.2f}"

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpl.names import Label, Task
+from mmpl.names import Label, Task, of_stage
 
 Vector = tuple[float, float, float]
 
@@ -132,7 +132,7 @@ class Outcome:
 
     def stage_of(self, task: Task) -> int | None:
         """Give T stage, 1 to 4, or N stage, 0 to 3; None where it is not known, and of T0, where nothing is staged."""
-        return self.t_stage or None if task is Task.T_STAGE else self.n_stage
+        return of_stage(task, self.t_stage or None, self.n_stage)
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,7 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
             if year in YEARS_SCORED and any(report.no_recurrence[at] is not None for report in found)
         ],
         calibrated=any(report.hpv_calibrated is not None for report in found),
+        known=any(report.hpv_known is not None for report in found),
         staged=any(report.t_stage or report.n_stage for report in found),
         outcomes=cohort is not None,
         evaluation=evaluation,

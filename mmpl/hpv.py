@@ -40,6 +40,7 @@ class HpvResult:
         prevalence: Share of HPV-positive patients that it is given for; None likewise.
         conformal_set: Status that the score leaves at 90%, or that it is undecided; None of weights without sets.
         explanation: What each finding adds to `probability`.
+        known: Status that was given, on which the risk rests; all else is what the models, who are not told, predict.
     """
 
     probability: float
@@ -49,6 +50,7 @@ class HpvResult:
     prevalence: float | None = None
     conformal_set: HpvSet | None = None
     explanation: Explanation | None = None
+    known: bool | None = None
 
 
 @dataclass(frozen=True)

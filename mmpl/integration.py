@@ -10,6 +10,7 @@ from mmpl.case import Case, Patient
 from mmpl.evidence import HPV_PROBABILITY, Evidence, Floats
 from mmpl.explanation import Explanation, Share, explain
 from mmpl.hpv import HpvResult, ensemble
+from mmpl.names import status_name
 from mmpl.survival import SurvivalResult, combine
 from mmpl.weights import Ensemble, EnsembleMember
 
@@ -30,7 +31,7 @@ def integrate_hpv(
         weights: The ensemble.
         members: Models of it that answer.
         seen: Evidence of the patient as each of them sees it, by `hpv_evidence`.
-        patient: What is stated of the patient, for the explanation.
+        patient: What is stated of the patient, for the explanation, and an HPV status that is known.
         prevalence: Share of HPV-positive patients where the patient comes from; by default that of training.
     """
     assert weights.hpv_threshold is not None
@@ -38,7 +39,7 @@ def integrate_hpv(
     probabilities = [float(member.forest.probability(evidence)[0]) for member, evidence in pairs]
     shares = [member.forest.explain(evidence) for member, evidence in pairs]
     result = ensemble(probabilities, weights.hpv_threshold, weights.calibration.hpv, prevalence)
-    return replace(result, explanation=_explain(weights, members, shares, seen, patient))
+    return replace(result, explanation=_explain(weights, members, shares, seen, patient), known=patient.known_hpv)
 
 
 def integrate_survival(
@@ -88,12 +89,8 @@ def stated_flags(
     if fields := [name for member in members for name in member.assumed_fields(patient.clinical)]:
         flags.append(f"{CLINICAL_ASSUMED}: {', '.join(dict.fromkeys(fields))}")
     if hpv and survival and patient.known_hpv is not None:
-        flags.append(f"{HPV_KNOWN} ({_word(patient.known_hpv)})")
+        flags.append(f"{HPV_KNOWN} ({status_name(patient.known_hpv)})")
     return flags
-
-
-def _word(positive: bool) -> str:
-    return "positive" if positive else "negative"
 
 
 def _explain(
@@ -106,5 +103,5 @@ def _explain(
     field_of = {column: name for member in members for column, name in member.encoder.field_of.items()}
     stated: Mapping[str, float | str | None] = patient.clinical.values
     if patient.known_hpv is not None:
-        stated = {**stated, HPV_PROBABILITY: _word(patient.known_hpv)}
+        stated = {**stated, HPV_PROBABILITY: status_name(patient.known_hpv)}
     return explain(shares, seen, stated, field_of, weights.reference)

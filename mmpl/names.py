@@ -1,6 +1,9 @@
 """What more than one module needs: mask labels, stages, tasks, columns of the released table, bounds of follow-up."""
 
 from enum import IntEnum, StrEnum
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
 class Label(IntEnum):
@@ -51,9 +54,23 @@ STAGE_OF = {
 """The learning stage that answers each task."""
 
 
+def of_stage(task: Task, t_stage: _T, n_stage: _T) -> _T:
+    """Choose what belongs to T stage or to N stage.
+
+    Raises:
+        ValueError: The task is neither.
+    """
+    return (t_stage, n_stage)[STAGE_TASKS.index(task)]
+
+
 def stage_name(task: Task, stage: int) -> str:
     """Write a T or N stage, for example T2."""
     return f"{task.value[0].upper()}{stage}"
+
+
+def status_name(positive: bool) -> str:
+    """Write an HPV status."""
+    return "positive" if positive else "negative"
 
 
 class Modality(StrEnum):

@@ -23,6 +23,7 @@ from mmpl.evidence import Floats
 from mmpl.explanation import Explanation
 from mmpl.files import write_whole
 from mmpl.findings import flag_in_words, in_words, value_in_words
+from mmpl.io.challenge import read_edition
 from mmpl.lesions import Lesion
 from mmpl.names import CLASS_NAMES, DAYS_PER_YEAR, LESIONS
 from mmpl.picture import COLORS, SHOWN_FROM, draw_stills
@@ -136,6 +137,7 @@ def render_page(case: Case, result: PatientResult, ensemble: Ensemble, provenanc
         result=result,
         ensemble=ensemble,
         provenance=provenance,
+        edition=read_edition().name,
         lesions=lesions,
         from_primary=partial(_level, lesions),
         pet=scene.pet,

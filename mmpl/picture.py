@@ -19,7 +19,7 @@ from mmpl.case import Case, Grid, Image
 from mmpl.files import write_whole
 from mmpl.geometry import Interpolation, extent_mm, index_to_mm, resample
 from mmpl.lesions import components
-from mmpl.names import CLASS_NAMES, DAYS_PER_YEAR, LESIONS, Label
+from mmpl.names import CLASS_NAMES, DAYS_PER_YEAR, LESIONS, Label, status_name
 from mmpl.surroundings import without_plot_backend
 
 if TYPE_CHECKING:
@@ -317,8 +317,8 @@ def _write_summary(axes: "Axes", result: "PatientResult", threshold: float | Non
         lines.append(("Agreement", f"{result.segmentation.agreement:.2f}", _INK))
         lines.append(("", f"mean Dice of the {result.segmentation.models} models with the mask", _GREY))
     if hpv:
-        status = "positive" if hpv.positive else "negative"
-        lines.append(("HPV", f"{status}, score {hpv.probability:.2f}", _INK))
+        given = "" if hpv.known is None else f"given {status_name(hpv.known)}, predicted "
+        lines.append(("HPV", f"{given}{status_name(hpv.positive)}, score {hpv.probability:.2f}", _INK))
         low, high = min(hpv.member_probabilities), max(hpv.member_probabilities)
         from_threshold = "" if threshold is None else f"positive from {threshold:.2f}; "
         lines.append(("", f"{from_threshold}models {low:.2f} to {high:.2f}", _GREY))

@@ -15,7 +15,7 @@ from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, 
 from mmpl.hpv import HpvResult
 from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
 from mmpl.lesions import Lesion, find_lesions
-from mmpl.names import STAGE_TASKS, Label, Stage, Task
+from mmpl.names import STAGE_TASKS, Label, Stage, Task, of_stage
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
 from mmpl.radiomics import measure_lesions
@@ -82,7 +82,7 @@ class PatientResult:
 
     def stage_of(self, task: Task) -> StageResult | None:
         """Give T or N stage."""
-        return self.t_stage if task is Task.T_STAGE else self.n_stage
+        return of_stage(task, self.t_stage, self.n_stage)
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,13 @@ COLUMNS = (
     "hpv_set",
     "unlike_training",
     *STAGE_COLUMNS.values(),
+    "hpv_known",
+    "recurrence_free_days",
 )
-"""Those after the flags are blank where the weights do not know them: see docs/answers.md."""
+"""Those after the flags are blank where the weights do not know them: see docs/answers.md.
+
+HPV columns are what the models predict, but for the status that was given, `hpv_known`.
+"""
 
 LESIONS_FILE = "lesions.csv"
 LESION_COLUMNS = (
@@ -111,8 +116,8 @@ def predict(
     Raises:
         OverwriteError: `out` lies in the cohort's folder, or `masks` in `out`.
         InvalidInputError: The cohort's table cannot be used, or a mask is of no patient.
-        ValueError: `out` holds answers of other weights, of other models of them or for another prevalence, or the
-            prevalence is not between 0 and 1; or a DICOM form is asked for without any DICOM file.
+        ValueError: `out` holds answers of other weights, of other models of them or for another prevalence or edition,
+            or the prevalence is not between 0 and 1; or a DICOM form is asked for without any DICOM file.
     """
     keep_freed_memory()
     use_allowed_cores()
@@ -121,8 +126,8 @@ def predict(
     if masks:
         refuse_to_replace(masks, out)
     ensemble = load_ensemble().only(models)
-    known_hpv = read_edition().known_hpv
-    patients = read_cohort(cohort, ensemble.profile.clinical, outcomes=False, known_hpv=known_hpv)
+    edition = read_edition()
+    patients = read_cohort(cohort, ensemble.profile.clinical, outcomes=False, known_hpv=edition.known_hpv)
     for remark in patients.remarks:
         log.warning("%s: %s", patients.table, remark)
     names = [patient.patient_id for patient in patients.patients]
@@ -138,7 +143,7 @@ def predict(
         lesions=True,
     )
     table = _Table(out)
-    table.refuse_other_answers(ensemble, hpv_prevalence)
+    table.refuse_other_answers(ensemble, hpv_prevalence, edition.name)
     for member in ensemble.members:
         member.keep()
     out.mkdir(parents=True, exist_ok=True)
@@ -233,8 +238,8 @@ class _Table:
         self._written = 0.0  # seconds of the clock
         self._took_s = 0.0
 
-    def refuse_other_answers(self, ensemble: Ensemble, hpv_prevalence: float | None) -> None:
-        """Refuse to go on with answers that other weights, or other models of them, gave, or for another prevalence.
+    def refuse_other_answers(self, ensemble: Ensemble, hpv_prevalence: float | None, edition: str) -> None:
+        """Refuse to go on with answers of other weights, or other models of them, of another prevalence or edition.
 
         Raises:
             ValueError: There are some; the message names one.
@@ -248,6 +253,8 @@ class _Table:
                 raise ValueError(
                     f"{theirs}: answered by other weights or models than {ensemble.folder}; name another folder"
                 )
+            if answer.edition not in (None, edition):
+                raise ValueError(f"{theirs}: answered for another edition, {answer.edition}; name another folder")
             if answer.hpv_prevalence != prevalence and answer.hpv_probability is not None:
                 raise ValueError(
                     f"{theirs}: answered for another HPV prevalence, {answer.hpv_prevalence}; name another folder"
@@ -300,7 +307,7 @@ def _row(answer: ReportedAnswer) -> tuple[str, ...]:
         answer.patient_id,
         decimals(answer.risk_score, 6),
         decimals(answer.hpv_probability, 6),
-        "" if answer.hpv_positive is None else str(int(answer.hpv_positive)),
+        flag(answer.hpv_positive),
         decimals(answer.gtvp_ml, 3),
         decimals(answer.gtvn_ml, 3),
         "; ".join(answer.flags),
@@ -312,7 +319,14 @@ def _row(answer: ReportedAnswer) -> tuple[str, ...]:
         decimals(answer.unlike_training, 3),
         answer.t_stage or "",
         answer.n_stage or "",
+        flag(answer.hpv_known),
+        decimals(answer.recurrence_free_days, 1),
     )
+
+
+def flag(value: bool | None) -> str:
+    """Write yes or no as 1 or 0; blank where there is neither."""
+    return "" if value is None else str(int(value))
 
 
 def decimals(value: float | None, places: int) -> str:

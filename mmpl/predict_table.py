@@ -15,10 +15,11 @@ from mmpl.evidence import HPV_PROBABILITY, Evidence, FeatureTable, hpv_evidence,
 from mmpl.files import write_whole
 from mmpl.hpv import HpvResult
 from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
+from mmpl.io.challenge import read_edition
 from mmpl.io.features import read_features
 from mmpl.io.patients import PatientTable, read_patients
 from mmpl.names import DAYS_PER_YEAR, Column, Stage
-from mmpl.predict import COLUMNS, decimals
+from mmpl.predict import COLUMNS, decimals, flag
 from mmpl.report import YEARS
 from mmpl.schema import ClinicalSchema
 from mmpl.survival import SurvivalResult
@@ -78,7 +79,9 @@ def predict_table(
     where: Mapping[str, str] | None = None,
     hpv_prevalence: float | None = None,
 ) -> PatientTable:
-    """Answer every patient of a table, and write `predictions.csv`; its outcomes are never looked at.
+    """Answer every patient of a table, and write `predictions.csv`.
+
+    Its outcomes are never looked at, but for HPV status in an edition that has it as an input, as in `mmpl.predict`.
 
     Args:
         ensemble: Weights that were fitted to tables.
@@ -99,7 +102,8 @@ def predict_table(
         raise WeightsError(f"{ensemble.folder}: made for images; mmpl answer and mmpl predict use them")
     if hpv_prevalence is not None:
         check_prevalence(hpv_prevalence)
-    read = read_patients(table, ensemble.profile.clinical, outcomes=False, where=where)
+    known_hpv = read_edition().known_hpv
+    read = read_patients(table, ensemble.profile.clinical, outcomes=False, where=where, known_hpv=known_hpv)
     features = features_of(read.patients, radiomics, ensemble.profile.clinical)
     if absent := sorted(measured_names(ensemble) - set(features.names)):
         source = radiomics or "no table of radiomics, and the weights read"
@@ -132,7 +136,8 @@ def answer_row(answer: TableAnswer) -> dict[str, str]:
     if hpv := answer.hpv:
         row |= {
             "hpv_probability": decimals(hpv.probability, 6),
-            "hpv_status": str(int(hpv.positive)),
+            "hpv_status": flag(hpv.positive),
+            "hpv_known": flag(hpv.known),
             "hpv_calibrated": decimals(hpv.calibrated, 6),
             "hpv_prevalence": decimals(hpv.prevalence, 6),
             "hpv_set": hpv.conformal_set or "",
@@ -141,6 +146,7 @@ def answer_row(answer: TableAnswer) -> dict[str, str]:
         row |= {
             "risk_score": decimals(survival.risk_score, 6),
             "risk_percentile": decimals(survival.percentile, 1),
+            "recurrence_free_days": decimals(survival.recurrence_free_days, 1),
         }
         for years in YEARS:
             if survival.curve and years * DAYS_PER_YEAR <= survival.curve.days[-1]:

@@ -12,6 +12,7 @@ from mmpl.evidence import FeatureTable
 from mmpl.explanation import Explanation
 from mmpl.files import write_whole
 from mmpl.findings import in_words, unit_of
+from mmpl.io.challenge import read_edition
 from mmpl.lesions import Lesion, Uptake
 from mmpl.names import CLASS_NAMES, DAYS_PER_YEAR, LESIONS, Task, stage_name
 from mmpl.pipeline import PatientResult
@@ -45,6 +46,7 @@ def describe(
     content: dict[str, Any] = {
         "patient": result.patient_id,
         "code_version": __version__,
+        "edition": read_edition().name,
         "profile": ensemble.profile.name,
         "weights": ensemble.identity,
         "source": source,
@@ -72,6 +74,7 @@ def describe(
             "calibrated": result.hpv.calibrated,
             "prevalence": result.hpv.prevalence,
             "conformal_set": result.hpv.conformal_set,
+            "known": result.hpv.known,
             "why": describe_explanation(result.hpv.explanation, ensemble.profile.clinical),
         }
     if result.survival:
@@ -82,6 +85,7 @@ def describe(
         }
         if result.survival.curve:
             content["risk"]["percentile"] = result.survival.percentile
+            content["risk"]["recurrence_free_days"] = result.survival.recurrence_free_days
             content["no_recurrence"] = describe_curve(result.survival.curve)
     for name, task in (("t_stage", Task.T_STAGE), ("n_stage", Task.N_STAGE)):
         if stage := result.stage_of(task):
@@ -216,6 +220,9 @@ class ReportedAnswer:
         lesions: What `describe_lesion` gives of each; none of a report that an older version wrote.
         weight_kg: Weight that a DICOM PET was brought to SUV by, kg; None where there was none.
         t_stage, n_stage: Stages as the challenge writes them; None where they were not answered.
+        hpv_known: Status that was given, on which the risk rests; None where none was.
+        recurrence_free_days: Mean days without recurrence; None where the weights do not know them.
+        edition: Edition of the challenge that was answered; None of a report that an older version wrote.
     """
 
     patient_id: str
@@ -239,6 +246,9 @@ class ReportedAnswer:
     weight_kg: float | None = None
     t_stage: str | None = None
     n_stage: str | None = None
+    hpv_known: bool | None = None
+    recurrence_free_days: float | None = None
+    edition: str | None = None
 
 
 def read_report(path: Path) -> ReportedAnswer | None:
@@ -269,6 +279,9 @@ def read_report(path: Path) -> ReportedAnswer | None:
             weight_kg=_number((content.get("suv") or {}).get("weight_kg")),
             t_stage=content.get("t_stage", {}).get("stage"),
             n_stage=content.get("n_stage", {}).get("stage"),
+            hpv_known=hpv.get("known"),
+            recurrence_free_days=_number(risk.get("recurrence_free_days")),
+            edition=content.get("edition"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

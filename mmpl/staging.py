@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from mmpl.evidence import FeatureTable, Floats
 from mmpl.lesions import Lesion, Side
-from mmpl.names import STAGE_TASKS, Label, Task
+from mmpl.names import STAGE_TASKS, Label, Task, of_stage
 from mmpl.survival import ScaledColumn
 
 NO_PRIMARY = "no primary found: the T stage that goes with that in training stands in"
@@ -121,7 +121,7 @@ def staging_evidence(geometry: FeatureTable, radiomics: FeatureTable) -> Feature
 
 def without_lesion(task: Task, geometry: FeatureTable) -> NDArray[np.bool_]:
     """Tell which of n patients have no lesion to stage, (n,): no primary for T, no node for N."""
-    return geometry.read(["primary_count" if task is Task.T_STAGE else "node_count"])[:, 0] == 0
+    return geometry.read([of_stage(task, "primary_count", "node_count")])[:, 0] == 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class OrdinalModel:
     Attributes:
         stages: Stages of the training patients, ascending.
         columns: The way each column of the evidence becomes a covariate.
-        intercepts: Log odds of a typical training patient to be above each stage but the highest.
+        intercepts: Log odds of a typical training patient to be above each stage but the highest; none of one stage.
         coefficients: What each covariate adds to those, (stages - 1, columns).
     """
 
@@ -155,7 +155,8 @@ class OrdinalModel:
         """
         values = evidence.read(self.names).T
         covariates = np.array([column.scale_values(each) for column, each in zip(self.columns, values, strict=True)])
-        above = expit(np.array(self.coefficients) @ covariates + np.array(self.intercepts)[:, None])
+        coefficients = np.reshape(self.coefficients, (-1, len(self.columns)))
+        above = expit(coefficients @ covariates + np.array(self.intercepts)[:, None])
         return self.stages[0] + np.diff(self.stages) @ above
 
 
@@ -168,7 +169,7 @@ class StagingTables:
 
     def of(self, task: Task) -> OrdinalModel:
         """Give that of a task."""
-        return self.t_stage if task is Task.T_STAGE else self.n_stage
+        return of_stage(task, self.t_stage, self.n_stage)
 
 
 @dataclass(frozen=True)

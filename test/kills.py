@@ -1,9 +1,9 @@
 """Kill a training again and again, and compare what comes out: `python test/kills.py FOLDER --kills 20`.
 
 Two runs of `train.ensemble` on the micro profile, one left alone, one killed (SIGKILL, the whole process group) at
-random moments of each step; after each kill every checkpoint and every finished file must be readable. In the end all
-weights of the two must have the same SHA-256. In `training/`, `test_training.py` kills once, and `test_patches.py`
-compares one network.
+random moments of each step, or of those that `--step` names; after each kill every checkpoint and every finished file
+must be readable. In the end all weights of the two must have the same SHA-256. In `training/`, `test_training.py` kills
+once, and `test_patches.py` compares one network.
 """
 
 import argparse
@@ -33,6 +33,7 @@ STEPS = {
     "radiomics": "radiomics/*.npy",
     "hpv": "models/*/hpv/network.safetensors",
     "survival": "models/*/survival/network.safetensors",
+    "staging": "models/*/staging.json",
 }
 """What each step of a training leaves, one after the other."""
 
@@ -118,7 +119,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="takes both runs")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--cohort", default="phantom:36:3:0.5")
+    parser.add_argument("--step", choices=STEPS, action="append", help="kill in this step alone; may be repeated")
+    parser.add_argument("--cohort", default="phantom:36:3:0.5:v2", help="with stages in its table, as version 2 has")
     parser.add_argument("--longest", type=float, default=15.0, help="seconds that a step may go on, at most")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
@@ -127,9 +129,9 @@ def main() -> int:
     finish(asked.cohort, calm / "run", calm / "weights")
     print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
     rng, where, read = random.Random(asked.seed), Counter[str](), 0
-    order = ["start", *STEPS]
+    order, steps = ["start", *STEPS], asked.step or [*STEPS]
     for number in range(asked.kills):
-        wanted = order[1 + number * len(STEPS) // asked.kills]
+        wanted = steps[number * len(steps) // asked.kills]
         process = start(asked.cohort, killed / "run", killed / "weights")
         while process.poll() is None and order.index(step_of(killed / "run")) < order.index(wanted):
             time.sleep(0.1)

@@ -121,6 +121,21 @@ def test_stages_stand_there_where_some_answer_has_them(folders: tuple[Path, Path
     assert "t balanced accuracy" in page
 
 
+def test_a_status_that_was_given_stands_beside_what_is_predicted(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    assert ">given HPV<" not in (folders[1] / COHORT_PAGE).read_text()
+    _, answers = write_cohort_and_answers(tmp_path, 3)
+    for name, positive, known in (("P-0001", True, False), ("P-0002", False, None)):
+        report = answers / f"{name}.json"
+        content = json.loads(report.read_text())
+        content["hpv"] |= {"positive": positive, "known": known}
+        report.write_text(json.dumps(content))
+    text = "".join(write_cohort_page(answers, count=2).read_text().split())
+    head, rows = text.split("<tbody>")
+    assert [words in head for words in (">givenHPV<", ">trueHPV<")] == [True, False]
+    assert [row.count("<td>negative</td>") for row in rows.split("P-000")[1:]] == [1, 1]
+    assert [row.count("<td></td>") for row in rows.split("P-000")[1:]] == [0, 1]
+
+
 def test_the_command_says_where_it_is(folders, monkeypatch, capfd) -> None:
     monkeypatch.setattr("sys.argv", ["mmpl", "report", str(folders[1])])
     before = (folders[1] / COHORT_PAGE).read_text()

@@ -31,7 +31,8 @@ COLUMNS = ["PatientID", "risk_score", "hpv_probability", "hpv_status", "gtvp_ml"
 NO_RECURRENCE = [f"no_recurrence_{years}y" for years in (1, 2, 3, 5)]
 CALIBRATED = ["hpv_calibrated", "hpv_prevalence", *NO_RECURRENCE, "risk_percentile", "hpv_set", "unlike_training"]
 STAGES = ["t_stage", "n_stage"]
-COLUMNS += CALIBRATED + STAGES
+OTHERS = ["hpv_known", "recurrence_free_days"]
+COLUMNS += CALIBRATED + STAGES + OTHERS
 CLASSES = ("GTVp", "GTVn")
 TABLES = {"predictions.csv", "lesions.csv"}
 OFFICIAL = {"gtvp_dice_mean", "gtvn_dice_aggregated", "gtvn_f1_aggregated", "c_index", "hpv_balanced_accuracy"}
@@ -198,6 +199,8 @@ def test_calibrated_answers_stand_in_the_table_and_are_scored(
     assert 1 > left[0] > left[1] > left[2] > 0
     assert row["no_recurrence_5y"] == ""
     assert 0 <= float(row["risk_percentile"]) <= 100
+    assert 0 < float(row["recurrence_free_days"]) < 1200
+    assert float(row["recurrence_free_days"]) == pytest.approx(report["risk"]["recurrence_free_days"], abs=0.1)
     assert row["hpv_set"] == report["hpv"]["conformal_set"] in ("positive", "negative", "undecided")
     assert float(row["unlike_training"]) == pytest.approx(report["unlike_training"], abs=1e-3)
     scores = evaluate(out, one, resamples=5).scores.by_name
@@ -276,7 +279,11 @@ def test_what_weights_cannot_answer_is_blank_and_evaluate_reads_it(
     for _ in range(2):  # the second time it is finished
         assert predict(one, out) == {}
         (row,) = read_rows(out)
-        assert {name for name, cell in row.items() if not cell and name != "flags"} == blank | {*CALIBRATED, *STAGES}
+        assert {name for name, cell in row.items() if not cell and name != "flags"} == blank | {
+            *CALIBRATED,
+            *STAGES,
+            *OTHERS,
+        }
         assert (out / f"{names[0]}.png").is_file()
     evaluation = evaluate(out, one, resamples=10)
     counts = evaluation.counts
@@ -286,21 +293,54 @@ def test_what_weights_cannot_answer_is_blank_and_evaluate_reads_it(
     print_table(evaluation)
 
 
-def test_in_an_edition_that_has_it_as_an_input_the_released_status_is_known(cohort, tmp_path, use, monkeypatch):
-    """And in 2025 it is an outcome, which is not looked at."""
+@pytest.fixture
+def three_statuses(cohort, names, tmp_path) -> Path:
+    """The cohort with an HPV status that is positive, one that is negative and one that is not known, in words."""
+    folder = tmp_path / "statuses"
+    folder.mkdir()
     (table,) = cohort.glob("HECKTOR*.csv")
     with table.open(newline="") as file:
-        released = {row["PatientID"]: row["HPV Status"] for row in csv.DictReader(file)}
-    assert {"0", "1"} & set(released.values())
-    words = {"": None, "0": "negative", "1": "positive"}
+        rows = {row["PatientID"]: row for row in csv.DictReader(file)}
+    for name in names:
+        (folder / name).symlink_to(cohort / name)
+    statuses = dict(zip(names, ("1", "neg", "unknown"), strict=True))
+    return write_table(folder, *(rows[name] | {"HPV Status": status} for name, status in statuses.items()))
+
+
+def test_in_an_edition_that_has_it_as_an_input_the_released_status_is_known(
+    three_statuses, names, tmp_path, use, monkeypatch, capfd
+):
+    """Table, report and page say what was given and what was predicted; in 2025 it is an outcome, not looked at."""
+    predicted = {}
     for edition in ("hecktor-2025", "hecktor-2026"):
-        monkeypatch.setenv("MMPL_EDITION", edition)
-        assert predict(cohort, tmp_path / edition, pictures=False) == {}
-        for row in read_rows(tmp_path / edition):
-            status = words[released[row["PatientID"]]] if edition == "hecktor-2026" else None
-            said = f"the risk rests on a known HPV status ({status})"
-            assert (said in row["flags"]) == bool(status)
-            assert row["hpv_status"]  # predicted all the same
+        out = tmp_path / edition
+        monkeypatch.setenv("MMPL_EDITION", "hecktor-2025")
+        assert run(monkeypatch, "predict", three_statuses, out, "--no-pictures", "--page", "--edition", edition) == 0
+        for row, given in zip(read_rows(out), (True, False, None), strict=True):
+            known, name = given if edition == "hecktor-2026" else None, row["PatientID"]
+            report, page = (out / f"{name}.json").read_text(), (out / f"{name}.html").read_text()
+            content, hpv = json.loads(report), json.loads(report)["hpv"]
+            word = {True: "positive", False: "negative", None: None}[known]
+            assert (content["edition"], hpv["known"]) == (edition, known)
+            assert f"<dt>edition</dt><dd>{edition}</dd>" in page
+            assert row["hpv_known"] == ("" if known is None else str(int(known)))
+            for said in (row["flags"], "; ".join(content["flags"])):
+                assert (f"the risk rests on a known HPV status ({word})" in said) == bool(word)
+            for said in (f"{word}, as it was given".capitalize(), "not told, predict", f"that was given ({word})"):
+                assert (said in page) == bool(word)
+            assert row["hpv_status"] == str(int(hpv["positive"]))
+            assert predicted.setdefault(name, hpv["probability"]) == hpv["probability"]  # whatever is known
+            note = "HPV Status is 'unknown': predicted"
+            assert (note in content["clinical_notes"]) == (edition == "hecktor-2026" and given is None)
+            assert (note.replace("'", "&#39;") in page) == (note in content["clinical_notes"])
+    capfd.readouterr()
+    before = state(out)
+    assert run(monkeypatch, "predict", three_statuses, out, "--edition", "hecktor-2025") == 1
+    wanted = f"{out / names[0]}.json: answered for another edition, hecktor-2026; name another folder"
+    assert capfd.readouterr().err == f"error: {wanted}\n"
+    assert run(monkeypatch, "predict", three_statuses, out, "--edition", "2026") == 1
+    assert "error: no edition '2026' (MMPL_EDITION); there are hecktor-2025, hecktor-2026" in capfd.readouterr().err
+    assert state(out) == before
 
 
 def test_finished_patients_are_not_done_again(cohort, names, out, use, monkeypatch):

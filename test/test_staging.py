@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmpl.case import Case, GivenMask, Image
+from mmpl.case import Case, GivenMask, Image, Outcome
 from mmpl.evidence import FeatureTable
 from mmpl.lesions import Lesion, Side
 from mmpl.names import NETWORK_STAGES, STAGE_TASKS, Label, Stage, Task
@@ -43,6 +43,14 @@ def lesion(
 def row(table: FeatureTable) -> dict[str, float]:
     assert len(table) == 1
     return dict(zip(table.names, table.values[0].tolist(), strict=True))
+
+
+def test_only_stages_have_a_stage() -> None:
+    """T0 is known, and nothing that is staged."""
+    outcomes = Outcome(t_stage=3, n_stage=2), Outcome(t_stage=0, n_stage=0)
+    assert [[outcome.stage_of(task) for task in STAGE_TASKS] for outcome in outcomes] == [[3, 2], [None, 0]]
+    with pytest.raises(ValueError, match="not in tuple"):
+        outcomes[0].stage_of(Task.HPV)
 
 
 def test_geometry_worked_by_hand() -> None:

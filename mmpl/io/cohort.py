@@ -235,7 +235,7 @@ def inspect_cohort(
         return Cohort(folder, folder, patients, schema=schema), []
     tables = [read_table(path, spelling(schema, outcomes, known_hpv=known_hpv)) for path in find_tables(folder)]
     table, problems = merge_tables(tables, folder, partial(says_nothing, schema))
-    read, problems = inspect_patients(table, problems, schema, training, outcomes)
+    read, problems = inspect_patients(table, problems, schema, training, outcomes, known_hpv)
     names, places = list(dict.fromkeys(patient.patient_id for patient in read.patients)), _places(folder)
     for name in filter(can_name_a_file, names):
         problems += _check_images(places, name)

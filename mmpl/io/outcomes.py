@@ -35,6 +35,11 @@ def is_plus(text: str) -> bool:
     return _plain(text) == "+"
 
 
+def is_dash(text: str) -> bool:
+    """Tell whether a cell is a dash alone, which may mean negative or unknown."""
+    return _plain(text) == "-"
+
+
 def read_outcome(row: Mapping[str, str], has_plus: bool) -> tuple[Outcome, list[str]]:
     """Read the outcome of a row.
 

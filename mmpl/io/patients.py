@@ -8,10 +8,19 @@ from pathlib import Path
 
 from mmpl.case import InvalidInputError, Patient, describe_problems
 from mmpl.errors import some_of
-from mmpl.io.outcomes import OUTCOMES, STAGES, is_missing, is_plus, read_known_status, read_outcome, read_stage
+from mmpl.io.outcomes import (
+    OUTCOMES,
+    STAGES,
+    is_dash,
+    is_missing,
+    is_plus,
+    read_known_status,
+    read_outcome,
+    read_stage,
+)
 from mmpl.io.tables import Spell, Table, read_table, same
 from mmpl.names import KNOWN_HPV, WEIGHT, Column
-from mmpl.schema import CategoricalField, ClinicalSchema, default_schema, normalized
+from mmpl.schema import CategoricalField, ClinicalSchema, default_schema, normalized, shown
 
 FEWEST_DAYS = 120
 """A median follow-up below this is more likely one of months, written as days."""
@@ -36,7 +45,11 @@ class PatientTable:
 
 
 def read_patients(
-    path: Path, schema: ClinicalSchema | None = None, outcomes: bool = True, where: Mapping[str, str] | None = None
+    path: Path,
+    schema: ClinicalSchema | None = None,
+    outcomes: bool = True,
+    where: Mapping[str, str] | None = None,
+    known_hpv: str | None = None,
 ) -> PatientTable:
     """Read a table that stands for itself, without images.
 
@@ -48,25 +61,32 @@ def read_patients(
         schema: Schema of the clinical record; by default that of `resources/clinical.yaml`.
         outcomes: Whether HPV status, relapse and follow-up are looked at; for answers they are not.
         where: Cell that the rows to be read have, by column; every row is where none is named.
+        known_hpv: Column whose HPV status answers may rest on, beside `Known HPV Status`; that of the edition.
 
     Raises:
         InvalidInputError: It cannot be read, or has problems; the message lists them.
     """
     schema = schema or default_schema()
-    table = read_chosen(path, schema, outcomes, where or {})
+    table = read_chosen(path, schema, outcomes, where or {}, known_hpv=known_hpv)
     rows = list(table.rows)
     remarks = list[str]()
     if early := [line for line, row in rows if _is_zero_or_less(row.get(Column.RFS_DAYS, ""))]:
         remarks.append(f"{Column.RFS_DAYS}: {len(early)} of zero or less, without recurrence-free survival here")
         rows = [(line, row | {Column.RFS_DAYS: ""} if line in early else row) for line, row in rows]
-    read, problems = inspect_patients(replace(table, rows=tuple(rows)), list(table.problems), schema, False, outcomes)
+    table = replace(table, rows=tuple(rows))
+    read, problems = inspect_patients(table, list(table.problems), schema, False, outcomes, known_hpv)
     if problems:
         raise InvalidInputError(describe_problems(path, problems))
     return replace(read, remarks=(*read.remarks, *remarks))
 
 
 def read_chosen(
-    path: Path, schema: ClinicalSchema, outcomes: bool, where: Mapping[str, str], others: Sequence[str] = ()
+    path: Path,
+    schema: ClinicalSchema,
+    outcomes: bool,
+    where: Mapping[str, str],
+    others: Sequence[str] = (),
+    known_hpv: str | None = None,
 ) -> Table:
     """Read the rows of a table that have some cells.
 
@@ -76,17 +96,18 @@ def read_chosen(
         outcomes: Whether outcomes are looked at.
         where: Cell that the rows have, by column.
         others: More columns to read.
+        known_hpv: Column of a known HPV status, as in `read_patients`.
 
     Raises:
         InvalidInputError: It cannot be read, or lacks a column of the condition or has it twice, or two name the same.
     """
-    known = spelling(schema, outcomes)
+    known = spelling(schema, outcomes, known_hpv=known_hpv)
     cells: dict[str, str] = {}
     for name, cell in where.items():
         if (column := known(name) or name) in cells:
             raise InvalidInputError(f"{path}: two conditions on {column}")
         cells[column] = cell
-    table = read_table(path, spelling(schema, outcomes, (*cells, *others)))
+    table = read_table(path, spelling(schema, outcomes, (*cells, *others), known_hpv))
     if odd := [name for name in cells if table.header.count(name) != 1]:
         wrong = "is there twice" if odd[0] in table.header else "is missing"
         raise InvalidInputError(f"{path}: column {odd[0]!r} {wrong}, and rows are chosen by it")
@@ -143,11 +164,18 @@ def spelling(
 
 def says_nothing(schema: ClinicalSchema, column: str, text: str) -> bool:
     """Tell whether a column's cell says that something is not known."""
-    return is_missing(text) if column in (*OUTCOMES, KNOWN_HPV) else schema.is_missing(text)
+    if column == KNOWN_HPV:  # of which a dash may be a finding
+        return is_missing(text) or (schema.is_missing(text) and not is_dash(text))
+    return is_missing(text) if column in OUTCOMES else schema.is_missing(text)
 
 
 def inspect_patients(
-    table: Table, problems: list[str], schema: ClinicalSchema, training: bool, outcomes: bool
+    table: Table,
+    problems: list[str],
+    schema: ClinicalSchema,
+    training: bool,
+    outcomes: bool,
+    known_hpv: str | None = None,
 ) -> tuple[PatientTable, list[str]]:
     """Read the patients of a table as far as they can be read, and list what is wrong with it.
 
@@ -158,6 +186,7 @@ def inspect_patients(
         training: Whether every released column must be there, but those of optional fields; otherwise the remarks say
             what is not.
         outcomes: Whether outcomes are looked at.
+        known_hpv: Name of the HPV status that the edition has as an input: where a row has none, its record says so.
     """
     columns = _columns(schema, outcomes)
     optional = _optional(schema, outcomes)
@@ -168,6 +197,9 @@ def inspect_patients(
     needed = [name for name in columns if name not in schema.optional_names] if training else [Column.PATIENT_ID]
     problems += [f"column {str(name)!r} is missing (its cells may be blank)" for name in missing if name in needed]
     remarks = [f"no column {str(name)!r}: not known of any patient" for name in missing if name not in needed]
+    expected = None if outcomes else known_hpv
+    if expected and KNOWN_HPV not in table.header:
+        remarks.append(f"no column {expected!r}: predicted of every patient")
     known = spelling(schema)
     if remarks and (others := [name for name in table.unread if known(name) is None]):
         remarks.append(f"columns that are not read: {some_of(list(map(repr, others)))}")
@@ -180,6 +212,10 @@ def inspect_patients(
     patients, odd_stages = list[Patient](), list[str]()
     for line, row in rows:
         patient, wrong = _read_row(row, schema, has_plus)
+        if expected and patient.known_hpv is None:
+            said = f"is {shown(row[KNOWN_HPV])}" if KNOWN_HPV in table.header else "is not given"
+            assumed = (f"{expected} {said}: predicted", *patient.clinical.assumed)
+            patient = replace(patient, clinical=replace(patient.clinical, assumed=assumed))
         (t_stage, n_stage), odd = _read_stages(row, schema)
         about = f"line {line}, patient {patient.patient_id or '(none)'}"
         problems += [f"{about}: {what}" for what in wrong]
@@ -231,10 +267,11 @@ def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patien
     elif not can_name_a_file(patient_id):
         wrong.append("PatientID cannot be a file's name")
     known_hpv = None
-    try:
-        known_hpv = read_known_status(row[KNOWN_HPV])
-    except ValueError as error:
-        wrong.append(f"{KNOWN_HPV} is {row[KNOWN_HPV]!r}, {error}")
+    if not says_nothing(schema, KNOWN_HPV, row[KNOWN_HPV]):
+        try:
+            known_hpv = read_known_status(row[KNOWN_HPV])
+        except ValueError as error:
+            wrong.append(f"{KNOWN_HPV} is {row[KNOWN_HPV]!r}, {error}")
     record = schema.read({name: row[name] for name in schema.names})
     return Patient(patient_id, row[Column.CENTER_ID], record, outcome, known_hpv, row[WEIGHT]), wrong
 

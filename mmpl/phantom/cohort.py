@@ -65,9 +65,10 @@ class MemoryCohort:
         hpv_positive: float | None = None,
         schema: ClinicalSchema | None = None,
         version: int = 1,
+        dose_share: float = 0.0,
     ) -> "MemoryCohort":
         """Draw the patients."""
-        return cls(draw_patients(count, seed, centers, hpv_positive, version), schema)
+        return cls(draw_patients(count, seed, centers, hpv_positive, version, dose_share), schema)
 
     @cached_property
     def patients(self) -> tuple[Patient, ...]:
@@ -87,8 +88,10 @@ class MemoryCohort:
         return patient_id
 
     def read_case(self, patient_id: str) -> Case:
-        """Draw the images of one patient, and the reference mask where it is known."""
-        return render(self._by_id[patient_id])
+        """Draw the images of one patient, the dose, and the reference mask where it is known."""
+        patient = self._by_id[patient_id]
+        case, dose = _draw(patient)
+        return replace(case, reference=case.reference if patient.mask_known else None, dose=dose)
 
 
 def write_cohort(

@@ -14,6 +14,8 @@ from mmpl.names import Label
 from mmpl.phantom.scene import Box
 
 PRESCRIBED_GY = 70.0
+SHARE = 0.125
+"""Of a cohort with dose, the patients who have one, where no other share is named."""
 UNDERDOSED, UNDERDOSAGE_GY = 0.5, (2.0, 8.0)
 """Share of the patients with dose whose tumor has a cold part, and the least and the most that it lacks."""
 

@@ -10,7 +10,7 @@ from mmpl.case import InvalidInputError, describe_problems
 from mmpl.names import Stage
 from mmpl.training.command import CenterOut, Changes, CohortName, Folds, ProfileName, Without, Workers
 from mmpl.training.memory import IMAGES_GIB
-from mmpl.training.needs import labeled_stages, unmet_needs
+from mmpl.training.needs import labeled_stages, one_stage_alone, unmet_needs
 from mmpl.training.parallel import Engine
 from mmpl.training.splits import Splits, make_splits
 from mmpl.training.workspace import DEFAULT_PROFILE, RunSettings, Source, is_phantom, open_source
@@ -55,6 +55,8 @@ def check_cohort(settings: RunSettings, engine: Engine) -> tuple[Splits, tuple[S
         problems += unmet_needs(patients, with_mask, splits, stages)
     if problems:
         raise InvalidInputError(describe_problems(name, problems))
+    for remark in one_stage_alone(patients, splits) if Stage.STAGING in stages else ():
+        log.warning("%s: %s", name, remark)
     return splits, stages
 
 

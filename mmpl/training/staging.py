@@ -54,13 +54,15 @@ def with_stage(task: Task, patients: Sequence[Patient]) -> tuple[list[Patient], 
 def fit_ordinal(task: Task, evidence: FeatureTable, stages: ArrayLike) -> OrdinalModel:
     """Fit the steps between neighboring stages; every stage has the same weight in all, however common it is.
 
+    Of one stage alone there is no step, and the model says it of everybody.
+
     Args:
         task: T or N.
-        evidence: Evidence of n training patients.
-        stages: (n,) their stages, of two kinds at least.
+        evidence: Evidence of n training patients, one at least.
+        stages: (n,) their stages.
 
     Raises:
-        ValueError: They are all of one stage, or the shapes do not fit.
+        ValueError: The shapes do not fit.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -68,8 +70,6 @@ def fit_ordinal(task: Task, evidence: FeatureTable, stages: ArrayLike) -> Ordina
     if truth.shape != (len(evidence),):
         raise ValueError(f"{truth.shape} stages for {len(evidence)} patients")
     kinds, counts = np.unique(truth, return_counts=True)
-    if len(kinds) < 2:
-        raise ValueError(f"all {len(truth)} patients have the same stage; a model needs two")
     weights = (len(truth) / len(kinds) / counts)[np.searchsorted(kinds, truth)]
     names = [name for name in evidence.names if name.startswith(COLUMNS[task])]
     values = dict(zip(names, evidence.read(names).T, strict=True))

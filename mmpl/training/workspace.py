@@ -56,8 +56,9 @@ class Source(Protocol):
 
 
 PHANTOM = "phantom:"
-PHANTOM_NAME = re.compile(rf"{PHANTOM}(\d+):(\d+)(?::(\d+\.?\d*|\.\d+))?(?::v(\d+))?", re.ASCII)
-"""Name of a synthetic cohort: patients, seed, share of HPV-positive ones, version."""
+PHANTOM_FORM = f"{PHANTOM}PATIENTS:SEED[:HPV_POSITIVE][:vVERSION][:dose[SHARE]]"
+PHANTOM_NAME = re.compile(rf"{PHANTOM}(\d+):(\d+)(?::(\d+\.?\d*|\.\d+))?(?::v(\d+))?(?::(dose)(1|0?\.\d+)?)?", re.ASCII)
+"""Name of a synthetic cohort: patients, seed, share of HPV-positive ones, version, dose of a share of the patients."""
 RUN_FILE = "run.json"
 SPLITS_FILE = "splits.json"
 STAGE_RECORD: dict[Stage, type[Record]] = {
@@ -87,8 +88,8 @@ def open_source(cohort: str, schema: ClinicalSchema) -> Source:
     """Open a cohort's folder, or make a synthetic cohort in memory, without any image library.
 
     Args:
-        cohort: Folder, or `phantom:PATIENTS:SEED[:HPV_POSITIVE][:vVERSION]`, as `phantom:726:3:v2`; of version 1 where
-            it names none.
+        cohort: Folder, or `phantom:PATIENTS:SEED[:HPV_POSITIVE][:vVERSION][:dose[SHARE]]`, as `phantom:726:3:v2`; of
+            version 1 where it names none, and without dose.
         schema: Schema of the clinical record.
 
     Raises:
@@ -96,14 +97,20 @@ def open_source(cohort: str, schema: ClinicalSchema) -> Source:
     """
     if is_phantom(cohort):
         from mmpl.phantom.cohort import MemoryCohort
+        from mmpl.phantom.dose import SHARE
         from mmpl.phantom.planted import VERSIONS
 
         named = PHANTOM_NAME.fullmatch(cohort)
         if not named or int(named[4] or 1) not in VERSIONS:
-            raise ValueError(f"{cohort}: a synthetic cohort is {PHANTOM}PATIENTS:SEED[:HPV_POSITIVE][:vVERSION]")
-        share = float(named[3]) if named[3] else None
-        version = int(named[4] or 1)
-        return MemoryCohort.draw(int(named[1]), int(named[2]), hpv_positive=share, schema=schema, version=version)
+            raise ValueError(f"{cohort}: a synthetic cohort is {PHANTOM_FORM}")
+        return MemoryCohort.draw(
+            int(named[1]),
+            int(named[2]),
+            hpv_positive=float(named[3]) if named[3] else None,
+            schema=schema,
+            version=int(named[4] or 1),
+            dose_share=float(named[6] or SHARE) if named[5] else 0.0,
+        )
     from mmpl.io.cohort import read_cohort
 
     return read_cohort(Path(cohort), schema, training=True)

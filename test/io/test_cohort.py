@@ -11,6 +11,7 @@ from openpyxl import Workbook
 from mmpl.case import Image, InvalidInputError, Outcome
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import write_image
+from mmpl.io.patients import read_patients
 from mmpl.schema import ClinicalSchema, default_schema
 from mmpl.training import prepare
 
@@ -369,6 +370,28 @@ def test_a_released_status_is_known_where_the_edition_has_it_as_an_input(release
         read_cohort(release, outcomes=False, known_hpv="HPV Status")
 
 
+@pytest.mark.parametrize("cell", ["", "unknown", "N/A", "?", "NaN", None])
+def test_a_status_that_is_not_known_is_said_to_be_predicted(tmp_path: Path, cell: str | None) -> None:
+    """Where the edition has it as an input; where it has not, nothing is said, and a blank is no finding either."""
+    rows = [ROW | {"HPV Status": cell} if cell is not None else {k: v for k, v in ROW.items() if k != "HPV Status"}]
+    folder = write_table(tmp_path, *rows)
+    write_images(folder, ROW["PatientID"])
+    (table,) = folder.glob("*.csv")
+    said = "is not given" if cell is None else f"is {cell!r}"
+    for read in (
+        read_cohort(folder, outcomes=False, known_hpv="HPV Status"),
+        read_patients(table, None, False, None, "HPV Status"),
+    ):
+        assert read.patients[0].known_hpv is None
+        assert read.patients[0].clinical.assumed[0] == f"HPV Status {said}: predicted"
+        remark = "no column 'HPV Status': predicted of every patient"
+        assert (remark in read.remarks) == (cell is None)
+    plain = read_cohort(folder, outcomes=False)
+    assert not [note for note in (*plain.patients[0].clinical.assumed, *plain.remarks) if "HPV" in note]
+    write_table(tmp_path, ROW | {"Known HPV Status": cell or ""})
+    assert read_cohort(folder, outcomes=False).patients[0].known_hpv is None
+
+
 def test_a_known_status_is_read_for_answers_alone(tmp_path: Path) -> None:
     """A finding or a blank; anything else is a problem by name, and training never looks."""
     folder = write_table(tmp_path / "cohort", ROW | {"Known HPV Status": "neg"})
@@ -382,6 +405,9 @@ def test_a_known_status_is_read_for_answers_alone(tmp_path: Path) -> None:
     write_table(tmp_path / "cohort", ROW | {"Known HPV Status": "-"})
     with pytest.raises(InvalidInputError, match="Known HPV Status is '-', which may mean negative or unknown"):
         read_cohort(folder, outcomes=False)
+    write_table(tmp_path / "cohort", ROW | {"HPV Status": "maybe"})
+    with pytest.raises(InvalidInputError, match="Known HPV Status is 'maybe', not 0, 1, negative, positive"):
+        read_cohort(folder, outcomes=False, known_hpv="HPV Status")
 
 
 def test_a_fingerprint_knows_of_stages_where_there_are_some(tmp_path: Path) -> None:

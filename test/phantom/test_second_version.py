@@ -5,6 +5,7 @@ import hashlib
 import json
 from dataclasses import fields, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lifelines import CoxPHFitter
 from numpy.typing import NDArray
 from pandas import DataFrame
 
+from mmpl.__main__ import main
 from mmpl.case import Case
 from mmpl.geometry import Interpolation, resample
 from mmpl.io.cohort import read_cohort
@@ -93,6 +95,28 @@ class TestGolden:
         assert all(isinstance(source, MemoryCohort) for source in sources)
         assert [source.latent[0].version for source in sources if isinstance(source, MemoryCohort)] == [1, 1, 2, 2]
         assert sources[0].patients == sources[1].patients != sources[2].patients
+
+    @pytest.mark.parametrize(
+        ("version", "ending", "share", "options"),
+        [
+            (2, "", 0.0, ["--dose-share", "0.5"]),
+            (2, ":dose", 0.125, ["--dose"]),
+            (2, ":dose0.5", 0.5, ["--dose", "--dose-share", "0.5"]),
+            (1, ":dose1", 1.0, ["--dose", "--dose-share", "1"]),
+        ],
+    )
+    def test_names_with_dose(
+        self, version: int, ending: str, share: float, options: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As `mmpl phantom` draws with its own switch."""
+        source, written = open_source(f"phantom:40:5:v{version}{ending}", default_schema()), Mock()
+        assert isinstance(source, MemoryCohort)
+        assert source.latent == draw_patients(40, 5, version=version, dose_share=share)
+        monkeypatch.setattr("mmpl.phantom.cohort.write_cohort", written)
+        monkeypatch.setattr("sys.argv", ["mmpl", "phantom", "--patients=40", "--seed=5", "--out=x", *options])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        assert written.call_args.args[6] == share
 
 
 class TestRealEffects:
@@ -332,8 +356,8 @@ class TestFiles:
     """What lies on disk names its version."""
 
     def test_cohort(self, tmp_path: Path) -> None:
-        write_cohort(2, 9, tmp_path, version=2, dose_share=1.0, workers=1)
-        patients = draw_patients(2, 9, version=2, dose_share=1.0)
+        write_cohort(2, 8, tmp_path, version=2, dose_share=1.0, workers=1)
+        patients = draw_patients(2, 8, version=2, dose_share=1.0)
         for patient in patients:
             for path in (tmp_path / patient.patient_id).iterdir():
                 assert sitk.ReadImage(path).GetMetaData("ITK_FileNotes").endswith("version 2")
@@ -352,6 +376,15 @@ class TestFiles:
         assert [float(row["underdosage_gy"]) for row in truth] == pytest.approx(
             [p.dose.underdosage_gy for p in patients if p.dose], abs=1e-6
         )
-        assert len(read_cohort(tmp_path, training=True).patients) == 2
+        there, drawn = read_cohort(tmp_path, training=True), open_source("phantom:2:8:v2:dose1", default_schema())
+        assert [p.outcome for p in there.patients] == [p.outcome for p in drawn.patients]
+        for patient in patients:
+            read, case = there.read_case(patient.patient_id), drawn.read_case(patient.patient_id)
+            assert (read.reference is None) == (case.reference is None) == (not patient.mask_known)
+            assert read.dose is not None
+            assert case.dose is not None
+            np.testing.assert_allclose(read.dose.voxels, case.dose.voxels, atol=1e-3)
+            np.testing.assert_allclose(read.dose.grid.origin_xyz, case.dose.grid.origin_xyz, atol=1e-3)
+            assert (read.flags, read.dose.grid.size_xyz) == (case.flags, case.dose.grid.size_xyz)
         with pytest.raises(ValueError, match="version"):
-            write_cohort(2, 9, tmp_path, version=1)
+            write_cohort(2, 8, tmp_path, version=1)

@@ -17,6 +17,7 @@ from mmpl.profile import load_profile
 from mmpl.schema import default_schema
 from mmpl.training.check import check_cohort
 from mmpl.training.parallel import Engine
+from mmpl.training.splits import Scheme
 from mmpl.training.workspace import RunSettings, Workspace
 
 NAMES = [f"P{number:02d}" for number in range(12)]
@@ -93,6 +94,20 @@ def test_labels_that_would_stop_a_later_stage(cohort: Path, change: Callable[[Ro
 def test_a_few_values_that_are_not_understood_are_remarked(cohort: Path, caplog: pytest.LogCaptureFixture) -> None:
     check_cohort(settings(write(cohort, lambda row, i: row | ({"Age": "61Y"} if i == 5 else {}))), Engine(1))
     assert "Age: 1 of 12 values are not understood and taken as missing ('61Y', ...)" in caplog.text
+
+
+def test_a_fold_of_one_stage_is_remarked_and_stages_all_alike_are_left_out(
+    cohort: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(cohort, lambda row, i: row | {"T-stage": f"T{i % 3 + 1}", "N-stage": "N3" if i == 5 else "N1"})
+    splits, stages = check_cohort(settings(cohort), Engine(1))
+    assert stages == tuple(Stage)
+    (remark,) = [record.getMessage() for record in caplog.records if "stage" in record.getMessage()]
+    of = splits.fold_of[Scheme.PATIENT]["P05"]
+    said = f"patient-{of}: all 6 patients of known n-stage it trains on are N1, which it will say of everybody"
+    assert remark == f"{cohort / 'EHR.csv'}: {said}"
+    write(cohort, lambda row, i: row | {"T-stage": f"T{i % 3 + 1}", "N-stage": "N1"})
+    assert check_cohort(settings(cohort), Engine(1))[1] == NETWORK_STAGES
 
 
 def test_no_mask_at_all(cohort: Path) -> None:

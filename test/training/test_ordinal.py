@@ -10,10 +10,11 @@ from numpy.typing import ArrayLike
 
 from mmpl.case import ClinicalRecord, Outcome, Patient
 from mmpl.evidence import FeatureTable
+from mmpl.files import read_json, write_json
 from mmpl.metrics import mean_recall
 from mmpl.names import STAGE_TASKS, Stage, Task
 from mmpl.profile import load_profile
-from mmpl.staging import GEOMETRY, StageScale
+from mmpl.staging import GEOMETRY, OrdinalModel, StageScale
 from mmpl.training.parallel import Engine
 from mmpl.training.records import StagingRecord
 from mmpl.training.splits import make_splits
@@ -82,12 +83,15 @@ def test_masks_that_find_nothing_still_make_a_model() -> None:
     assert choose_scale(Task.T_STAGE, scores, stages, np.ones(50, bool)).without_lesion == 2
 
 
-def test_one_stage_alone_is_refused() -> None:
-    evidence, stages = draw((20,))
-    with pytest.raises(ValueError, match="all 20 patients have the same stage; a model needs two"):
-        fit_ordinal(Task.N_STAGE, evidence, stages)
+def test_of_one_stage_alone_it_is_said_of_everybody(tmp_path: Path) -> None:
+    """Whatever the patient, and however the model was kept."""
+    evidence, _ = draw((20,))
+    write_json(tmp_path / "model.json", fit_ordinal(Task.N_STAGE, evidence, np.full(20, 2)))
+    model = read_json(tmp_path / "model.json", OrdinalModel)
+    assert model.stages == (2,)
+    assert model.score(draw((20, 20, 20))[0]).tolist() == [2.0] * 60
     with pytest.raises(ValueError, match=r"\(5,\) stages for 20 patients"):
-        fit_ordinal(Task.N_STAGE, evidence, stages[:5])
+        fit_ordinal(Task.N_STAGE, evidence, np.full(5, 2))
 
 
 def test_thresholds_lie_between_stages() -> None:
@@ -189,3 +193,20 @@ def test_a_model_learns_nothing_of_the_patients_of_its_fold(run: Measured, monke
     for task in STAGE_TASKS:
         (was,), (now,) = before.scores[task].values(), after.scores[task].values()
         assert {name for name in was if was[name] == now[name]} == inside
+
+
+def test_a_fold_of_one_stage_does_not_keep_the_ensemble_from_staging(
+    run: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only N stages but N2 are in one fold: its model says N2 there, and the ensemble still tells them apart."""
+    first = run.splits.members[0]
+    inside = {p.patient_id for p in run.splits.held_out(first, PATIENTS)}
+    patients = tuple(
+        p if p.patient_id in inside else replace(p, outcome=replace(p.outcome, n_stage=2)) for p in PATIENTS
+    )
+    monkeypatch.setattr(Measured, "patients", patients)
+    record = fit_ordinal_models(run, Engine(1))
+    (scores,) = record.scores[Task.N_STAGE].values()
+    assert {scores[name] for name in inside} == {2.0}
+    assert len(set(scores.values())) > 2
+    assert record.scales[Task.N_STAGE].stages == (0, 1, 2, 3)

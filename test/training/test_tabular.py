@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmpl.__main__ import main as command_line
 from mmpl.case import InvalidInputError
 from mmpl.cohort_scores import score
 from mmpl.evaluate import collect, evaluate
@@ -174,6 +175,42 @@ def test_a_known_status_moves_the_risk_its_way(folder: Path) -> None:
         assert survival is not None
         risk[known] = survival.risk_score
     assert risk[True] < risk[False]
+
+
+def test_in_2026_a_table_has_the_status_as_an_input_and_days_are_answered(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As `mmpl predict` has it: what is predicted stays so, and the risk rests on what is known."""
+    records, _ = draw(2)
+    table, radiomics = write(tmp_path / "others.csv", records), folder / "others_radiomics.csv"
+    monkeypatch.setenv("MMPL_WEIGHTS", str(folder / "run" / "weights"))
+    monkeypatch.setenv("MMPL_EDITION", "hecktor-2025")
+    rows = {}
+    for edition in ("hecktor-2025", "hecktor-2026"):
+        options = ["--radiomics", str(radiomics), "--edition", edition]
+        monkeypatch.setattr("sys.argv", ["mmpl", "predict-table", str(table), str(tmp_path / edition), *options])
+        with pytest.raises(SystemExit, match="0"):
+            command_line()
+        assert f"{PATIENTS} patients answered in {tmp_path / edition}, {edition}" in capfd.readouterr().out
+        rows[edition] = rows_of(tmp_path / edition / "predictions.csv")
+    for record, before, after in zip(records, *rows.values(), strict=True):
+        status = record["HPV Status"]
+        assert (before["hpv_known"], after["hpv_known"]) == ("", status)
+        assert before["hpv_probability"] == after["hpv_probability"]
+        assert (before["risk_score"] == after["risk_score"]) == (status == "")
+        word = {"1": "positive", "0": "negative"}.get(status)
+        assert (f"the risk rests on a known HPV status ({word})" in after["flags"]) == bool(word)
+        assert "known HPV" not in before["flags"]
+    answers = rows["hecktor-2026"]
+    risks, days = ([float(row[name]) for row in answers] for name in ("risk_score", "recurrence_free_days"))
+    assert 0 < min(days) < max(days) < max(float(record["RFS"]) for record in records)
+    assert (np.diff(np.array(days)[np.argsort(risks)]) <= 0.1).all()
+    named = [
+        {("Known HPV Status" if name == "HPV Status" else name): cell for name, cell in r.items()} for r in records
+    ]
+    ensemble = load_ensemble(folder / "run" / "weights")
+    predict_table(ensemble, write(tmp_path / "named.csv", named), tmp_path / "named", radiomics)
+    assert rows_of(tmp_path / "named" / "predictions.csv") == answers
 
 
 def read_run(folder: Path) -> TabularRun:

@@ -193,6 +193,7 @@ def of_another_cohort(weights: Path, folder: Path) -> Path:
         ("phantom:480:1", "phantom:726:1", True),  # a patient is the same however many are drawn
         ("phantom:480:1", "phantom:480:1:0.5", True),
         ("phantom:480:1", "phantom:480:1:v2", True),
+        ("phantom:480:1", "phantom:480:1:v2:dose", True),
         ("phantom:480:1", "phantom:480:11", False),
         ("/data/hecktor", "hecktor", True),
         ("/data/hecktor", "phantom:480:1", False),
