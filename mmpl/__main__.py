@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -250,13 +251,14 @@ def listen(
     most_gib: Annotated[float, typer.Option(min=0, help="GiB of one study.")] = 4.0,
     most_waiting: Annotated[int, typer.Option(min=1, help="Studies that wait for their answer.")] = 20,
     keep_free_gib: Annotated[float, typer.Option(min=0, help="GiB of disk that stay free.")] = 5.0,
+    most_minutes: Annotated[float, typer.Option(min=0, help="Minutes that an answer may take.")] = 60.0,
     weights: Weights = None,
 ) -> None:
     """Answer studies that other DICOM nodes send (C-STORE), one after the other, until it is ended."""
     import pynetdicom  # noqa: F401 where it is not there, that is said first
 
     from mmpl.algorithm import Algorithm
-    from mmpl.listen import Destination, Inbox, Limits, Node, Peer, run, title_of
+    from mmpl.listen import Destination, Inbox, Limits, Node, Peer, answer_apart, run, title_of
     from mmpl.logs import set_up_logging
 
     peers, title = list(map(Peer.read, peer)), title_of(aet)
@@ -267,7 +269,8 @@ def listen(
     set_up_logging()
     Algorithm.load()  # weights that are missing or damaged are told now, not of every study
     inbox = Inbox(out, Limits(idle, int(most_gib * 2**30), most_waiting, int(keep_free_gib * 2**30)))
-    run(Node(title, inbox, peers, records, destination), host, port)
+    answer = partial(answer_apart, most_s=60 * most_minutes)
+    run(Node(title, inbox, peers, records, destination, answer), host, port)
 
 
 @app.command()

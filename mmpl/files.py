@@ -22,7 +22,7 @@ class OverwriteError(ValueError):
 
 
 @contextmanager
-def write_whole(path: Path, partial_folder: Path | None = None) -> Iterator[Path]:
+def write_whole(path: Path, partial_folder: Path | None = None, lasting: bool = False) -> Iterator[Path]:
     """Give a partial name to write to, which becomes `path` when the block ends, and is removed where it fails.
 
     The partial name is no other writer's, so that two processes may write the same file: the last one's stays, whole.
@@ -30,6 +30,7 @@ def write_whole(path: Path, partial_folder: Path | None = None) -> Iterator[Path
     Args:
         path: The file.
         partial_folder: Folder of the partial file, on the same filesystem; by default that of `path`.
+        lasting: Whether the file is to outlast a loss of power from the end of the block on.
 
     Raises:
         OSError: It cannot be written; the message names the file, never its partial name.
@@ -38,11 +39,24 @@ def write_whole(path: Path, partial_folder: Path | None = None) -> Iterator[Path
     partial = (partial_folder or path.parent) / f"{PARTIAL}{unique}.{path.name}"
     try:
         yield partial
+        if lasting:
+            _force_to_disk(partial)
         partial.replace(path)
+        if lasting:
+            _force_to_disk(path.parent)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _force_to_disk(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def refuse_inside(output: Path, inputs: Path) -> None:

@@ -8,6 +8,7 @@ line of the log holds more of a header than UIDs and the numbers of series.
 import fcntl
 import ipaddress
 import logging
+import math
 import os
 import re
 import shutil
@@ -18,15 +19,17 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mmpl.dicom.headers import quiet
-from mmpl.dicom.series import SOP_CLASSES
+from mmpl.dicom.series import MULTI_FRAME_CT, SOP_CLASSES
 from mmpl.errors import one_line
 from mmpl.files import PARTIAL, write_whole
 from mmpl.names import DICOM_FORMATS
@@ -163,7 +166,7 @@ class Inbox:
                 raise ValueError(f"{self.folder}: another node uses it") from None
             for path in self.folder.glob(f"{_SCRATCH}*"):
                 shutil.rmtree(path)
-            for path in self.folder.glob(f"*/*/{PARTIAL}*"):
+            for path in self.folder.rglob(f"{PARTIAL}*"):
                 path.unlink()
             yield
 
@@ -194,15 +197,18 @@ class Inbox:
             refused.touch()
             if place != self.received:
                 if len(self.waiting) >= self.limits.waiting:
-                    raise NoRoomError(f"{self.limits.waiting} studies wait already")
+                    reason = f"{self.limits.waiting} studies wait already"
+                    if home.parent == self.failed:
+                        self._say_why(study, f"{reason}: send the study again")
+                    raise NoRoomError(reason)
                 home = self._move(study, home.parent, self.received)
             if not known:
                 if len(content) + sum(path.stat().st_size for path in home.iterdir()) > self.limits.study_bytes:
                     raise NoRoomError("the study is larger than the limit")
                 if shutil.disk_usage(home).free - len(content) < self.limits.free_bytes:
                     raise NoRoomError("the disk is as full as it may be")
-                with write_whole(home / name) as partial:
-                    partial.write_bytes(content)
+                with write_whole(home / name, lasting=True) as written:
+                    written.write_bytes(content)
             (home / refused.name).unlink()
             self._refused[study].discard(instance)
 
@@ -211,6 +217,9 @@ class Inbox:
         with self._lock:
             self._refused[study].add(instance)
             self._newest[study] = time.monotonic()
+            if (self.received / study).is_dir():
+                with suppress(OSError):
+                    (self.received / study / f"{_REFUSED}{instance}").touch()
 
     def postpone(self, study: str) -> None:
         """Let a study wait behind the others."""
@@ -239,20 +248,19 @@ class Inbox:
         with self._lock:
             if not self.is_whole(study, newest):
                 return
-            if reason:
-                with write_whole(self.failed / f"{study}.txt") as partial:
-                    partial.write_text(f"{reason}\n")
             self._move(study, self.received, self.failed if reason else self.answered)
+            self._say_why(study, reason)
             del self._newest[study]
             self._refused.pop(study, None)
 
     def publish(self, answers: Path) -> Path:
         """Give a study's answers their place; those of before, which may hold a person's work, go to `former`."""
-        target, former = self.folder / answers.name, self.folder / "former" / answers.name
+        target, former = self.folder / answers.name, self.folder / "former"
         if target.exists():
-            shutil.rmtree(former, ignore_errors=True)
-            former.parent.mkdir(exist_ok=True)
-            target.rename(former)
+            former.mkdir(exist_ok=True)
+            names = (former / f"{answers.name}.{number}" for number in count(1))
+            target.rename(next(name for name in names if not name.exists()))
+        os.sync()  # no loss of power may leave a study settled and its answers empty
         return answers.rename(target)
 
     @property
@@ -261,10 +269,18 @@ class Inbox:
         return [path.name for path in self.received.iterdir() if is_uid(path.name)]
 
     def _move(self, study: str, source: Path, target: Path) -> Path:
-        moved = (source / study).rename(target / study)
         if source == self.failed:
-            (source / f"{study}.txt").unlink(missing_ok=True)
-        return moved
+            self._say_why(study, "")
+        return (source / study).rename(target / study)
+
+    def _say_why(self, study: str, reason: str) -> None:
+        """Write why a study failed beside it, or remove what stood there before, where a person moved it back, too."""
+        path = self.failed / f"{study}.txt"
+        if not reason:
+            path.unlink(missing_ok=True)
+            return
+        with write_whole(path) as written:
+            written.write_text(f"{reason}\n")
 
 
 class Node:
@@ -305,12 +321,13 @@ class Node:
 
         compressed = (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, uid.JPEG2000Lossless, uid.JPEG2000)
         read = [*DEFAULT_TRANSFER_SYNTAXES, *compressed, *uid.RLETransferSyntaxes]
+        read.remove(uid.DeflatedExplicitVRLittleEndian)  # a small message may inflate to any size
         ae = AE(self.title)
         ae.require_called_aet = True
         ae.acse_timeout = STALLED_S
         ae.require_calling_aet = [peer.title for peer in self.peers]
         ae.add_supported_context(Verification)
-        for sop_class in SOP_CLASSES:
+        for sop_class in SOP_CLASSES.keys() - MULTI_FRAME_CT:  # to which the objects of an answer cannot refer
             ae.add_supported_context(sop_class, read)
         handlers = [
             (evt.EVT_CONN_OPEN, _limit_silence),
@@ -319,7 +336,9 @@ class Node:
         ]
         with quiet(), self.inbox.held():
             try:
-                ae.start_server((host, port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+                server = ae.start_server((host, port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+                assert server
+                server.verify_request = self._may_call  # type: ignore[assignment]
             except OSError as error:
                 raise OSError(f"{host}:{port}: cannot be listened on ({error.strerror or error})") from error
             log.info("%s listens on %s:%d, answers in %s", self.title, host, port, self.inbox.folder)
@@ -337,6 +356,10 @@ class Node:
                         stop.wait(max(self.inbox.limits.idle_s, POLL_S))
             finally:
                 ae.shutdown()
+
+    def _may_call(self, _: object, address: tuple[str, int]) -> bool:
+        """Tell whether a connection is taken at all: not where every peer has an address, and none has the caller's."""
+        return any(peer.address in ("", address[0]) for peer in self.peers)
 
     def _admit(self, event: "Event") -> None:
         """Reject an association that no named peer asks for, or that is meant for another node."""
@@ -460,7 +483,7 @@ def send(objects: Sequence[Path], title: str, to: Destination) -> list[Path]:
     return left
 
 
-def answer_apart(images: Path, out: Path, record: Path | None, stop: threading.Event) -> str:
+def answer_apart(images: Path, out: Path, record: Path | None, stop: threading.Event, most_s: float = math.inf) -> str:
     """Answer a study by `mmpl case` in a process of its own, which what damages it, or is to stop, ends at once.
 
     Args:
@@ -468,6 +491,7 @@ def answer_apart(images: Path, out: Path, record: Path | None, stop: threading.E
         out: Folder that takes the answers.
         record: Clinical record.
         stop: Set where it is to end before it is finished.
+        most_s: Seconds after which it is ended.
 
     Returns:
         What kept it from an answer; blank where nothing did.
@@ -475,6 +499,7 @@ def answer_apart(images: Path, out: Path, record: Path | None, stop: threading.E
     command = [sys.executable, "-m", "mmpl", "case", "--dicom", str(images), "--out", str(out)]
     command += [word for form in sorted(DICOM_FORMATS) for word in ("--format", form)]
     command += ["--record", str(record)] if record else []
+    late = time.monotonic() + most_s
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
     ) as process:
@@ -482,8 +507,10 @@ def answer_apart(images: Path, out: Path, record: Path | None, stop: threading.E
             with suppress(subprocess.TimeoutExpired):
                 _, said = process.communicate(timeout=POLL_S)
                 break
-            if stop.is_set():
+            if stop.is_set() or time.monotonic() > late:
                 os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode == -signal.SIGKILL and time.monotonic() > late:
+        return f"answering it took longer than {most_s / 60:g} minutes"
     if process.returncode == 0:
         return ""
     return " ".join(said.partition("error: ")[2].split()) or f"answering it ended with code {process.returncode}"
@@ -495,8 +522,13 @@ def run(node: Node, host: str, port: int) -> None:
     Raises:
         OSError: The port cannot be had; the message names it.
     """
-    stop = threading.Event()
+    stop, asked = threading.Event(), list[int]()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    node.serve(host, port, stop)
+        signal.signal(number, lambda number, _: asked.append(number))  # no event, whose lock may be held
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(node.serve, host, port, stop)
+        while not (asked or wait([served], POLL_S).done):
+            pass
+        stop.set()
+        served.result()
     log.info("ended; studies that wait for the next start: %d", len(node.inbox.waiting))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -17,9 +18,14 @@ from pathlib import Path
 import pytest
 from dicom_files import SECRETS, STUDY, write_ct, write_pet
 from pydicom import Dataset, dcmread
-from pydicom.uid import generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import CTImageStorage, RTStructureSetStorage, Verification  # type: ignore[attr-defined]
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    RTStructureSetStorage,
+    Verification,
+)
 
 from mmpl import listen
 from mmpl.__main__ import main
@@ -202,7 +208,7 @@ def test_a_record_goes_with_its_study(datasets: list[Dataset], study: str, tmp_p
         wait_for(lambda: (tmp_path / "answered" / study).exists())
         (records / f"{study}.json").write_text("{}")
         send(port, datasets[1:2])
-        wait_for(lambda: (tmp_path / "former" / study).exists() and (tmp_path / "answered" / study).exists())
+        wait_for(lambda: (tmp_path / "former" / f"{study}.1").exists() and (tmp_path / "answered" / study).exists())
     assert recorder.records == [None, records / f"{study}.json"]
 
 
@@ -234,6 +240,35 @@ def test_other_objects_are_refused_by_their_context(tmp_path: Path, datasets: li
         association.release()
 
 
+def test_what_is_deflated_is_sent_otherwise(tmp_path: Path) -> None:
+    """A small message may inflate to any size."""
+    with running(tmp_path, no_answer) as port:
+        ae = AE("SCANNER")
+        ae.add_requested_context(CTImageStorage, DeflatedExplicitVRLittleEndian)
+        ae.add_requested_context(CTImageStorage, ImplicitVRLittleEndian)
+        association = ae.associate("127.0.0.1", port, ae_title="MMPL")
+        assert [each.transfer_syntax for each in association.accepted_contexts] == [[ImplicitVRLittleEndian]]
+        association.release()
+
+
+def test_a_ct_that_no_answer_can_refer_to_is_not_taken(tmp_path: Path) -> None:
+    with running(tmp_path, no_answer) as port:
+        ae = AE("SCANNER")
+        ae.add_requested_context(CTImageStorage)
+        ae.add_requested_context(EnhancedCTImageStorage)
+        association = ae.associate("127.0.0.1", port, ae_title="MMPL")
+        assert [each.abstract_syntax for each in association.accepted_contexts] == [CTImageStorage]
+        association.release()
+
+
+def test_where_every_peer_has_an_address_no_other_may_even_connect(tmp_path: Path) -> None:
+    with (
+        running(tmp_path, no_answer, peers=("FAR@10.9.8.7",)) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=20) as caller,
+    ):
+        assert caller.recv(1) == b""  # closed before a word was said
+
+
 def test_an_object_is_stored_once_and_new_ones_bring_another_answer(
     datasets: list[Dataset], study: str, tmp_path: Path
 ) -> None:
@@ -245,10 +280,10 @@ def test_an_object_is_stored_once_and_new_ones_bring_another_answer(
         time.sleep(3 * IDLE_S)
         assert recorder.counts == [3]
         assert send(port, datasets[3:5]) == [SENT] * 2
-        wait_for(lambda: (tmp_path / "former" / study).exists() and (tmp_path / "answered" / study).exists())
+        wait_for(lambda: (tmp_path / "former" / f"{study}.1").exists() and (tmp_path / "answered" / study).exists())
     assert recorder.counts == [3, 5]
     assert (tmp_path / study / "report.json").read_text() == "5"
-    assert (tmp_path / "former" / study / "report.json").read_text() == "3"
+    assert (tmp_path / "former" / f"{study}.1" / "report.json").read_text() == "3"
 
 
 def test_what_comes_while_it_is_answered_is_answered_too(datasets: list[Dataset], study: str, tmp_path: Path) -> None:
@@ -354,6 +389,7 @@ def test_no_more_studies_wait_than_may(head: Case, datasets: list[Dataset], stud
     with running(out, recorder, replace(LIMITS, waiting=1, idle_s=2.0)) as port:
         assert send(port, datasets[:1]) == [SENT]
         assert send(port, others[:1]) == [NO_ROOM]
+        assert (out / "failed" / f"{alone}.txt").read_text() == "1 studies wait already: send the study again\n"
         assert send(port, datasets[1:2]) == [SENT]
         wait_for(lambda: (out / "answered" / study).exists())
         assert send(port, others[1:]) == [SENT]
@@ -530,7 +566,7 @@ def test_the_command_with_dcmtk_ends_while_it_answers_and_the_next_start_goes_on
     assert not (out / study).exists()
     assert not list(out.glob(".answering.*"))
     with running(out, answer_apart):
-        wait_for(lambda: (out / "answered" / study).exists())
+        wait_for(lambda: (out / "answered" / study).exists(), 240)
     assert sorted(path.name for path in (out / study).iterdir()) == FILES
     assert not any(secret in line for line in (said, caplog.text) for secret in SECRETS)
 
@@ -590,3 +626,68 @@ def test_a_refusal_that_cannot_be_noted_on_disk_is_known(tmp_path: Path, monkeyp
         assert inbox.missing("1.2") == 1
         inbox.store("1.2", "4", b"found")
         assert inbox.missing("1.2") == 0
+
+
+def test_a_second_answer_of_a_study_costs_no_former_one(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path, LIMITS)
+    with inbox.held():
+        for content in ("a person's", "the first again", "the last"):
+            scratch = tmp_path / "scratch" / "1.2"
+            scratch.mkdir(parents=True)
+            (scratch / "report.json").write_text(content)
+            inbox.publish(scratch)
+    found = {path.parent.name: path.read_text() for path in sorted((tmp_path / "former").rglob("*.json"))}
+    assert found == {"1.2.1": "a person's", "1.2.2": "the first again"}
+    assert (tmp_path / "1.2" / "report.json").read_text() == "the last"
+
+
+def test_the_reason_goes_with_a_study_that_a_person_moves_back(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path, LIMITS)
+    with inbox.held():
+        inbox.store("1.2", "3", b"whole")
+        inbox.settle("1.2", inbox._newest["1.2"], "no weights")
+        assert (tmp_path / "failed/1.2.txt").read_text() == "no weights\n"
+        (tmp_path / "failed/1.2").rename(tmp_path / "received/1.2")
+        assert inbox.ready() is None
+        inbox.settle("1.2", inbox._newest["1.2"])
+    assert [path.name for path in (tmp_path / "failed").iterdir()] == []
+    assert (tmp_path / "answered/1.2/3.dcm").is_file()
+
+
+def test_what_was_cut_short_anywhere_is_gone_at_the_next_start(tmp_path: Path) -> None:
+    places = [tmp_path / "failed" / ".partial.1.txt", tmp_path / "received" / "1.2" / ".partial.2.3.dcm"]
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    with Inbox(tmp_path, LIMITS).held():
+        assert not list(tmp_path.rglob(".partial.*"))
+
+
+def test_an_answer_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nsleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    began = time.monotonic()
+    said = answer_apart(tmp_path, tmp_path / "out", None, threading.Event(), most_s=0.6)
+    assert (said, time.monotonic() - began < 20) == ("answering it took longer than 0.01 minutes", True)
+
+
+def test_a_signal_in_the_middle_of_anything_ends_the_node(tmp_path: Path) -> None:
+    """As in the middle of asking whether to stop, whose lock the handler may not want."""
+
+    class Held(Node):
+        def serve(self, host: str, port: int, stop: threading.Event) -> None:
+            with stop._cond:  # type: ignore[attr-defined]
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.5)
+            assert stop.wait(20)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    inbox = Inbox(tmp_path, LIMITS)
+    try:
+        with inbox.held():
+            listen.run(Held("MMPL", inbox, []), "127.0.0.1", 0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -46,7 +46,7 @@ class CtSeries:
         slices, grid = stacked(series)
         with naming(series):
             if any(each.frame is not None for each in slices):
-                raise InvalidInputError("an enhanced CT, to whose frames nothing that is written here refers")
+                raise InvalidInputError("an enhanced CT, to whose frames no DICOM form of an answer refers")
             for keyword in ("StudyInstanceUID", "SOPInstanceUID"):
                 if not all(header.text(keyword) for header in series.headers):
                     raise InvalidInputError(f"a file without {keyword}, by which what is written would refer to it")

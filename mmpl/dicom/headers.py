@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from mmpl.case import InvalidInputError
 
@@ -292,9 +292,10 @@ def check_inflated(stream: IO[bytes]) -> None:
     """
     from pydicom import filereader, uid
 
-    filereader.read_preamble(stream, force=True)
+    file = cast("BinaryIO", stream)
+    filereader.read_preamble(file, force=True)
     meta = filereader.read_dataset(
-        stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2
+        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2
     )
     if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
         inflater, left, size = zlib.decompressobj(-zlib.MAX_WBITS), stream.read(), 0

@@ -35,6 +35,8 @@ SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.128.1": Modality.PET,
 }
 """Objects that hold CT and PET, and which of the two (PS3.4 B.5)."""
+MULTI_FRAME_CT = {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}
+"""Those among them that hold all slices of a CT, which can be read, but not referred to."""
 
 _TABLE = "RealWorldValueLUTData"
 _SHEAR = 1e-3  # cosine between two axes, or an axis' length beside 1: what headers lose
