@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.network import StageNetwork, build_network, count_gflop, count_parameters, transfer_backbone
-from mmpl.network.blocks import AttentionGate, FusionGate, ResidualBlock
+from mmpl.network.blocks import AttentionGate, Convolution, FusionGate, ResidualBlock
 from mmpl.profile import PROFILES, Profile, load_profile
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
@@ -255,3 +255,19 @@ class TestTransfer:
         state = make(load_profile("demo"), Stage.SEGMENTATION).state_dict()
         with pytest.raises(RuntimeError, match="Error"):
             transfer_backbone(state, make(micro, Stage.HPV))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_is_the_same_by_onednn_and_one_small_image_takes_it(batch: int, stride: int) -> None:
+    torch.manual_seed(0)
+    convolution = Convolution(2, 4, 3, padding=1, stride=stride)
+    images = torch.randn(batch, 2, 7, 9, 11)
+    learning = convolution(images)
+    assert learning.requires_grad
+    with torch.inference_mode(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        answered = convolution(images)
+    assert (answered - learning).abs().max() < 1e-6
+    operations = {event.key for event in profile.key_averages()}
+    assert "aten::mkldnn_convolution" in operations
+    assert "aten::slow_conv3d_forward" not in operations
