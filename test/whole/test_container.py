@@ -185,9 +185,7 @@ def test_the_images_own_entrypoint_and_task(image: str, sample: Path, output: Pa
     compare(output, ran.stdout, frozenset({HPV}), DEVICE)
 
 
-def test_exec_answers_the_2026_edition_as_far_as_the_weights_can(
-    image: str, sample: Path, output: Path, say: Callable[[str], None]
-) -> None:
+def test_exec_answers_the_2026_edition(image: str, sample: Path, output: Path, say: Callable[[str], None]) -> None:
     measured = ("--env", "MMPL_EDITION=hecktor-2026", "--entrypoint", PYTHON)
     ran = run(image, sample, output, *measured, command=("-c", MEASURED))
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout + ran.stderr
@@ -201,7 +199,6 @@ def test_exec_answers_the_2026_edition_as_far_as_the_weights_can(
     [
         ("hecktor-2026", "hpv", "MMPL_TASKS names hpv; hecktor-2026 asks for segmentation, survival, t-stage, n-stage"),
         ("hecktor-2025", "t-stage", "MMPL_TASKS names t-stage; hecktor-2025 asks for segmentation, survival, hpv"),
-        ("hecktor-2026", "t-stage", "MMPL_TASKS names t-stage, for which these weights were not trained"),
         ("hecktor-1999", "", "no edition 'hecktor-1999' (MMPL_EDITION); there are hecktor-2025, hecktor-2026"),
     ],
 )
