@@ -314,6 +314,12 @@ def predict(
     form: Forms = None,
     page: Page = False,
     edition: EditionName = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Patients at once on this machine; 0 for what cores, GPU and memory allow.")
+    ] = 0,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Dask scheduler whose workers answer, tcp://HOST:8786, in place of this machine.")
+    ] = None,
 ) -> None:
     """Answer the patients of COHORT: two tables, masks, pictures and reports in OUT; finished ones are skipped."""
     from mmpl.predict import predict as predict_cohort
@@ -321,7 +327,18 @@ def predict(
     use_weights(weights)
     use_edition(edition)
     failures = predict_cohort(
-        cohort, out, pictures, model or (), all_radiomics, hpv_prevalence, disagreement, masks, page, form or ()
+        cohort,
+        out,
+        pictures,
+        model or (),
+        all_radiomics,
+        hpv_prevalence,
+        disagreement,
+        masks,
+        page,
+        form or (),
+        workers,
+        scheduler,
     )
     for name, reason in failures.items():
         report_error(f"{name}: {reason}")

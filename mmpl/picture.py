@@ -6,6 +6,7 @@ file's direction cosines say: axial seen from the feet, coronal from the front, 
 
 import math
 import textwrap
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -47,6 +48,8 @@ _OTHER_TOP_QUANTILE = 0.999  # of a PET in other units
 SHOWN_FROM = 0.15  # of the top
 _PET_OPACITY = 0.6
 _INK, _GREY, _ACCENT = "#1d2733", "#7a8794", "#c2410c"
+
+_DRAWING = threading.Lock()  # matplotlib is not made for several threads
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def draw(
     """
     with without_plot_backend():
         import matplotlib
-    with matplotlib.rc_context(matplotlib.rcParamsDefault):  # not those of the user's matplotlibrc
+    with _DRAWING, matplotlib.rc_context(matplotlib.rcParamsDefault):  # not those of the user's matplotlibrc
         _draw(case, result, path, hpv_threshold, training_curve)
 
 
@@ -125,7 +128,7 @@ def draw_stills(case: Case, mask: Image) -> bytes:
     """Draw the planes through the lesions alone, as JPEG."""
     with without_plot_backend():
         import matplotlib
-    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+    with _DRAWING, matplotlib.rc_context(matplotlib.rcParamsDefault):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

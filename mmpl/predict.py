@@ -2,12 +2,17 @@
 
 import csv
 import logging
+import os
 import time
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 from rich.progress import Progress
 
 from mmpl.case import InvalidInputError
@@ -15,18 +20,19 @@ from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
 from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
 from mmpl.export import check_study, export_answer, exported, find_answers, refer, study_of
 from mmpl.files import refuse_inside, refuse_to_replace, write_whole
-from mmpl.io.challenge import read_edition
-from mmpl.io.cohort import read_cohort
+from mmpl.io.challenge import EDITION_VARIABLE, read_edition
+from mmpl.io.cohort import Cohort, read_cohort
 from mmpl.io.images import write_image
-from mmpl.memory import keep_freed_memory
+from mmpl.memory import free_memory_gib, keep_freed_memory
 from mmpl.names import DICOM_FORMATS, Column, Format
 from mmpl.page import write_page
+from mmpl.parallel import connect, gpus_of
 from mmpl.picture import draw
 from mmpl.pipeline import Pipeline
 from mmpl.processor import use_allowed_cores
 from mmpl.provenance import trace
 from mmpl.report import UPTAKE_COLUMNS, YEARS, ReportedAnswer, read_report, write_radiomics, write_report
-from mmpl.weights import Ensemble, load_ensemble
+from mmpl.weights import Ensemble, find_weights, load_ensemble
 
 COLUMNS = (
     Column.PATIENT_ID.value,
@@ -72,7 +78,135 @@ LESION_COLUMNS = (
 TABLE_SHARE = 0.05
 """The most of the time that writing the tables may take while patients are answered; at the end they are whole."""
 
+PATIENT_GIB = 2.5
+"""Memory that one patient more takes at most: images of 2 m, or a window of the published network."""
+GPU_PATIENTS = 3
+"""Patients at once where one GPU answers them: while one has it, another is read, and a third measured and drawn."""
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for every patient of a cohort, as `predict` has it; a worker of a cluster answers by it, too.
+
+    Attributes:
+        weights: Folder of the ensemble.
+        edition: Edition of the challenge.
+    """
+
+    cohort: Path
+    out: Path
+    weights: Path
+    edition: str
+    pictures: bool = True
+    models: tuple[str, ...] = ()
+    all_radiomics: bool = False
+    hpv_prevalence: float | None = None
+    disagreement: bool = False
+    masks: Path | None = None
+    pages: bool = False
+    formats: frozenset[Format] = frozenset()
+
+
+@dataclass(frozen=True)
+class Answering:
+    """An order, and what answers it on one machine; several threads may answer patients at once.
+
+    Attributes:
+        given_masks: Masks that a person gave, by patient.
+    """
+
+    order: Order
+    patients: Cohort
+    given_masks: Mapping[str, Path]
+    pipeline: Pipeline
+
+    @classmethod
+    def open(cls, order: Order) -> "Answering":
+        """Open cohort and weights.
+
+        Raises:
+            InvalidInputError: The cohort's table cannot be used, or a mask is of no patient.
+            ValueError: The weights cannot be used, or the prevalence is not between 0 and 1.
+        """
+        ensemble, known_hpv = load_ensemble(order.weights).only(order.models), read_edition(order.edition).known_hpv
+        patients = read_cohort(order.cohort, ensemble.profile.clinical, outcomes=False, known_hpv=known_hpv)
+        given = _find_masks(order.masks, [each.patient_id for each in patients.patients]) if order.masks else {}
+        pipeline = Pipeline(
+            ensemble,
+            torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            all_radiomics=order.all_radiomics,
+            hpv_prevalence=order.hpv_prevalence,
+            disagreement=order.disagreement,
+            lesions=True,
+        )
+        return cls(order, patients, given, pipeline)
+
+    @property
+    def names(self) -> list[str]:
+        """The patients."""
+        return [patient.patient_id for patient in self.patients.patients]
+
+    def keep(self) -> None:
+        """Read all models now, once."""
+        for member in self.pipeline.ensemble.members:
+            member.keep()
+
+    def study(self, name: str) -> Path | None:
+        """Find the DICOM study that forms of a patient's answer refer to; None where no such form is asked for.
+
+        Raises:
+            InvalidInputError: There is none.
+        """
+        wanted = DICOM_FORMATS & self.order.formats
+        return study_of(name, self.order.cohort, alone=len(self.patients.patients) == 1) if wanted else None
+
+    def answer(self, name: str) -> str | None:
+        """Answer a patient who is not finished; what went wrong, if anything did."""
+        out, order, ensemble = self.order.out, self.order, self.pipeline.ensemble
+        mask, report = out / f"{name}.nii.gz", out / f"{name}.json"
+        features, differing = out / f"{name}_radiomics.csv", out / f"{name}_disagreement.nii.gz"
+        wanted = [mask, *[features] * order.all_radiomics, *[differing] * order.disagreement]
+        given = self.given_masks.get(name)
+        source = self.patients.fingerprint(name, given)
+        if all(path.is_file() for path in wanted) and (known := read_report(report)):
+            if known.source != source:
+                return f"{report}: answered from other images or another record; name another folder"
+            return None
+        shown = out / f"{name}.png", out / f"{name}.html"
+        for extra in (features, differing, *shown, *(set(exported(out, name)) - {mask})):
+            extra.unlink(missing_ok=True)  # of an earlier answer
+        try:
+            case = self.patients.read_case(name)
+            if given:
+                case = give_mask(case, given)
+            refer(order.formats, self.study(name), case.ct.grid)
+            result = self.pipeline(case)
+        except InvalidInputError as error:
+            return str(error)
+        except Exception as error:  # one patient must not stop the cohort; it is reported, and has no row
+            log.debug("unforeseen", exc_info=True)
+            return f"{type(error).__name__}: {error}"
+        write_image(mask, result.segmentation.mask)
+        if order.all_radiomics and result.radiomics:
+            write_radiomics(features, result.radiomics)
+        if result.segmentation.disagreement:
+            write_image(differing, result.segmentation.disagreement)
+        provenance = trace(ensemble, self.pipeline.device, result.seconds, self.patients.image_files(name))
+        write_report(report, result, ensemble, source, provenance)
+        show: dict[str, Callable[[], None]] = {}
+        if order.pictures:
+            training = ensemble.calibration.training_curve
+            show["picture"] = partial(draw, case, result, out / f"{name}.png", ensemble.hpv_threshold, training)
+        if order.pages:
+            show["page"] = partial(write_page, out / f"{name}.html", case, result, ensemble, provenance)
+        for kind, make in show.items():
+            try:
+                make()
+            except Exception as error:  # neither is worth an answer
+                log.warning("%s: no %s (%s: %s)", name, kind, type(error).__name__, error)
+        return None
 
 
 def predict(
@@ -86,6 +220,8 @@ def predict(
     masks: Path | None = None,
     pages: bool = False,
     formats: Collection[Format] = (),
+    workers: int = 0,
+    scheduler: str | None = None,
 ) -> dict[str, str]:
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
@@ -109,11 +245,16 @@ def predict(
         pages: Whether to write a page of each patient, 3 to 6 MB.
         formats: Other forms of the answers, written at the end, of finished patients too. A patient whose CT cannot be
             referred to, which DICOM forms do, is not answered.
+        workers: Patients on this machine at once, which share its cores; 0 for one a core, or `GPU_PATIENTS` that share
+            a GPU, as far as the memory that is free allows.
+        scheduler: Address of a Dask scheduler whose workers answer in place of this process. They must see cohort,
+            weights and `out` at the same paths.
 
     Returns:
         What went wrong, by patient; such a patient has no row, or not all the forms.
 
     Raises:
+        OSError: An answer cannot be written, or there is no such cluster.
         OverwriteError: `out` lies in the cohort's folder, or `masks` in `out`.
         InvalidInputError: The cohort's table cannot be used, or a mask is of no patient.
         ValueError: `out` holds answers of other weights, of other models of them or for another prevalence or edition,
@@ -125,86 +266,98 @@ def predict(
     check_study(formats, cohort)
     if masks:
         refuse_to_replace(masks, out)
-    ensemble = load_ensemble().only(models)
-    edition = read_edition()
-    patients = read_cohort(cohort, ensemble.profile.clinical, outcomes=False, known_hpv=edition.known_hpv)
-    for remark in patients.remarks:
-        log.warning("%s: %s", patients.table, remark)
-    names = [patient.patient_id for patient in patients.patients]
-    alone = len(names) == 1
-    given_masks = _find_masks(masks, names) if masks else {}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline = Pipeline(
-        ensemble,
-        device,
-        all_radiomics=all_radiomics,
-        hpv_prevalence=hpv_prevalence,
-        disagreement=disagreement,
-        lesions=True,
+    order = Order(
+        cohort.resolve() if scheduler else cohort,
+        out.resolve() if scheduler else out,
+        find_weights().resolve() if scheduler else find_weights(),
+        read_edition().name,
+        pictures,
+        tuple(models),
+        all_radiomics,
+        hpv_prevalence,
+        disagreement,
+        masks.resolve() if scheduler and masks else masks,
+        pages,
+        frozenset(formats),
     )
+    answering = Answering.open(order)
+    for remark in answering.patients.remarks:
+        log.warning("%s: %s", answering.patients.table, remark)
     table = _Table(out)
-    table.refuse_other_answers(ensemble, hpv_prevalence, edition.name)
-    for member in ensemble.members:
-        member.keep()
+    table.refuse_other_answers(answering.pipeline.ensemble, hpv_prevalence, order.edition)
     out.mkdir(parents=True, exist_ok=True)
-    failures: dict[str, str] = {}
-    with Progress() as progress:
-        for patient in progress.track(patients.patients, description="predicting"):
-            name = patient.patient_id
-            mask, report = out / f"{name}.nii.gz", out / f"{name}.json"
-            features, differing = out / f"{name}_radiomics.csv", out / f"{name}_disagreement.nii.gz"
-            wanted = [mask, *[features] * all_radiomics, *[differing] * disagreement]
-            given = given_masks.get(name)
-            source = patients.fingerprint(name, given)
-            if all(path.is_file() for path in wanted) and (known := read_report(report)):
-                if known.source != source:
-                    failures[name] = f"{report}: answered from other images or another record; name another folder"
-                continue
-            shown = out / f"{name}.png", out / f"{name}.html"
-            for extra in (features, differing, *shown, *(set(exported(out, name)) - {mask})):
-                extra.unlink(missing_ok=True)  # of an earlier answer
-            try:
-                case = patients.read_case(name)
-                if given:
-                    case = give_mask(case, given)
-                if DICOM_FORMATS & {*formats}:
-                    refer(formats, study_of(name, cohort, alone), case.ct.grid)
-                result = pipeline(case)
-            except InvalidInputError as error:
-                failures[name] = str(error)
-                continue
-            except Exception as error:  # one patient must not stop the cohort; it is reported, and has no row
-                log.debug("unforeseen", exc_info=True)
-                failures[name] = f"{type(error).__name__}: {error}"
-                continue
-            write_image(mask, result.segmentation.mask)
-            if all_radiomics and result.radiomics:
-                write_radiomics(features, result.radiomics)
-            if result.segmentation.disagreement:
-                write_image(differing, result.segmentation.disagreement)
-            provenance = trace(ensemble, device, result.seconds, patients.image_files(name))
-            write_report(report, result, ensemble, source, provenance)
-            table.write_now_and_then()
-            show: dict[str, Callable[[], None]] = {}
-            if pictures:
-                training = ensemble.calibration.training_curve
-                show["picture"] = partial(draw, case, result, out / f"{name}.png", ensemble.hpv_threshold, training)
-            if pages:
-                show["page"] = partial(write_page, out / f"{name}.html", case, result, ensemble, provenance)
-            for kind, make in show.items():
-                try:
-                    make()
-                except Exception as error:  # neither is worth an answer
-                    log.warning("%s: no %s (%s: %s)", name, kind, type(error).__name__, error)
+    names, failures = answering.names, dict[str, str]()
+    answers = _answer_on_cluster(order, names, scheduler) if scheduler else _answer_here(answering, workers)
+    with Progress() as progress, closing(answers):
+        for name, problem in progress.track(answers, total=len(names), description="predicting"):
+            if problem:
+                failures[name] = problem
+            else:
+                table.write_now_and_then()
     table.write()
-    for answer in find_answers(out) if formats and len(failures) < len(patients.patients) else ():
+    for answer in find_answers(out) if formats and len(failures) < len(names) else ():
         if answer.name in names and answer.name not in failures:
             try:
-                place = study_of(answer.name, cohort, alone) if DICOM_FORMATS & {*formats} else None
-                export_answer(answer, formats, out, place)
+                export_answer(answer, formats, out, answering.study(answer.name))
             except InvalidInputError as error:
                 failures[answer.name] = str(error)
     return failures
+
+
+def _answer_here(answering: Answering, workers: int) -> Generator[tuple[str, str | None]]:
+    """Answer the patients in threads of this process; each with what went wrong, as they are finished.
+
+    Threads and not processes: they share networks and libraries, so that another patient takes its images alone, and
+    the GPU, which one has at a time while the others read, measure and draw.
+    """
+    answering.keep()
+    count = workers or _count_workers(answering.pipeline.device.type, len(answering.names))
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(max(1, cpu_count() // count),)) as pool:
+        try:
+            futures = {pool.submit(answering.answer, name): name for name in answering.names}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _count_workers(device: str, patients: int) -> int:
+    """Choose how many patients are answered at once."""
+    most = min(cpu_count() if device == "cpu" else GPU_PATIENTS, max(1, patients))
+    return max(1, int(min(most, free_memory_gib() / PATIENT_GIB)))
+
+
+def _answer_on_cluster(order: Order, names: Sequence[str], scheduler: str) -> Generator[tuple[str, str | None]]:
+    """Answer the patients on a Dask cluster; each with what went wrong, as they are finished.
+
+    A worker that is lost costs the patients it had in work: others answer them.
+    """
+    from distributed import KilledWorker
+    from distributed import as_completed as finished
+
+    with connect(scheduler, __name__) as client:
+        futures = client.map(_answer_there, names, order=order, pure=False, resources=gpus_of(client))
+        name_of = {future.key: name for future, name in zip(futures, names, strict=True)}
+        for future in finished(futures, loop=client.loop):
+            try:
+                yield name_of[future.key], future.result()
+            except KilledWorker:
+                yield name_of[future.key], "every worker that answered it was lost, as where memory is short"
+
+
+def _answer_there(name: str, order: Order) -> str | None:
+    """Answer a patient on a cluster's worker, which opens an order once."""
+    return _opened(order).answer(name)
+
+
+@lru_cache(maxsize=1)
+def _opened(order: Order) -> Answering:
+    os.environ[EDITION_VARIABLE] = order.edition
+    keep_freed_memory()
+    use_allowed_cores()
+    answering = Answering.open(order)
+    answering.keep()
+    return answering
 
 
 def _find_masks(folder: Path, patients: Sequence[str]) -> dict[str, Path]:

@@ -1,7 +1,9 @@
 """What computes the networks of one case, and what it gives up where GPU memory or half precision ends."""
 
 import logging
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
@@ -12,6 +14,7 @@ log = logging.getLogger(__name__)
 PRECISION = {"cpu": torch.float32, "cuda": torch.float16}
 """Precision of stage 1, by the kind of device; the weights are stored in half precision, so none is lost. Stages 2
 and 3 stay in single precision: they take one crop a model, where stage 1 takes some forty windows."""
+_GPU = threading.Lock()
 ON_CPU = "out of GPU memory: the rest on the CPU"
 
 Result = TypeVar("Result")
@@ -25,6 +28,9 @@ def use_allowed_cores() -> None:
 class Processor:
     """The GPU, as far as its memory goes, or the CPU: one for each case, as what is given up stays given up for it.
 
+    Of several cases that are answered at once, one has the GPU at a time, for a network and a patch or crop; the others
+    read, measure and draw meanwhile. Their networks are the same objects, so that this holds for what leaves the GPU.
+
     Attributes:
         device: Device that computes from now on.
         dtype: Precision that stage 1 computes in from now on.
@@ -35,6 +41,7 @@ class Processor:
         self.device = device
         self.dtype = PRECISION[device.type]
         self.notes: tuple[str, ...] = ()
+        self._turn = nullcontext() if device.type == "cpu" else _GPU
 
     def attempt(self, work: Callable[[], Result]) -> Result | None:
         """Do some work; None where GPU memory ran out, and what the work had taken is free again.
@@ -43,7 +50,8 @@ class Processor:
             torch.OutOfMemoryError: It ran out on the CPU.
         """
         try:
-            return work()
+            with self._turn:
+                return work()
         except torch.OutOfMemoryError:
             if self.device.type == "cpu":
                 raise

@@ -19,6 +19,7 @@ from mmpl.case import Case, Grid, Image
 from mmpl.evidence import ABSENT, FeatureTable
 from mmpl.geometry import Interpolation, crop_grid, extent_mm, grid_between, resample, to_sitk
 from mmpl.names import LESIONS, Label, Modality
+from mmpl.parallel import Together
 from mmpl.profile import GrayLevels, RadiomicsSettings
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def measure(
     kept = inside & (image.voxels >= low) & (image.voxels <= high)
     region, core = (to_sitk(_crop(Image(part.astype(np.uint8), image.grid), box, 0)) for part in (inside, kept))
     values: dict[str, float] = {}
-    with _quiet():
+    with _quiet(), np.errstate(all="ignore"):
         for name, filtered in filtered_images(image, box, settings, asked):
             textures = dict(asked[name])
             if shape := textures.pop(_SHAPE, None):
@@ -270,13 +271,14 @@ def _feature_classes() -> Mapping[str, type["RadiomicsFeaturesBase"]]:
     return {**getFeatureClasses(), "glcm": SymmetricGLCM}
 
 
+@Together
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep pyradiomics from printing; it logs every step and divides by zero in flat regions, where NaN is right."""
     import radiomics
 
     radiomics.setVerbosity(60)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

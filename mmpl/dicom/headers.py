@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from mmpl.case import InvalidInputError
+from mmpl.parallel import Together
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -247,6 +248,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
+@Together
 @contextmanager
 def quiet() -> Iterator[None]:
     """Let DICOM's packages say nothing: what they say may hold a header's values, as names and dates of birth."""

@@ -6,14 +6,10 @@ network the activations that its backward pass keeps, times 1.4 to 1.6, beside w
 widths, float32: 3.1 GiB at batch 2 and 64^3, 5.7 at batch 4, 9.0 at batch 2 and 96^3).
 """
 
-import math
-from collections.abc import Iterator
-from pathlib import Path
-
+from mmpl.memory import GIB
 from mmpl.names import Stage
 from mmpl.profile import OutcomeTraining, Profile, SegmentationTraining
 
-GIB = 2**30
 PROCESS_GIB = 1.0
 """A process whose work is tables: half of it the programs themselves."""
 IMAGES_GIB = 2.0
@@ -24,47 +20,6 @@ WORKSPACE = 1.5
 """A step's memory beyond the weights, over the activations that its backward pass keeps."""
 WEIGHT_COPIES = 4
 """Weights, gradients and two moments are held at once; the moving average takes the gradients' place between steps."""
-
-
-def free_memory_gib(root: Path = Path("/")) -> float:
-    """Measure what this process and its children may still take: infinite where the system does not say.
-
-    That is what the kernel could hand out without swapping, or less where a cgroup (a container's limit, a batch
-    job's) allows less. Files that a cgroup has cached count as free, as they do for the kernel.
-
-    Args:
-        root: Root of the file system that has `proc` and `sys`.
-    """
-    lines = (_read(root / "proc/meminfo") or "").splitlines()
-    available = [int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")]
-    return min([*available, *(left / GIB for left in _left_in_cgroups(root))], default=math.inf)
-
-
-def _left_in_cgroups(root: Path) -> Iterator[int]:
-    """Give limit less usage, bytes, of each memory cgroup around this process, from its own to the outermost one."""
-    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            mount, limit, usage, cached = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            mount, cached = root / "sys/fs/cgroup/memory", "total_inactive_file"
-            limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        own = mount / path.strip("/")
-        for group in (own, *own.parents[: len(own.parts) - len(mount.parts)]):
-            allowed, used = _read(group / limit), _read(group / usage)
-            if allowed is None or used is None or allowed.strip() == "max":
-                continue
-            statistics = dict(line.split() for line in (_read(group / "memory.stat") or "").splitlines())
-            yield int(allowed) - int(used) + int(statistics.get(cached, 0))
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text()
-    except OSError:  # another version of cgroups, or a container that shows its own alone
-        return None
 
 
 def training_gib(profile: Profile, stage: Stage) -> float:

@@ -5,7 +5,6 @@ run and cohort, and all its processes start in the checkout. Where workers offer
 one. A worker of a cluster that dies loses nothing: its work goes to another, which goes on from the last checkpoint.
 """
 
-import importlib
 import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,18 +17,16 @@ import typer
 from joblib import cpu_count
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from mmpl.memory import keep_freed_memory
+from mmpl.memory import free_memory_gib, keep_freed_memory
 from mmpl.names import Stage
-from mmpl.parallel import call_each
-from mmpl.training.memory import PROCESS_GIB, free_memory_gib, training_gib
+from mmpl.parallel import call_each, connect, gpus_of
+from mmpl.training.memory import PROCESS_GIB, training_gib
 from mmpl.training.progress import LOG_FILE, Display, Training
 from mmpl.training.splits import Member
 from mmpl.training.workspace import Workspace
 
 CORES: int = cpu_count()
 """Number of cores that this process may use, by affinity and cgroup."""
-GPU = "GPU"
-"""The resource that a Dask worker with a GPU of its own declares: `dask worker ADDRESS --resources GPU=1`."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +103,8 @@ class Engine:
             workers = self._count_workers(title, networks, item_gib, len(items))
             yield call_each(partial(_call, function=function, threads=max(1, CORES // workers)), items, workers)
             return
-        from distributed import Client  # joblib's own way to Dask computes here where one worker is all there is
-
-        with Client(self.scheduler, set_as_default=False) as client:
-            _check_cluster(client)
-            known = client.scheduler_info(n_workers=-1)["workers"].values()
-            resources = {GPU: 1} if networks and any(GPU in worker["resources"] for worker in known) else None
+        with connect(self.scheduler, __name__) as client:
+            resources = gpus_of(client) if networks else None
             futures = client.map(_call, items, function=function, threads=None, pure=False, resources=resources)
             yield (future.result() for future in futures)
 
@@ -131,27 +124,6 @@ class Engine:
         if room == 0:
             raise OSError(f"{title}: {needs}; nothing was started (--workers 1 starts one all the same)")
         return min(1 if networks and _has_gpu() else CORES, room)
-
-
-def _check_cluster(client: Any) -> None:
-    """Wait for a cluster's first worker, and ask scheduler and workers for the programs.
-
-    Raises:
-        OSError: One cannot import them.
-    """
-    advice = "start it in the checkout's folder, by .venv/bin/python -m dask"
-    try:
-        client.run_on_scheduler(importlib.import_module, __name__)
-    except ImportError as failure:
-        address = client.scheduler.address
-        raise OSError(f"the scheduler {address} cannot import the programs ({failure}); {advice} scheduler") from None
-    if not client.scheduler_info(n_workers=-1)["workers"]:
-        typer.echo(f"waiting for a worker to join {client.scheduler.address}", err=True)
-        client.wait_for_workers(1)
-    answers = client.run(importlib.import_module, __name__, on_error="return")
-    for address, answer in answers.items():
-        if isinstance(answer, ImportError):
-            raise OSError(f"the worker {address} cannot import the programs ({answer}); {advice} worker")
 
 
 def _describe_loss(error: TerminatedWorkerError, item_gib: float) -> str:

@@ -9,22 +9,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from distributed import Client
+from clusters import start_cluster
 from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mmpl.memory import free_memory_gib
 from mmpl.names import Stage
 from mmpl.network import build_network
 from mmpl.profile import load_profile
 from mmpl.training import parallel
 from mmpl.training.loop import Job, train
-from mmpl.training.memory import free_memory_gib, measure_step, training_gib
+from mmpl.training.memory import measure_step, training_gib
 from mmpl.training.parallel import Engine
 from mmpl.training.patches import Batch
 
@@ -238,36 +238,7 @@ print(int(peak) / 2**20)
 """
 
 
-PATH = f"{ROOT}:{Path(__file__).parent}"
-OPTIONS = ("--nthreads", "1", "--no-nanny", "--resources", "GPU=1")
-
-
-@contextmanager
-def start_cluster(folder: Path, workers: int, schedulers_path: str, workers_path: str) -> Iterator[str]:
-    """A scheduler and worker processes on loopback, started in a folder, each offering one GPU; the address."""
-    described = folder / "scheduler.json"
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "3"
-
-    def start(program: str, path: str, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "dask", program, "--scheduler-file", str(described)]
-        command += ["--no-dashboard", *options]
-        with (folder / f"{program}.log").open("ab") as log:
-            return subprocess.Popen(
-                command, cwd=folder, env={**environment, "PYTHONPATH": path}, stdout=log, stderr=log
-            )
-
-    processes = [start("scheduler", schedulers_path, "--host", "127.0.0.1", "--port", "0")]
-    processes += [start("worker", workers_path, *OPTIONS) for _ in range(workers)]
-    try:
-        with Client(scheduler_file=str(described), timeout=60, set_as_default=False) as client:
-            client.wait_for_workers(workers, timeout=60)
-            address = client.scheduler.address
-        yield address
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+PATH = f"{ROOT}:{ROOT}/test:{Path(__file__).parent}"
 
 
 @pytest.fixture

@@ -1,0 +1,130 @@
+"""Several patients at once: threads of one process, a Dask cluster whose worker is killed, and a GPU in turns."""
+
+import csv
+import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from clusters import start_cluster
+from distributed import Client
+
+from mmpl.parallel import Together
+from mmpl.phantom.cohort import write_cohort
+from mmpl.predict import predict
+from mmpl.processor import Processor
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("at-once") / "cohort"
+    write_cohort(4, seed=4, out=folder, hpv_positive=0.5, workers=2)
+    return folder
+
+
+def answers(out: Path) -> dict[str, object]:
+    """What was answered, without what differs from one run to the next."""
+    found: dict[str, object] = {}
+    for path in sorted(out.glob("[!.]*")):
+        if path.suffix == ".json":
+            content = json.loads(path.read_text())
+            del content["provenance"]
+            found[path.name] = content
+        elif path.suffix != ".png":
+            found[path.name] = path.read_bytes()
+    return found
+
+
+@pytest.mark.slow
+def test_two_at_once_answer_as_one_after_the_other(
+    cohort: Path, tmp_path: Path, tiny_ensemble: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    monkeypatch.setattr("mmpl.predict.cpu_count", lambda: 1)  # on as many threads, that sums are the same to the bit
+    for name, workers in (("one", 1), ("two", 2)):
+        assert predict(cohort, tmp_path / name, workers=workers) == {}
+    assert answers(tmp_path / "two") == answers(tmp_path / "one")
+    assert len(list((tmp_path / "two").glob("*.png"))) == 4
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_no_row_and_two_clients_may_share_a_folder(
+    cohort: Path, tmp_path: Path, tiny_ensemble: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    out = tmp_path / "out"
+    with start_cluster(tmp_path, 2, str(ROOT), str(ROOT)) as address, ThreadPoolExecutor(2) as clients:
+        with Client(address, set_as_default=False) as client:
+            workers = list(client.run(os.getpid).values())
+        running = [clients.submit(predict, cohort, out, scheduler=address) for _ in range(2)]
+        while not list(out.glob("*.json")):
+            assert not any(each.done() for each in running)
+            time.sleep(0.02)
+        os.kill(workers[0], signal.SIGKILL)
+        assert [each.result() for each in running] == [{}, {}]
+    with (out / "predictions.csv").open(newline="") as file:
+        names = [row["PatientID"] for row in csv.DictReader(file)]
+    assert names == sorted(path.name for path in cohort.iterdir() if path.is_dir())
+    assert not list(out.glob(".partial.*"))
+
+
+def meet(device: str) -> int:
+    """The most of two cases that were ever inside a network on a device at once."""
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def work() -> bool:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.2)
+        with lock:
+            inside -= 1
+        return True
+
+    processors = [Processor(torch.device(device)) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(lambda each: each.attempt(work), processors))
+    return most
+
+
+def test_one_case_has_the_gpu_at_a_time_and_any_number_the_cpu() -> None:
+    assert (meet("cuda"), meet("cpu")) == (1, 2)
+
+
+def test_what_several_threads_are_in_ends_with_the_last_of_them() -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def room():
+        said.append("opened")
+        yield
+        said.append("closed")
+
+    together = Together(room)
+    with together():
+        entered, leave = threading.Event(), threading.Event()
+
+        def visit() -> None:
+            with together():
+                entered.set()
+                leave.wait(10)
+
+        visitor = threading.Thread(target=visit)
+        visitor.start()
+        assert entered.wait(10)
+    assert said == ["opened"]
+    leave.set()
+    visitor.join()
+    assert said == ["opened", "closed"]
+    with pytest.raises(KeyError), together():
+        raise KeyError
+    assert said == ["opened", "closed"] * 2
