@@ -111,7 +111,7 @@ def whole_case(profile: Profile, device: torch.device, repeats: int, models: int
 
 
 def write_untrained(folder: Path, profile: Profile, models: int) -> None:
-    """Write an ensemble that has learnt nothing, with the shipped forests and Cox models."""
+    """Write an ensemble that has learnt nothing, with the shipped forests, Cox models and ordinal models."""
     shipped = load_ensemble(SHIPPED_FOLDER)
     members = shipped.members[:models]
     for member in members:
@@ -120,8 +120,9 @@ def write_untrained(folder: Path, profile: Profile, models: int) -> None:
             state = build_network(profile, stage).half().state_dict()
             save_file(state, folder / member.name / NETWORK_FILE[stage])
     names = [member.name for member in members]
+    tuned = shipped.thresholds, shipped.hpv_threshold
     write_manifest(
-        folder, profile, names, shipped.stages, shipped.thresholds, shipped.hpv_threshold, {"cohort": "none"}
+        folder, profile, names, shipped.stages, *tuned, {"cohort": "none"}, stage_scales=shipped.stage_scales
     )
 
 

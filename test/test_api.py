@@ -3,6 +3,7 @@
 import re
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,8 @@ def test_a_known_status_takes_the_place_of_the_predicted_one(model: Model, head:
     images = to_sitk(head.ct), to_sitk(head.pet)
     negative, positive = (model.answer(*images, EHR, known_hpv=status) for status in (False, True))
     assert negative.survival.risk_score > positive.survival.risk_score
-    assert negative.hpv == positive.hpv
+    assert (negative.hpv.known, positive.hpv.known) == (False, True)
+    assert replace(negative.hpv, known=None) == replace(positive.hpv, known=None)
     assert "the risk rests on a known HPV status (negative)" in negative.flags
 
 
