@@ -99,14 +99,14 @@ class Order:
     out: Path
     weights: Path
     edition: str
-    pictures: bool = True
-    models: tuple[str, ...] = ()
-    all_radiomics: bool = False
-    hpv_prevalence: float | None = None
-    disagreement: bool = False
-    masks: Path | None = None
-    pages: bool = False
-    formats: frozenset[Format] = frozenset()
+    pictures: bool
+    models: tuple[str, ...]
+    all_radiomics: bool
+    hpv_prevalence: float | None
+    disagreement: bool
+    masks: Path | None
+    pages: bool
+    formats: frozenset[Format]
 
 
 @dataclass(frozen=True)
@@ -266,19 +266,20 @@ def predict(
     check_study(formats, cohort)
     if masks:
         refuse_to_replace(masks, out)
+    place: Callable[[Path], Path] = Path.resolve if scheduler else Path  # a worker may have been started elsewhere
     order = Order(
-        cohort.resolve() if scheduler else cohort,
-        out.resolve() if scheduler else out,
-        find_weights().resolve() if scheduler else find_weights(),
-        read_edition().name,
-        pictures,
-        tuple(models),
-        all_radiomics,
-        hpv_prevalence,
-        disagreement,
-        masks.resolve() if scheduler and masks else masks,
-        pages,
-        frozenset(formats),
+        cohort=place(cohort),
+        out=place(out),
+        weights=place(find_weights()),
+        edition=read_edition().name,
+        pictures=pictures,
+        models=tuple(models),
+        all_radiomics=all_radiomics,
+        hpv_prevalence=hpv_prevalence,
+        disagreement=disagreement,
+        masks=place(masks) if masks else None,
+        pages=pages,
+        formats=frozenset(formats),
     )
     answering = Answering.open(order)
     for remark in answering.patients.remarks:
@@ -352,7 +353,7 @@ def _answer_there(name: str, order: Order) -> str | None:
 
 @lru_cache(maxsize=1)
 def _opened(order: Order) -> Answering:
-    os.environ[EDITION_VARIABLE] = order.edition
+    os.environ[EDITION_VARIABLE] = order.edition  # which report and page name
     keep_freed_memory()
     use_allowed_cores()
     answering = Answering.open(order)
