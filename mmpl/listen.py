@@ -248,8 +248,8 @@ class Inbox:
         with self._lock:
             if not self.is_whole(study, newest):
                 return
+            self._say_why(study, reason)  # before the study is there: who sees it finds the reason
             self._move(study, self.received, self.failed if reason else self.answered)
-            self._say_why(study, reason)
             del self._newest[study]
             self._refused.pop(study, None)
 
