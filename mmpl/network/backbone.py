@@ -6,7 +6,7 @@ Written from the published description (npj Precision Oncology 8, 63, 2024, and 
 from torch import Tensor, cat, nn
 from torch.nn import functional
 
-from mmpl.network.blocks import AttentionGate, FusionGate, ResidualBlock, conv_norm_act
+from mmpl.network.blocks import AttentionGate, FusionGate, ResidualBlock, conv_norm_act, halve
 from mmpl.profile import NetworkSettings
 
 
@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         skips = []
         for level, encode in enumerate(self.encoder):
             if level:
-                ct, pet, mixed = (functional.max_pool3d(x, 2) for x in (ct, pet, mixed))
+                ct, pet, mixed = (halve(x) for x in (ct, pet, mixed))
             ct, pet, mixed = encode(ct, pet, mixed)
             skips.append(mixed)
         feature = skips.pop()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.network import StageNetwork, build_network, count_gflop, count_parameters, transfer_backbone
-from mmpl.network.blocks import AttentionGate, Convolution, FusionGate, ResidualBlock
+from mmpl.network.blocks import AttentionGate, Convolution, FusionGate, ResidualBlock, halve
 from mmpl.profile import PROFILES, Profile, load_profile
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
@@ -271,3 +271,15 @@ def test_a_convolution_is_the_same_by_onednn_and_one_small_image_takes_it(batch:
     operations = {event.key for event in profile.key_averages()}
     assert "aten::mkldnn_convolution" in operations
     assert "aten::slow_conv3d_forward" not in operations
+
+
+def test_pooling_takes_the_highest_of_eight_voxels_with_and_without_learning() -> None:
+    images = torch.randn(2, 3, 4, 6, 8)
+    images[0, 0, 1, 1, 1] = torch.nan
+    highest = images.reshape(2, 3, 2, 2, 3, 2, 4, 2).amax(dim=(3, 5, 7))
+    learning = halve(images.requires_grad_())
+    assert learning.requires_grad
+    with torch.inference_mode():
+        answered = halve(images)
+    for found in (answered, learning.detach()):
+        torch.testing.assert_close(found, highest, rtol=0, atol=0, equal_nan=True)
