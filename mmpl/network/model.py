@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, cat, nn
 
 from mmpl.names import LESIONS, Stage
@@ -46,9 +47,17 @@ class OutcomeHead(nn.Module):
 
     def start_at(self, logits: Sequence[float]) -> None:
         """Set the last bias, so that an untrained head gives about these logits, rather than 0, for every patient."""
-        last = cast(nn.Linear, self.mlp[-1])
         with torch.no_grad():
-            last.bias.copy_(torch.as_tensor(logits))
+            self._last.bias.copy_(torch.as_tensor(logits))
+
+    def shift(self, logits: ArrayLike) -> None:
+        """Add these to the logits of every patient."""
+        with torch.no_grad():
+            self._last.bias.add_(torch.as_tensor(logits).to(self._last.bias))
+
+    @property
+    def _last(self) -> nn.Linear:
+        return cast(nn.Linear, self.mlp[-1])
 
 
 class StageNetwork(nn.Module):

@@ -50,6 +50,7 @@ class Job:
         folder: Folder of the checkpoint, the logs and the finished network.
         first: The step of the schedule to begin with, above 0 where the network has learnt elsewhere.
         validate: Function that scores the averaged network at each checkpoint and at the end, for the log alone.
+        finish: Function that changes the averaged network a last time, before it is kept.
     """
 
     network: StageNetwork
@@ -61,6 +62,7 @@ class Job:
     folder: Path
     first: int = 0
     validate: Callable[[nn.Module, torch.device], float] | None = None
+    finish: Callable[[StageNetwork], None] | None = None
 
     @property
     def finished(self) -> Path:
@@ -225,7 +227,10 @@ def _train(fabric: Fabric, job: Job) -> None:
                 torch.save(optimization.state(), partial)
     if log is not None:
         log.close()
-        weights = {name: value.half().cpu().contiguous() for name, value in optimization.average.items()}
+        network = optimization.averaged_network().eval()
+        if job.finish:
+            job.finish(network)
+        weights = {name: value.detach().half().cpu().contiguous() for name, value in network.named_parameters()}
         with write_whole(job.finished) as partial:
             save_file(weights, partial)
         job.checkpoint.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmpl.case import Patient
 from mmpl.evidence import Scale
 from mmpl.names import Stage
-from mmpl.network import build_network, transfer_backbone
+from mmpl.network import StageNetwork, build_network, transfer_backbone
 from mmpl.network.model import OutcomeHead
 from mmpl.processor import Processor
 from mmpl.profile import OutcomeTraining
@@ -45,6 +45,7 @@ class OutcomeTask:
         loss: Loss function of logits and targets.
         score: Function from logits by patient to how well a network ranks; NaN where that is undefined.
         start_logits: Logits that the head begins with; None for about 0.
+        level: Function from the trained network's logits by patient to what is added to all patients' at the end.
     """
 
     stage: Stage
@@ -53,6 +54,7 @@ class OutcomeTask:
     loss: Callable[..., Tensor]
     score: Callable[[Mapping[str, Sequence[float]]], float]
     start_logits: Sequence[float] | None = None
+    level: Callable[[Scores], NDArray[np.float64]] | None = None
 
 
 def train_outcome_network(
@@ -98,8 +100,25 @@ def train_outcome_network(
         raise ValueError(f"{member.name}: training.validation_fraction leaves stage {stage} no patient of one kind")
     folder = workspace.stage_folder(member, stage)
     validate = OutcomeScore(draw, sorted(held_out & task.targets.keys()), task.score) if held_out else None
-    train(Job(network, draw, task.loss, settings, profile.training, seed, folder, validate=validate), devices)
+    finish = _Level(workspace, draw, task.level) if task.level else None
+    job = Job(network, draw, task.loss, settings, profile.training, seed, folder, validate=validate, finish=finish)
+    train(job, devices)
     return transferred
+
+
+@dataclass(frozen=True)
+class _Level:
+    """What brings a trained network's logits to the level of its training patients."""
+
+    workspace: Workspace
+    draw: LesionCrops
+    level: Callable[[Scores], NDArray[np.float64]]
+
+    def __call__(self, network: StageNetwork) -> None:
+        """Shift the head's last bias."""
+        patients = sorted({name for group in self.draw.groups for name in group})
+        logits = score_patients(self.workspace, network, {name: self.draw.centers_xyz[name] for name in patients})
+        cast(OutcomeHead, network.head).shift(self.level(logits))
 
 
 def training_center(workspace: Workspace, patient_id: str) -> NDArray[np.float64]:
@@ -116,12 +135,17 @@ def predict_fold(workspace: Workspace, member: Member, stage: Stage) -> Scores:
     """Score every patient of a model's own fold on the crop around the out-of-fold mask."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = read_network(workspace.network_file(member, stage), workspace.profile, stage).to(device)
-    scores = {}
-    for patient in workspace.splits.held_out(member, workspace.patients):
-        images = workspace.store.images(patient.patient_id)
-        center = workspace.segmentation.lesion_centers_xyz[patient.patient_id]
-        crop = crop_around(images, np.array(center), workspace.profile.inference.lesion_crop_xyz).astype(np.float32)
-        scores[patient.patient_id] = predict_logits(crop, network, Processor(device)).tolist()
+    centers, held_out = workspace.segmentation.lesion_centers_xyz, workspace.splits.held_out(member, workspace.patients)
+    return score_patients(workspace, network, {p.patient_id: np.array(centers[p.patient_id]) for p in held_out})
+
+
+def score_patients(workspace: Workspace, network: StageNetwork, centers: Mapping[str, NDArray[np.float64]]) -> Scores:
+    """Give a network's logits on patients' crops around the given centers, voxels (x, y, z) of the patch."""
+    device, scores = next(network.parameters()).device, {}
+    for name, center in centers.items():
+        images, size = workspace.store.images(name), workspace.profile.inference.lesion_crop_xyz
+        crop = crop_around(images, center, size).astype(np.float32)
+        scores[name] = predict_logits(crop, network, Processor(device)).tolist()
     return scores
 
 

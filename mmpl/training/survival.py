@@ -8,6 +8,8 @@ from functools import partial
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from mmpl.case import Patient
 from mmpl.evidence import Evidence, Scale, survival_evidence
@@ -36,6 +38,8 @@ from mmpl.weights import TABLES_FILE, SurvivalTables
 
 _HALF = 0.5
 """Added to both counts of an interval, one of which may be 0."""
+_FAR = 20.0
+"""Logit of a hazard that is surely 0 or 1."""
 
 
 def with_rfs(patients: Sequence[Patient]) -> list[Patient]:
@@ -60,8 +64,8 @@ def survival_task(workspace: Workspace, member: Member, intervals: TimeIntervals
     survived, relapsed = intervals.targets(*times_and_events(patients))
     targets = {p.patient_id: row for p, row in zip(patients, zip(survived, relapsed, strict=True), strict=True)}
     rank = partial(_concordance, intervals, {p.patient_id: p for p in patients})
-    logits = start_logits(survived, relapsed)
-    return OutcomeTask(Stage.SURVIVAL, [sorted(targets)], targets, discrete_time_nll, rank, logits)
+    logits, level = start_logits(survived, relapsed), partial(level_logits, targets)
+    return OutcomeTask(Stage.SURVIVAL, [sorted(targets)], targets, discrete_time_nll, rank, logits, level)
 
 
 def start_logits(survived: NDArray[np.float64], relapsed: NDArray[np.float64]) -> list[float]:
@@ -72,6 +76,31 @@ def start_logits(survived: NDArray[np.float64], relapsed: NDArray[np.float64]) -
     """
     relapses, survivals = relapsed.sum(axis=0) + _HALF, survived.sum(axis=0) + _HALF
     return np.log(relapses / survivals).tolist()
+
+
+def level_logits(
+    targets: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], logits: Mapping[str, Sequence[float]]
+) -> NDArray[np.float64]:
+    """Find what to add to a network's hazard logits so that as many relapses are expected in each interval as came.
+
+    Training ends at a level that is the network's own, as few patients relapse; how it ranks them stays.
+
+    Args:
+        targets: Of each patient, (K,) shares survived and relapses (`TimeIntervals.targets`).
+        logits: (K,) hazard logits by patient, patients as in `targets` or some of them.
+
+    Returns:
+        (K,) logits.
+    """
+    survived, relapsed = (np.array([targets[name][part] for name in logits]) for part in (0, 1))
+    ours, watched = np.array(list(logits.values())), survived + relapsed
+    wanted = watched.sum(axis=0) * expit(start_logits(survived, relapsed))
+    far = np.abs(ours).max() + _FAR
+
+    def missing(shift: float, interval: int) -> float:
+        return float(watched[:, interval] @ expit(ours[:, interval] + shift) - wanted[interval])
+
+    return np.array([brentq(missing, -far, far, args=(interval,)) for interval in range(len(wanted))])
 
 
 def _concordance(

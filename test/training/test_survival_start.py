@@ -11,7 +11,7 @@ from mmpl.network import build_network
 from mmpl.profile import load_profile
 from mmpl.survival import TimeIntervals, survival_curve
 from mmpl.training.losses import discrete_time_nll
-from mmpl.training.survival import known_or_predicted, start_logits
+from mmpl.training.survival import known_or_predicted, level_logits, start_logits
 
 
 def test_a_known_status_is_learned_from_and_a_prediction_where_it_is_not_known() -> None:
@@ -53,3 +53,26 @@ def test_a_head_that_begins_there_gives_every_patient_about_that_survival() -> N
 
 def test_an_interval_without_a_relapse_has_a_finite_beginning() -> None:
     assert np.isfinite(start_logits(np.array([[1.0, 0.0]]), np.array([[0.0, 0.0]]))).all()
+
+
+def test_levelled_networks_expect_as_many_relapses_as_came_and_rank_as_before() -> None:
+    days, relapse = followed(1000)
+    survived, relapsed = TimeIntervals.cut(days, relapse, 10).targets(days, relapse)
+    names = [f"P-{number}" for number in range(1000)]
+    targets = dict(zip(names, zip(survived, relapsed, strict=True), strict=True))
+    own = np.random.default_rng(1).normal(-6, 1.5, (1000, 10))
+    shift = level_logits(targets, dict(zip(names, own.tolist(), strict=True)))
+    expected = ((survived + relapsed) * expit(own + shift)).sum(axis=0)
+    assert expected == pytest.approx(relapsed.sum(axis=0), abs=0.5)
+    assert shift.min() > 1
+
+
+def test_a_shifted_head_adds_to_every_patient() -> None:
+    profile = load_profile("micro")
+    network = build_network(profile, Stage.SURVIVAL).eval()
+    images = torch.randn(3, 2, *profile.inference.lesion_crop_xyz[::-1], generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = network(images)
+        network.head.shift(np.arange(profile.survival.intervals))
+        after = network(images)
+    torch.testing.assert_close(after, before + torch.arange(profile.survival.intervals))

@@ -18,12 +18,13 @@ from mmpl.names import NETWORK_STAGES, STAGE_TASKS, Stage
 from mmpl.phantom.cohort import write_cohort
 from mmpl.pipeline import Pipeline
 from mmpl.training import segmentation
-from mmpl.training.outcome_network import own_scales, standardize
+from mmpl.training.outcome_network import own_scales, score_patients, standardize, training_center
 from mmpl.training.records import HpvRecord, StagingRecord, SurvivalRecord
 from mmpl.training.segmentation import Start, train_member
 from mmpl.training.splits import Member, Scheme, Splits
+from mmpl.training.survival import cut_intervals, survival_task
 from mmpl.training.workspace import RunSettings, Workspace, may_share_patients
-from mmpl.weights import load_ensemble, read_state
+from mmpl.weights import load_ensemble, read_network, read_state
 from train.experiments import ablation
 
 pytestmark = pytest.mark.slow
@@ -62,6 +63,17 @@ def test_a_killed_run_goes_on_where_it_was(trained: tuple[Path, Path, Path, dict
     *_, left = trained
     assert len(left) >= 3
     assert {path: path.stat().st_mtime_ns for path in left} == left
+
+
+def test_survival_networks_end_at_the_level_of_their_training_patients(
+    trained: tuple[Path, Path, Path, dict[Path, int]],
+) -> None:
+    workspace = Workspace.open(trained[1])
+    task = survival_task(workspace, FIRST, cut_intervals(workspace, FIRST))
+    network = read_network(workspace.network_file(FIRST, Stage.SURVIVAL), workspace.profile, Stage.SURVIVAL)
+    centers = {name: training_center(workspace, name) for name in task.targets}
+    assert task.level is not None
+    assert task.level(score_patients(workspace, network, centers)) == pytest.approx(0, abs=0.01)
 
 
 def test_every_patient_is_scored_once_a_scheme_out_of_fold(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
