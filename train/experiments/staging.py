@@ -1,5 +1,7 @@
 """How well T and N are staged: `python -m train.experiments.staging phantom:240:3301:v2 --model patient-0`.
 
+With `--answers FOLDER` the masks and stages are those that `mmpl predict` wrote of a cohort's folder.
+
 Balanced accuracy of the stages as released, with 95% bootstrap intervals over patients, and the share of each stage's
 patients who are given it:
 
@@ -10,6 +12,7 @@ patients who are given it:
 - weights: what the weights say, where they stage.
 """
 
+import csv
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,13 +29,16 @@ from rich.table import Table
 from mmpl.case import Image, Patient
 from mmpl.cohort_scores import RESAMPLES, interval, resamples
 from mmpl.evidence import FeatureTable, Floats
+from mmpl.geometry import Grid
+from mmpl.io.masks import read_mask
 from mmpl.lesions import find_lesions
 from mmpl.metrics import mean_recall
 from mmpl.names import STAGE_TASKS, Task
-from mmpl.phantom.cohort import MemoryCohort
+from mmpl.phantom.cohort import TRUTH_NAME, MemoryCohort
 from mmpl.phantom.staging import n_number, t_number
 from mmpl.pipeline import Pipeline
 from mmpl.radiomics import feature_names, measure_lesions
+from mmpl.report import read_report
 from mmpl.staging import measure_geometry, staging_evidence, without_lesion
 from mmpl.training.command import CohortName, Workers, run_program
 from mmpl.training.parallel import Engine
@@ -50,6 +56,7 @@ from mmpl.weights import load_ensemble
 from train.experiments.results import with_interval
 
 FOLDS = 5
+_NUMBERS = {Task.T_STAGE: t_number, Task.N_STAGE: n_number}
 
 
 @dataclass(frozen=True)
@@ -75,15 +82,21 @@ class _Measure:
     cohort: str
     weights: Path | None
     models: tuple[str, ...]
+    answers: Path | None
 
     def __call__(self, patient_id: str) -> Measured:
         ensemble = load_ensemble(self.weights).only(self.models)
         source, profile = open_source(self.cohort, ensemble.profile.clinical), ensemble.profile
         case = source.read_case(patient_id)
-        tasks = frozenset((Task.SEGMENTATION, *STAGE_TASKS))
-        result = Pipeline(ensemble, torch.device("cpu"), tasks)(case)
+        if self.answers:
+            mask, answered = _read_answer(self.answers, patient_id, case.ct.grid)
+        else:
+            tasks = frozenset((Task.SEGMENTATION, *STAGE_TASKS))
+            result = Pipeline(ensemble, torch.device("cpu"), tasks)(case)
+            mask = result.segmentation.mask
+            answered = {task: found.stage for task in STAGE_TASKS if (found := result.stage_of(task))}
         read = [name for name in feature_names(profile.radiomics) if name.startswith(COLUMNS[Task.N_STAGE])]
-        radiomics = measure_lesions(case, result.segmentation.mask, profile.radiomics, read)
+        radiomics = measure_lesions(case, mask, profile.radiomics, read)
 
         def geometry(mask: Image) -> FeatureTable:
             smallest_ml = profile.inference.smallest_lesion_ml(mask.grid.voxel_ml)
@@ -92,18 +105,34 @@ class _Measure:
         patient = next(each for each in source.patients if each.patient_id == patient_id)
         return Measured(
             patient,
-            staging_evidence(geometry(result.segmentation.mask), radiomics),
+            staging_evidence(geometry(mask), radiomics),
             geometry(case.reference) if case.reference else None,
-            _true_stages(source, patient_id),
-            {task: found.stage for task in STAGE_TASKS if (found := result.stage_of(task))},
+            _true_stages(self.cohort, source, patient_id),
+            answered,
         )
 
 
-def _true_stages(source: object, patient_id: str) -> dict[Task, int]:
-    if not isinstance(source, MemoryCohort):
+def _read_answer(folder: Path, patient_id: str, grid: Grid) -> tuple[Image, dict[Task, int]]:
+    """Read the mask that was answered, and the stages if there are any."""
+    report = read_report(folder / f"{patient_id}.json")
+    if report is None:
+        raise ValueError(f"{folder / patient_id}.json: no such report")
+    stages = {Task.T_STAGE: report.t_stage, Task.N_STAGE: report.n_stage}
+    numbers = {task: _NUMBERS[task](stage) for task, stage in stages.items() if stage}
+    return read_mask(folder / f"{patient_id}.nii.gz", grid), numbers
+
+
+def _true_stages(cohort: str, source: object, patient_id: str) -> dict[Task, int]:
+    if isinstance(source, MemoryCohort):
+        staging = next(each.staging for each in source.latent if each.patient_id == patient_id)
+        stages = (staging.t_stage, staging.n_stage) if staging else ("", "")
+    elif (path := Path(cohort) / TRUTH_NAME).is_file():
+        with path.open(newline="") as file:
+            (row,) = (row for row in csv.DictReader(file) if row["PatientID"] == patient_id)
+        stages = row["t_stage"], row["n_stage"]
+    else:
         return {}
-    staging = next(each.staging for each in source.latent if each.patient_id == patient_id)
-    return {Task.T_STAGE: t_number(staging.t_stage), Task.N_STAGE: n_number(staging.n_stage)} if staging else {}
+    return {task: _NUMBERS[task](stage) for task, stage in zip(STAGE_TASKS, stages, strict=True) if stage}
 
 
 def cross_validate(task: Task, evidence: FeatureTable, stages: NDArray[np.intp], seed: int = 0) -> NDArray[np.intp]:
@@ -182,10 +211,13 @@ def main(
     cohort: CohortName,
     weights: Annotated[Path | None, typer.Option(help="Folder of the weights; by default as for mmpl predict.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Use this model alone; may be repeated.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Answers of mmpl predict, whose masks and stages are taken, and none made.")
+    ] = None,
     workers: Workers = 0,
 ) -> None:
     """Segment and stage the patients of COHORT, which the weights were not trained on, and compare."""
-    measure = _Measure(cohort, weights, tuple(model or ()))
+    measure = _Measure(cohort, weights, tuple(model or ()), answers)
     source = open_source(cohort, load_ensemble(weights).profile.clinical)
     names = [patient.patient_id for patient in source.patients]
     patients = Engine(workers).map("measuring", measure, names, networks=True)

@@ -1,0 +1,195 @@
+"""What heads on frozen features of stage 1 say: `python -m train.experiments.frozen_features RUN`.
+
+Stages 2 and 3 train a whole network each and pool its decoder's features over the whole crop. Here the networks of
+stage 1 stay as they are, the decoder's features of each scale are averaged over the crop or over the out-of-fold mask
+in it, and a logistic regression (HPV) and a Cox model (recurrence), both with a ridge penalty, are fitted to them on
+each model's training patients and score the patients of its fold. Each score is compared with that of the trained
+networks, and its mean with the score of the forest or the Cox model with that one alone; the scores of all models are
+standardized within the fold. The paired differences have 95% bootstrap intervals over patients.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional
+
+from mmpl.case import Patient
+from mmpl.cohort_scores import RESAMPLES, Interval, interval, resamples
+from mmpl.evidence import Floats
+from mmpl.metrics import c_index, roc_auc
+from mmpl.names import Stage
+from mmpl.segmentation import crop_around
+from mmpl.training.command import RunFolder, Workers, run_program
+from mmpl.training.hpv import with_status
+from mmpl.training.outcome_network import mean_over_schemes, standardize
+from mmpl.training.parallel import Engine
+from mmpl.training.records import HpvRecord, OutOfFold, SurvivalRecord
+from mmpl.training.segmentation import out_of_fold_probability
+from mmpl.training.splits import Member
+from mmpl.training.survival import times_and_events, with_rfs
+from mmpl.training.workspace import Workspace
+from mmpl.weights import read_network
+from train.experiments.results import with_interval
+
+POOLED = ("crop", "mask")
+RIDGE = np.logspace(-4, 0, 5)
+"""Inverse penalties of the logistic regression, of which cross-validation takes one."""
+COX_RIDGE = (0.01, 0.1, 1.0)
+"""Penalties of the Cox model, likewise."""
+PARTS = 5
+
+
+def pool_over(features: Sequence[Tensor], mask: Tensor) -> Floats:
+    """Average features over a mask, brought to each scale; over everything where it is empty there.
+
+    Args:
+        features: (1, channels, z, y, x) of each scale.
+        mask: (1, 1, z, y, x) at full resolution, 0 to 1.
+
+    Returns:
+        (channels of all scales,).
+    """
+    means = []
+    for feature in features:
+        z, y, x = feature.shape[2:]
+        weight = functional.adaptive_avg_pool3d(mask, (z, y, x))
+        if not weight.any():
+            weight = torch.ones_like(weight)
+        means.append(((feature * weight).sum(dim=(0, 2, 3, 4)) / weight.sum()).double().numpy())
+    return np.concatenate(means)
+
+
+@dataclass(frozen=True)
+class _Extract:
+    """The features of every patient by one model's network of stage 1."""
+
+    workspace: Workspace
+
+    def __call__(self, member: Member) -> dict[str, dict[str, Floats]]:
+        torch.set_num_threads(1)
+        workspace, size = self.workspace, self.workspace.profile.inference.lesion_crop_xyz
+        path = workspace.network_file(member, Stage.SEGMENTATION)
+        backbone = read_network(path, workspace.profile, Stage.SEGMENTATION).backbone
+        limits = np.array([workspace.segmentation.thresholds.gtvp, workspace.segmentation.thresholds.gtvn])
+        found: dict[str, dict[str, Floats]] = {name: {} for name in POOLED}
+        for patient in workspace.patients:
+            name = patient.patient_id
+            center = np.array(workspace.segmentation.lesion_centers_xyz[name])
+            crop = crop_around(workspace.store.images(name), center, size).astype(np.float32)
+            probability = out_of_fold_probability(workspace, name)
+            lesion = np.any(probability >= limits[:, None, None, None], axis=0)[None]
+            mask = torch.from_numpy(np.ascontiguousarray(crop_around(lesion, center, size), np.float32))[None]
+            with torch.inference_mode():
+                features = backbone(torch.from_numpy(np.ascontiguousarray(crop))[None])
+                found["crop"][name] = pool_over(features, torch.ones_like(mask))
+                found["mask"][name] = pool_over(features, mask)
+        return found
+
+
+def fit_logistic(features: Floats, positive: NDArray[np.bool_], seed: int) -> Callable[[Floats], Floats]:
+    """Fit a balanced logistic regression with a ridge penalty; a function from features to logits."""
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    parts = StratifiedKFold(PARTS, shuffle=True, random_state=seed)
+    model = LogisticRegressionCV(
+        Cs=RIDGE, cv=parts, scoring="roc_auc", class_weight="balanced", max_iter=2000, l1_ratios=(0.0,)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of its own attributes' shapes
+        pipeline = make_pipeline(StandardScaler(), model).fit(features, positive)
+    return lambda seen: np.asarray(pipeline.decision_function(seen), float)
+
+
+def fit_ridge_cox(features: Floats, days: Floats, relapse: NDArray[np.bool_], seed: int) -> Callable[[Floats], Floats]:
+    """Fit a Cox model with a ridge penalty; a function from features to log hazards."""
+    import pandas
+    from lifelines import CoxPHFitter
+    from lifelines.utils import k_fold_cross_validation
+
+    mean, sd = features.mean(axis=0), features.std(axis=0) + 1e-9
+
+    def table(seen: Floats) -> pandas.DataFrame:
+        return pandas.DataFrame((seen - mean) / sd).add_prefix("f")
+
+    rows = table(features).assign(days=np.maximum(days, 0.5), relapse=relapse)
+    fitters = [CoxPHFitter(penalizer=penalty) for penalty in COX_RIDGE]
+    scores = k_fold_cross_validation(
+        fitters, rows, "days", "relapse", k=PARTS, scoring_method="concordance_index", seed=seed
+    )
+    best = CoxPHFitter(penalizer=COX_RIDGE[int(np.argmax(np.mean(scores, axis=1)))]).fit(rows, "days", "relapse")
+    return lambda seen: np.log(best.predict_partial_hazard(table(seen)).to_numpy(float))
+
+
+def score_folds(
+    workspace: Workspace, features: Mapping[Member, Mapping[str, Floats]], patients: Sequence[Patient], stage: Stage
+) -> OutOfFold:
+    """Fit each model's head outside its fold and score the patients inside: a higher score is likelier positive, or a
+    higher risk."""
+    scores: OutOfFold = {}
+    for member, table in features.items():
+        training, inside = (part(member, patients) for part in (workspace.splits.training, workspace.splits.held_out))
+        seen, new = (np.array([table[p.patient_id] for p in part]) for part in (training, inside))
+        seed = workspace.seed(member, stage) % 2**32
+        if stage is Stage.HPV:
+            head = fit_logistic(seen, np.array([bool(p.outcome.hpv_positive) for p in training]), seed)
+        else:
+            head = fit_ridge_cox(seen, *times_and_events(training), seed)
+        named = zip([p.patient_id for p in inside], head(new).tolist(), strict=True)
+        scores.setdefault(member.scheme, {}).update(named)
+    return standardize(workspace.splits, scores)
+
+
+def compare(metric: Callable[..., float], ours: Floats, other: Floats, *truth: NDArray) -> tuple[float, Interval]:
+    """Give by how much a metric of some scores exceeds that of others of the same patients."""
+    drawn = [
+        metric(ours[i], *(part[i] for part in truth)) - metric(other[i], *(part[i] for part in truth))
+        for i in resamples(len(ours), RESAMPLES)
+    ]
+    return metric(ours, *truth) - metric(other, *truth), interval(drawn)
+
+
+def main(run: RunFolder, workers: Workers = 0) -> None:
+    """Compare heads on frozen features with a finished run's networks, forests and Cox models, out of fold."""
+    workspace, engine = Workspace.open(run), Engine(workers, None)
+    members = workspace.splits.members
+    extracted = engine.map("features", _Extract(workspace), members, networks=True)
+    hpv, survival = workspace.read(HpvRecord), workspace.read(SurvivalRecord)
+    splits, console = workspace.splits, Console(width=140)
+    known, followed = with_status(workspace.patients), with_rfs(workspace.patients)
+    status = np.array([bool(p.outcome.hpv_positive) for p in known])
+    flipped = {
+        scheme: {name: -days for name, days in table.items()} for scheme, table in survival.expected_days.items()
+    }
+    stages: tuple[tuple[Stage, list[Patient], Callable[..., float], tuple[NDArray, ...], OutOfFold, OutOfFold], ...] = (
+        (Stage.HPV, known, roc_auc, (status,), hpv.logits, hpv.probability),
+        (Stage.SURVIVAL, followed, c_index, times_and_events(followed), flipped, survival.risk),
+    )
+    for stage, patients, metric, truth, networks, integrated in stages:
+        table = Table(title=f"{stage}: {len(patients)} patients", title_justify="left")
+        for heading in ("score", "value", "less networks", "less integration"):
+            table.add_column(heading)
+        deep = mean_over_schemes(standardize(splits, networks), patients)
+        whole = mean_over_schemes(standardize(splits, integrated), patients)
+        rows = {"networks": deep, "integration": whole, "networks and integration": deep + whole}
+        for pooled in POOLED:
+            features = {member: each[pooled] for member, each in zip(members, extracted, strict=True)}
+            ours = mean_over_schemes(score_folds(workspace, features, patients, stage), patients)
+            rows |= {f"frozen, {pooled}": ours, f"frozen, {pooled}, and integration": ours + whole}
+        for name, ours in rows.items():
+            less = [with_interval(*compare(metric, ours, other, *truth), sign="+") for other in (deep, whole)]
+            table.add_row(name, f"{metric(ours, *truth):.3f}", *less)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    run_program(main)
