@@ -374,7 +374,7 @@ def tabulate(label: Label, found: Found, kept: Mapping[str, Bools]) -> Table:
 
 def main(
     run: RunFolder,
-    fresh: Annotated[str | None, typer.Option(help="A cohort that the run's models have not seen.")] = None,
+    fresh: Annotated[str | None, typer.Option(help="Unseen patients, for RUN/weights to answer.")] = None,
     workers: Workers = 0,
 ) -> None:
     """Drop lesions of the out-of-fold masks in RUN in several ways, and of fresh patients' answers, and compare."""
