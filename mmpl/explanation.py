@@ -1,7 +1,7 @@
 """Why an answer is what it is: what each finding of a patient adds to it, so that all together are the answer.
 
 The risk is a sum already, of each Cox model's covariates. Of the HPV score, the forests' mean probability, the shares
-are Shapley values (`mmpl.shapley`). Columns of one clinical field belong together, as none of them changes alone.
+are Shapley values (`mmpl.forest`). Columns of one clinical field belong together, as none of them changes alone.
 """
 
 from collections import defaultdict

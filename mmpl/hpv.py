@@ -1,17 +1,16 @@
 """Stage 2: deep score, radiomics and clinical record -> probability that the tumor is HPV positive.
 
-Of the imbalanced-learn pipeline that training fits (`mmpl.training.forest`; paper, section 2.4) the forest is kept and
-the numbers that prepare its columns, so that inference needs neither imbalanced-learn nor the columns left out.
+Of the imbalanced-learn pipeline that training fits (`mmpl.training.forest`; paper, section 2.4) the forest's leaves are
+kept and the numbers that prepare its columns, so that inference needs neither imbalanced-learn nor scikit-learn, nor
+the columns left out.
 """
 
-import re
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from io import BytesIO
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
+from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -19,13 +18,7 @@ from mmpl.calibration import HpvCalibration, HpvSet
 from mmpl.case import InvalidInputError
 from mmpl.evidence import Evidence, Floats
 from mmpl.explanation import Explanation, Share
-from mmpl.shapley import ForestPaths
-
-if TYPE_CHECKING:
-    from sklearn.ensemble import RandomForestClassifier
-
-TRUSTED_TYPES = frozenset({"sklearn.tree._tree.Tree"})
-"""All that a forest's file may ask to be trusted by name, beyond what skops itself knows to be data."""
+from mmpl.forest import Forest
 
 
 @dataclass(frozen=True)
@@ -60,6 +53,7 @@ class HpvModel:
     Attributes:
         names: The forest's columns of `mmpl.evidence.Evidence`.
         fills, means, scales: Training median, mean and SD of each; the median stands in for a missing value.
+        forest: Gives the probability that the tumor is HPV positive.
         choice: The hyper-parameters, and the balanced accuracy they were chosen for; None where there was one choice.
     """
 
@@ -67,7 +61,7 @@ class HpvModel:
     fills: Floats
     means: Floats
     scales: Floats
-    forest: "RandomForestClassifier"
+    forest: Forest
     choice: Mapping[str, float | None] = field(default_factory=dict)
 
     def probability(self, evidence: Evidence) -> Floats:
@@ -76,66 +70,44 @@ class HpvModel:
         Raises:
             ValueError: The evidence lacks a column of the forest; the message names it.
         """
-        return self.forest.predict_proba(self._prepare(evidence))[:, self._positive]
+        return self.forest.probability(self._prepare(evidence))
 
     def explain(self, evidence: Evidence) -> Share:
         """Split the one patient's probability into what each column adds; raises as `probability` does."""
-        paths = self._paths
-        added = paths.shapley(self._prepare(evidence)[0]).tolist()
-        return Share(paths.expected, dict(zip(self.names, added, strict=True)))
-
-    @property
-    def _positive(self) -> int:
-        return list(self.forest.classes_).index(True)
-
-    @cached_property
-    def _paths(self) -> ForestPaths:
-        return ForestPaths.of(self.forest, self._positive)
+        added = self.forest.shapley(self._prepare(evidence)[0]).tolist()
+        return Share(self.forest.expected, dict(zip(self.names, added, strict=True)))
 
     def _prepare(self, evidence: Evidence) -> Floats:
         columns = evidence.table.read(self.names)
         return (np.where(np.isfinite(columns), columns, self.fills) - self.means) / self.scales
 
     def save(self, path: Path) -> None:
-        """Write a skops file, which holds data and no code."""
-        import skops.io
-
-        content = {field: getattr(self, field) for field in self.__dataclass_fields__}
-        path.write_bytes(_reproducible(skops.io.dumps(content)))
+        """Write an archive of arrays, which hold data and no code; the same forest makes the same bytes."""
+        arrays: dict[str, Any] = {
+            "names": np.array(self.names, np.str_),
+            "choice": np.array(json.dumps(dict(self.choice))),
+            "fills": self.fills,
+            "means": self.means,
+            "scales": self.scales,
+            **vars(self.forest),
+        }
+        with path.open("wb") as file:
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote.
 
         Raises:
-            InvalidInputError: If the file is not one of those, or asks to trust any type but `TRUSTED_TYPES`.
+            InvalidInputError: The file is not one of those.
         """
-        import skops.io
-
         try:
-            foreign = set(skops.io.get_untrusted_types(file=path)) - TRUSTED_TYPES
-            if foreign:
-                raise InvalidInputError(f"{path}: holds {', '.join(sorted(foreign))}, which is not trusted")
-            return cls(**skops.io.load(path, trusted=sorted(TRUSTED_TYPES)))
-        except (BadZipFile, KeyError, TypeError) as error:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                forest = Forest(**{part.name: file[part.name] for part in fields(Forest)})
+                names, choice = tuple(map(str, file["names"])), json.loads(str(file["choice"]))
+                return cls(names, file["fills"], file["means"], file["scales"], forest, choice)
+        except (BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
             raise InvalidInputError(f"{path}: not an HPV forest ({error})") from error
-
-
-def _reproducible(content: bytes) -> bytes:
-    """Pack a skops file so that the same forest has the same bytes: no clock, and counts where it has addresses."""
-    source = ZipFile(BytesIO(content))
-    schema = source.read("schema.json").decode()
-    addresses = dict.fromkeys(re.findall(r'"__id__": (\d+)', schema))
-    order = {address: str(count) for count, address in enumerate(addresses)}
-    packed = BytesIO()
-    with ZipFile(packed, "w", ZIP_DEFLATED, compresslevel=9) as target:
-        for name in source.namelist():
-            address, dot, kind = name.partition(".")
-            if address in order:
-                target.writestr(ZipInfo(order[address] + dot + kind), source.read(name), ZIP_DEFLATED, 9)
-        schema = re.sub(r'(?<="__id__": )\d+|(?<=")\d+(?=\.npy")', lambda found: order[found[0]], schema)
-        target.writestr(ZipInfo("schema.json"), schema, ZIP_DEFLATED, 9)
-    return packed.getvalue()
 
 
 def ensemble(

@@ -228,8 +228,7 @@ class Pipeline:
         """Stage 2: each model's logit, then its forest on logit, radiomics and clinical record; the mean of all."""
         self.progress("predicting HPV status")
         seen = list[Evidence]()
-        for member in members:
-            logits = predict_logits(lesions.crop, member.network(Stage.HPV), processor)
+        for member, logits in zip(members, self._logits(Stage.HPV, lesions, members, processor), strict=True):
             score = member.hpv.scale.standardize(float(logits[0]))
             seen.append(hpv_evidence([score], lesions.radiomics, member.encoder.encode([case.clinical])))
         return integrate_hpv(self.ensemble, members, seen, case, self.hpv_prevalence)
@@ -246,9 +245,10 @@ class Pipeline:
         self.progress("predicting recurrence")
         curves, intervals, seen = list[Floats](), list[TimeIntervals](), list[Evidence]()
         statuses, dose = hpv_seen_by_cox(hpv, case), lesions.dose.columns if lesions.dose else None
+        logits = self._logits(Stage.SURVIVAL, lesions, members, processor)
         for position, member in enumerate(members):
             time, scale = member.survival.of_network
-            curve = survival_curve(predict_logits(lesions.crop, member.network(Stage.SURVIVAL), processor))
+            curve = survival_curve(logits[position])
             score = scale.standardize(float(expected_days(curve, time)))
             status = [statuses[position]] if statuses else None
             clinical = member.encoder.encode([case.clinical])
@@ -271,6 +271,15 @@ class Pipeline:
         seen = staging_evidence(measure_geometry(lesions, smallest_ml), radiomics)
         scales, tables = self.ensemble.stage_scales, [member.staging for member in members]
         return {task: answer_stage(task, scales[task], [each.of(task) for each in tables], seen) for task in tasks}
+
+    @staticmethod
+    def _logits(
+        stage: Stage, lesions: LesionInputs, members: Sequence[EnsembleMember], processor: Processor
+    ) -> list[Floats]:
+        def logits(member: EnsembleMember) -> Floats:
+            return predict_logits(lesions.crop, member.network(stage), processor)
+
+        return processor.each(logits, members)
 
     def _uncalibrated(self) -> list[Task]:
         """Name the tasks that are answered by scores whose meaning the weights do not say."""

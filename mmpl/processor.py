@@ -2,12 +2,15 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
 from joblib import cpu_count
+
+from mmpl.memory import free_memory_gib
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +20,10 @@ and 3 stay in single precision: they take one crop a model, where stage 1 takes 
 _GPU = threading.Lock()
 ON_CPU = "out of GPU memory: the rest on the CPU"
 
+NETWORK_GIB = 1.5
+"""Memory that a network takes at most on a CPU: a window of the published one."""
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -42,6 +49,23 @@ class Processor:
         self.dtype = PRECISION[device.type]
         self.notes: tuple[str, ...] = ()
         self._turn = nullcontext() if device.type == "cpu" else _GPU
+
+    @property
+    def at_once(self) -> int:
+        """Number of networks that compute at once: on a CPU one a core that this thread may use, as memory allows."""
+        if self.device.type != "cpu":
+            return 1
+        return max(1, int(min(torch.get_num_threads(), free_memory_gib() / NETWORK_GIB)))
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Do some work on each item, `at_once` at a time; in order.
+
+        A small network gains nothing from a second core, two such networks do.
+        """
+        if self.at_once == 1 or len(items) == 1:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(self.at_once, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, items))
 
     def attempt(self, work: Callable[[], Result]) -> Result | None:
         """Do some work; None where GPU memory ran out, and what the work had taken is free again.

@@ -20,11 +20,9 @@ from mmpl.weights import Ensemble, digest
 
 PACKAGES = (
     "torch",
-    "monai",
     "numpy",
     "scipy",
     "SimpleITK",
-    "scikit-learn",
     "pyradiomics-cuda",
     "connected-components-3d",
 )

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -28,7 +29,6 @@ from mmpl.names import LESIONS, Label
 from mmpl.preprocess import PreparedCase
 from mmpl.processor import Processor
 from mmpl.profile import InferenceSettings
-from mmpl.surroundings import without_plot_backend
 
 NO_LESION = "no lesion found"
 LOW_AGREEMENT = "low ensemble agreement"
@@ -156,7 +156,7 @@ def segment(
     budget: "Budget | None" = None,
     disagreement: bool = False,
 ) -> Segmentation:
-    """Average the probabilities of the models, held one at a time, and bring the labels to the CT's grid.
+    """Average the probabilities of the models, held as many at a time as run at once, and go to the CT's grid.
 
     Their disagreement a voxel is measured, too, where it is asked for.
 
@@ -166,12 +166,13 @@ def segment(
     masks: list[NDArray[np.uint8]] = []
     spread = _Spread() if disagreement else None
     windows = SlidingWindow(settings, processor)
-    for network in networks if budget is None else _while_time(networks, windows, total.shape[1:], budget):
-        probability = windows.predict(prepared.images, network)
-        total += probability
-        masks.append(compose(probability, thresholds))
-        if spread:
-            spread.add(probability)
+    passes = _passes(networks, processor.at_once)
+    for pass_ in passes if budget is None else _while_time(passes, windows, total.shape[1:], budget):
+        for probability in processor.each(partial(windows.predict, prepared.images), pass_):
+            total += probability
+            masks.append(compose(probability, thresholds))
+            if spread:
+                spread.add(probability)
     mean: NDArray[np.float32] = total / np.float32(len(masks))
     found = compose(mean, thresholds) > 0
     agreement = _mean_dice((each > 0 for each in masks), found)
@@ -188,6 +189,13 @@ def segment(
         differing = restore_map(spread.sd().max(axis=0), prepared.roi, prepared.ct_grid)
     members = MemberMasks.cut(masks, found, prepared.roi)
     return Segmentation(mask, agreement, len(masks), flags, differing, member_masks=members, roi=prepared.roi)
+
+
+def _passes(networks: Iterable[nn.Module], at_once: int) -> Iterator[list[nn.Module]]:
+    """Take so many networks at a time."""
+    left = iter(networks)
+    while some := list(islice(left, at_once)):
+        yield some
 
 
 class _Spread:
@@ -241,26 +249,44 @@ class SlidingWindow:
 
     def count(self, patch_zyx: tuple[int, ...], overlap: float | None = None) -> int:
         """Count the windows that cover a patch, with their overlap as it is or with another."""
-        apart = 1 - (self.overlap if overlap is None else overlap)
-        sides = zip(patch_zyx, self._settings.window_xyz[::-1], strict=True)
-        return math.prod(max(1, math.ceil((n - w) / max(1, int(w * apart))) + 1) for n, w in sides)
+        overlap = self.overlap if overlap is None else overlap
+        return len(window_boxes(patch_zyx, self._settings.window_xyz[::-1], overlap))
 
     def _run(self, images: NDArray[np.float32], network: nn.Module) -> NDArray[np.float32]:
-        with without_plot_backend():
-            from monai.inferers import SlidingWindowInferer
-
         device, dtype = self._processor.device, self._processor.dtype
         network.to(device, dtype)
-        inferer = SlidingWindowInferer(
-            roi_size=self._settings.window_xyz[::-1],
-            sw_batch_size=self._batch,
-            overlap=self.overlap,
-            mode="constant",
-            padding_mode="replicate",
-        )
+        boxes = window_boxes(images.shape[1:], self._settings.window_xyz[::-1], self.overlap)
         with torch.inference_mode():
-            patch = torch.from_numpy(images)[None].to(device)
-            return inferer(patch, partial(window_probability, network=network, dtype=dtype))[0].cpu().numpy()
+            patch = torch.from_numpy(images).to(device)
+            total = patch.new_zeros((len(LESIONS), *patch.shape[1:]))
+            times = patch.new_zeros(patch.shape[1:])
+            for first in range(0, len(boxes), self._batch):
+                some = boxes[first : first + self._batch]
+                windows = torch.stack([patch[:, *box] for box in some])
+                for box, found in zip(some, window_probability(windows, network, dtype), strict=True):
+                    total[:, *box] += found
+                    times[box] += 1
+            return (total / times).cpu().numpy()
+
+
+def window_boxes(
+    patch_zyx: tuple[int, ...], window_zyx: tuple[int, ...], overlap: float
+) -> list[tuple[slice, slice, slice]]:
+    """Lay out the windows that cover a patch, which is no smaller than they are.
+
+    They lie a step apart, from the first corner on; the last of a row is moved back to end with the patch.
+
+    Args:
+        patch_zyx: Size of the patch, voxels.
+        window_zyx: Size of a window, voxels.
+        overlap: Overlap of neighboring windows, as a share of their size.
+    """
+    rows = []
+    for size, window in zip(patch_zyx, window_zyx, strict=True):
+        step = max(1, int(window * (1 - overlap)))
+        starts = [min(start, size - window) for start in range(0, size - window + step, step)]
+        rows.append([slice(start, start + window) for start in starts])
+    return [(z, y, x) for z in rows[0] for y in rows[1] for x in rows[2]]
 
 
 def window_probability(windows: Tensor, network: nn.Module, dtype: torch.dtype) -> Tensor:
@@ -270,7 +296,7 @@ def window_probability(windows: Tensor, network: nn.Module, dtype: torch.dtype) 
 
 @dataclass
 class Budget:
-    """The time for stage 1, and the time its passes took; a pass is one network over the whole patch.
+    """The time for stage 1, and the time its passes took; a pass is the networks that run at once over the whole patch.
 
     Attributes:
         deadline: Time at which stage 1 must be over, as `time.monotonic` has it.
@@ -306,17 +332,19 @@ class Budget:
 
 
 def _while_time(
-    networks: Iterable[nn.Module], windows: SlidingWindow, patch_zyx: tuple[int, ...], budget: Budget
-) -> Iterator[nn.Module]:
-    """Give networks while there is time for one more, the first always; where not for all, windows lose their overlap.
+    passes: Iterable[list[nn.Module]], windows: SlidingWindow, patch_zyx: tuple[int, ...], budget: Budget
+) -> Iterator[list[nn.Module]]:
+    """Give passes while there is time for one more, the first always; where not for all, windows lose their overlap.
 
-    A pass is timed from one network to the next, so that reading it counts.
+    A pass is timed from one to the next, so that reading its networks counts.
     """
-    began = time.monotonic()
-    for done, network in enumerate(networks, 1):
-        yield network
+    began, done = time.monotonic(), 0
+    for networks in passes:
+        yield networks
+        done += len(networks)
         now = time.monotonic()
-        count, fewest, rest = windows.count(patch_zyx), windows.count(patch_zyx, 0.0), budget.models - done
+        count, fewest = windows.count(patch_zyx), windows.count(patch_zyx, 0.0)
+        rest = math.ceil((budget.models - done) / len(networks))
         budget.record(count, now - began)
         began = now
         if rest == 0 or not budget.allows(1, fewest):

@@ -30,7 +30,7 @@ def open_standard_streams() -> None:
 
 @contextmanager
 def without_plot_backend() -> Iterator[None]:
-    """Let matplotlib, and MONAI, which imports it, be imported whatever backend a notebook names for its windows."""
+    """Let matplotlib be imported whatever backend a notebook names for its windows."""
     named = os.environ.pop(_BACKEND, None)
     try:
         yield

@@ -1,7 +1,7 @@
 """What inference loads: the ensemble's folder, its manifest, and how it is written, found, verified and read.
 
-Nothing here can execute code: networks are safetensors, forests are skops files that may hold one named type, tables
-are JSON. Every file's SHA-256 stands in `manifest.json`, and loading checks them all before anything is read.
+Nothing here can execute code: networks are safetensors, forests archives of arrays, tables JSON. Every file's SHA-256
+stands in `manifest.json`, and loading checks them all before anything is read.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ PLATFORM_FOLDER = Path("/opt/ml/model")
 SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
 NETWORK_FILE = {stage: f"{stage}.safetensors" for stage in NETWORK_STAGES}
-FOREST_FILE = "forest.skops"
+FOREST_FILE = "forest.npz"
 ENCODER_FILE = "encoder.json"
 TABLES_FILE = {Stage.HPV: "hpv.json", Stage.SURVIVAL: "survival.json", Stage.STAGING: "staging.json"}
 CALIBRATION_FILE = "calibration.json"
@@ -168,8 +168,9 @@ class EnsembleMember:
 
     @property
     def dose_names(self) -> frozenset[str]:
-        """Names of the columns of the planned dose among them."""
-        return frozenset(filter(is_dose, self.read_names))
+        """Names of the columns of the planned dose among them, which Cox models alone read."""
+        read = [each.name for each in self.survival.cox.covariates] if Stage.SURVIVAL in self.stages else []
+        return frozenset(filter(is_dose, read))
 
     def assumed_fields(self, record: ClinicalRecord) -> tuple[str, ...]:
         """Names of the clinical fields that this model reads and a record does not give, or not in a way it knows."""

@@ -303,10 +303,23 @@ class TestSlidingWindow:
         probability = predict_probability(images, Steep(0.3), windows((8, 8, 8), overlap=0.25), Processor(CPU))
         np.testing.assert_allclose(probability, expit(40 * (images - 0.3)), atol=1e-5)
 
-    def test_a_patch_smaller_than_the_window_keeps_its_size(self) -> None:
-        images = np.random.default_rng(0).normal(size=(2, 6, 9, 16)).astype(np.float32)
-        probability = predict_probability(images, Steep(0.0), windows((16, 16, 16)), Processor(CPU))
-        np.testing.assert_allclose(probability, expit(40 * images), atol=1e-5)
+    @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.9])
+    @pytest.mark.parametrize("size_xyz", [(8, 8, 8), (17, 8, 10), (17, 13, 11), (5, 13, 4)])
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_it_is_that_of_monai(self, size_xyz: tuple[int, int, int], overlap: float, batch: int) -> None:
+        """A network that tells where in its window a voxel lies, so that every window counts."""
+        from monai.inferers import SlidingWindowInferer
+
+        class Ramp(nn.Module):
+            def forward(self, images: Tensor) -> Tensor:
+                return images + torch.linspace(-1, 1, images[0, 0].numel()).reshape(images.shape[2:])
+
+        images = np.random.default_rng(0).normal(size=(2, 11, 13, 17)).astype(np.float32)
+        settings = windows(size_xyz, overlap).model_copy(update={"window_batch": batch})
+        ours = SlidingWindow(settings, Processor(CPU))
+        oracle = SlidingWindowInferer(size_xyz[::-1], batch, overlap, mode="constant")
+        expected = oracle(torch.from_numpy(images)[None], lambda patches: torch.sigmoid(Ramp()(patches)))[0].numpy()
+        np.testing.assert_array_equal(ours.predict(images, Ramp()), expected)
 
 
 CT_GRID = Grid((60, 60, 50), (2.0, 2.0, 3.0), (-55.0, -60.0, 15.0))
@@ -409,6 +422,10 @@ class TestGivingWay:
 
     SETTINGS = MICRO.inference.model_copy(update={"window_xyz": (16, 16, 16), "overlap": 0.5, "window_batch": 4})
 
+    @pytest.fixture(autouse=True)
+    def one_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Processor, "at_once", 1)
+
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
         clock = Clock()
@@ -446,6 +463,22 @@ class TestGivingWay:
         assert (NO_OVERLAP not in found.flags) == overlap
         assert (f"time budget: {models} of 4 models" in found.flags) == (models < 4)
         assert clock.now <= max(seconds, 100)
+
+    @pytest.mark.parametrize(("seconds", "models", "overlap"), [(400, 4, True), (399, 4, False), (253, 2, True)])
+    def test_networks_that_run_at_once_are_one_pass(
+        self,
+        prepared: PreparedCase,
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+        seconds: float,
+        models: int,
+        overlap: bool,
+    ) -> None:
+        """Two of them take 200 s with overlap, on a clock that both move on, and 54 s without."""
+        monkeypatch.setattr(Processor, "at_once", 2)
+        found = self.spend(prepared, clock, seconds)
+        assert (found.models, NO_OVERLAP not in found.flags) == (models, overlap)
+        assert clock.now <= seconds
 
     def test_what_a_pass_takes_beside_its_windows_counts(self, prepared: PreparedCase, clock: Clock) -> None:
         def read() -> Iterator[Slow]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmpl.evidence import ABSENT, Evidence, Floats
+from mmpl.forest import Forest
 from mmpl.hpv import HpvModel
 from mmpl.profile import ForestSettings
 from mmpl.radiomics import image_kind
@@ -102,7 +103,7 @@ def fit_forest(evidence: Evidence, positive: ArrayLike, settings: ForestSettings
         fills=pipeline["impute"].statistics_[kept],
         means=pipeline["scale"].mean_[kept],
         scales=pipeline["scale"].scale_[kept],
-        forest=forest,
+        forest=Forest.of(forest, list(forest.classes_).index(True)),
         choice={
             "trees": forest.n_estimators,
             "depth": forest.max_depth,

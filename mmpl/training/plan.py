@@ -25,16 +25,12 @@ from mmpl.network import build_network, count_gflop
 from mmpl.preprocess import prepare
 from mmpl.profile import Profile, load_profile
 from mmpl.radiomics import measure_lesions
-from mmpl.segmentation import UNTUNED, lesion_center
-from mmpl.surroundings import without_plot_backend
+from mmpl.segmentation import UNTUNED, lesion_center, window_boxes
 from mmpl.training.command import Changes, CohortName, ProfileName
 from mmpl.training.patches import SegmentationCrops
 from mmpl.training.segmentation import measure_overlaps, out_of_fold_mask
 from mmpl.training.splits import FOLDS, Scheme, Splits, write_splits
 from mmpl.training.workspace import RunSettings, Workspace
-
-with without_plot_backend():
-    from monai.data.utils import dense_patch_slices
 
 MEMBERS = FOLDS * len(Scheme)
 GPUS = (1, 4, 10)
@@ -168,8 +164,7 @@ def count_work(profile: Profile, stage: Stage, patients: int) -> Work:
     settings, tflop, windows = getattr(profile.training, stage), count_gflop(profile, stage) / 1000, 1
     if stage is Stage.SEGMENTATION:
         patch, window = profile.preprocess.roi_size_xyz, profile.inference.window_xyz
-        apart = [max(1, int(n * (1 - profile.inference.overlap))) for n in window]
-        windows = len(dense_patch_slices(patch, window, apart))
+        windows = len(window_boxes(patch, window, profile.inference.overlap))
     return Work(settings.steps * settings.batch * tflop, patients * len(Scheme) * windows * tflop)
 
 

@@ -344,7 +344,7 @@ def test_help_needs_no_training_package() -> None:
 
 @pytest.mark.parametrize("program", ["train.plan", "train.experiments.tables"])
 def test_help_comes_whatever_backend_a_notebook_names(program: str, root: Path) -> None:
-    """They import MONAI and matplotlib before they begin."""
+    """They import matplotlib before they begin."""
     environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     subprocess.run([sys.executable, "-m", program, "--help"], env=environment, cwd=root, check=True)
 

@@ -132,7 +132,7 @@ def test_the_weights_answer_a_patient(trained: tuple[Path, Path, Path, dict[Path
 def test_nothing_in_the_weights_can_execute(trained: tuple[Path, Path, Path, dict[Path, int]]) -> None:
     _, _, weights, _ = trained
     suffixes = {path.suffix for path in weights.rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".safetensors", ".skops"}
+    assert suffixes == {".json", ".safetensors", ".npz"}
     manifest = json.loads((weights / "manifest.json").read_text())
     assert len(manifest["files"]) == 82
     calibration = load_ensemble(weights).calibration

@@ -138,7 +138,7 @@ ASCII_ALONE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 @pytest.mark.parametrize("surroundings", [{"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, ASCII_ALONE])
 def test_surroundings_cost_no_answer(root, write_input, tmp_path, tiny_ensemble, surroundings):
-    """A notebook's backend, which MONAI would import; letters that the locale cannot read, in every path."""
+    """A notebook's backend, which matplotlib would import; letters that the locale cannot read, in every path."""
     picture = tmp_path / "picture.png"
     folder = write_input().rename(tmp_path / "Müller [1] *it's$HOME")
     output = tmp_path / "öut [2] ?"

@@ -1,4 +1,7 @@
-"""Shapley values of a forest's probability: how much each column moves it for one patient, exactly.
+"""A random forest as its leaves: the probability that it gives, and how much each column moves it (Shapley values).
+
+A leaf is reached where every column that its way splits on lies between two bounds, so a forest is five tables of
+numbers, which predict without scikit-learn, read in no time and cannot hold code.
 
 What a tree says when only some columns are known follows both ways of every split on another one, each by its share of
 the training patients ("path-dependent", as in shap's TreeExplainer, which the tests compare with). Seen from one leaf
@@ -22,11 +25,11 @@ _NO_COLUMN = -1
 
 
 @dataclass(frozen=True)
-class ForestPaths:
+class Forest:
     """Every way from a forest's roots to its leaves; each column that a way splits on has one slot.
 
     Attributes:
-        columns: (leaves, slots) column; -1 in a slot that is not used.
+        columns: (leaves, slots) column, whole numbers; -1 in a slot that is not used.
         low, high: (leaves, slots) the leaf is reached by values above `low` and not above `high`.
         shares: (leaves, slots) share of the training patients that the splits on the column send this way.
         values: (leaves,) probability in the leaf, divided by the number of trees.
@@ -101,6 +104,14 @@ class ForestPaths:
             np.zeros(2 * len(rows)),
         )
 
+    def probability(self, rows: Floats) -> Floats:
+        """Give the probability of each patient: (n,).
+
+        Args:
+            rows: (n, columns) the patients, as the forest was fitted to them.
+        """
+        return np.array([self.values[self._reached(row).all(axis=1)].sum() for row in rows])
+
     @property
     def expected(self) -> float:
         """The probability when nothing is known: the mean over the training patients as the forest saw them."""
@@ -112,9 +123,7 @@ class ForestPaths:
         Args:
             row: (columns,) the patient, as the forest sees it.
         """
-        used = self.columns != _NO_COLUMN
-        seen = row.astype(np.float32)[self.columns]  # a tree compares in single precision
-        reached = (~used | ((seen > self.low) & (seen <= self.high))).astype(float)
+        used, reached = self.columns != _NO_COLUMN, self._reached(row).astype(float)
         nodes, weights = np.polynomial.legendre.leggauss(self.columns.shape[1] // 2 + 1)
         known, weights = (nodes + 1) / 2, weights / 2
         either = self.shares[..., None] * (1 - known) + reached[..., None] * known  # (leaves, slots, quadrature nodes)
@@ -122,6 +131,11 @@ class ForestPaths:
         moved = self.values[:, None] * (reached - self.shares) * (others @ weights)
         return np.bincount(self.columns[used], moved[used], minlength=len(row)).astype(float)
 
+    def _reached(self, row: Floats) -> NDArray[np.bool_]:
+        """Tell which slots of each leaf let a patient pass, (leaves, slots); one that is not used lets all pass."""
+        seen = row.astype(np.float32)[self.columns]  # a tree compares in single precision
+        return (self.columns == _NO_COLUMN) | ((seen > self.low) & (seen <= self.high))
 
-def _parts(ways: ForestPaths) -> tuple[NDArray, ...]:
+
+def _parts(ways: Forest) -> tuple[NDArray, ...]:
     return ways.columns, ways.low, ways.high, ways.shares, ways.values

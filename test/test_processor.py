@@ -1,0 +1,57 @@
+"""Networks that compute at once: as many as there are cores and memory, each on one core, answers in order."""
+
+import threading
+
+import pytest
+import torch
+from small_gpu import CUDA, FakeGpu
+
+from mmpl import processor
+from mmpl.processor import NETWORK_GIB, Processor
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four cores, and memory enough for all."""
+    monkeypatch.setattr(processor, "free_memory_gib", lambda: float("inf"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+
+@pytest.mark.usefixtures("free")
+def test_as_many_work_at_once_as_there_are_cores_each_on_one() -> None:
+    together = threading.Barrier(4, timeout=20)  # breaks where fewer come
+
+    def work(item: int) -> tuple[int, int]:
+        together.wait()
+        return item, torch.__config__.parallel_info().count("at::get_num_threads() : 1\n")
+
+    assert Processor(CPU).each(work, range(8)) == [(item, 1) for item in range(8)]
+
+
+@pytest.mark.usefixtures("free")
+def test_memory_lets_fewer_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gib, at_once in ((0.1, 1), (2 * NETWORK_GIB, 2), (99, 4)):
+        monkeypatch.setattr(processor, "free_memory_gib", lambda gib=gib: gib)
+        assert Processor(CPU).at_once == at_once
+
+
+@pytest.mark.usefixtures("free")
+def test_one_at_a_time_has_the_gpu() -> None:
+    with FakeGpu():
+        on_gpu = Processor(CUDA)
+    assert on_gpu.at_once == 1
+    names = on_gpu.each(lambda _: threading.current_thread().name, range(3))
+    assert names == [threading.current_thread().name] * 3
+
+
+@pytest.mark.usefixtures("free")
+def test_what_goes_wrong_in_one_is_raised() -> None:
+    def work(item: int) -> int:
+        if item == 2:
+            raise ArithmeticError("two")
+        return item
+
+    with pytest.raises(ArithmeticError, match="two"):
+        Processor(CPU).each(work, range(4))
