@@ -1,27 +1,30 @@
-"""Measure, and write `benchmarks/RESULTS.md`: `python -m benchmarks [PART...] [--repeats N]`.
+"""Measure, and write `RESULTS.md` and `growth.png`: `python -m benchmarks [PART...] [--repeats N]`.
 
 Without names every part is measured; with names those alone, and the others keep what was measured before, each with
 the machine it was measured on.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from pydantic import TypeAdapter
 
+from benchmarks.cohorts import COHORT_PARTS
+from benchmarks.curves import draw_growth
 from benchmarks.gpu import GPU_PARTS
 from benchmarks.growth import GROWTH
-from benchmarks.measure import machine
+from benchmarks.measure import describe_growth, machine
 from benchmarks.parts import PARTS, Row
 from mmpl.memory import keep_freed_memory
 
 FOLDER = Path(__file__).resolve().parent
-ALL: dict[str, Callable[[int], Row]] = {**PARTS, **GPU_PARTS, **GROWTH}
+SIDE_BY_SIDE: dict[str, Callable[[int], Row]] = {**PARTS, **COHORT_PARTS, **GPU_PARTS}
+ALL = {**SIDE_BY_SIDE, **GROWTH}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Measured:
     machine: str
     date: str
     repeats: int
+
+
+KEPT = TypeAdapter(dict[str, Measured])
+"""What was measured, by the part's name, as `measured.json` has it."""
 
 
 def main(
@@ -48,14 +55,13 @@ def main(
         raise typer.BadParameter(f"{', '.join(sorted(blocked))} needs a GPU, and none can be used")
     keep_freed_memory()  # as the program does
     path = FOLDER / "measured.json"
-    kept = {}
-    if path.is_file():
-        kept = {name: Measured(Row(**old.pop("row")), **old) for name, old in json.loads(path.read_text()).items()}
+    kept = KEPT.validate_json(path.read_bytes()) if path.is_file() else {}
     for name in names or [name for name in ALL if gpu or name not in GPU_PARTS]:
         row = ALL[name](repeats)
         kept[name] = Measured(row, machine(), date.today().isoformat(), repeats)
         typer.echo(f"{name}: {row.result}")
-        path.write_text(json.dumps({name: asdict(measured) for name, measured in kept.items()}, indent=1) + "\n")
+        path.write_bytes(KEPT.dump_json(kept, indent=1, exclude_defaults=True) + b"\n")
+    draw_growth({name: kept[name].row for name in GROWTH if name in kept}, FOLDER / "growth.png")
     (FOLDER / "RESULTS.md").write_text(write_up(kept))
 
 
@@ -66,25 +72,24 @@ def write_up(kept: Mapping[str, Measured]) -> str:
     lines += ["By `python -m benchmarks`. Where two ways are compared they take turns, and the median of the turns'"]
     lines += ["ratios counts, with its range. Memory is by how much a process grows. The machines:", ""]
     lines += [f"{number}. {name}" for number, name in enumerate(machines, 1)]
-    for title, parts in (("Side by side", {**PARTS, **GPU_PARTS}), ("As work grows", GROWTH)):
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            "| part | against | to reach | measured | machine, date |",
-            "|---|---|---|---|---|",
-        ]
-        for name in parts:
-            if name in kept:
-                measured = kept[name]
-                row, number = measured.row, machines.index(measured.machine) + 1
-                turns = "1 turn" if measured.repeats == 1 else f"{measured.repeats} turns"
-                when = f"{number}, {measured.date}, {turns}"
-            elif name in GPU_PARTS:
-                row, when = GPU_PARTS[name].row, "no GPU yet"
-            else:
-                continue
-            lines.append(f"| {row.part} | {row.against} | {row.goal} | {row.result} | {when} |")
+    when = {}
+    for name, measured in kept.items():
+        turns = "1 turn" if measured.repeats == 1 else f"{measured.repeats} turns"
+        when[name] = f"{machines.index(measured.machine) + 1}, {measured.date}, {turns}"
+    lines += ["", "## Side by side", "", "| part | against | to reach | measured | machine, date |", f"|{'---|' * 5}"]
+    for name in SIDE_BY_SIDE:
+        if name in kept or name in GPU_PARTS:
+            row = kept[name].row if name in kept else GPU_PARTS[name].row
+            known = when.get(name, "no GPU yet")
+            lines.append(f"| {row.part} | {row.against} | {row.goal} | {row.result} | {known} |")
+    lines += ["", "## As work grows", ""]
+    lines += ["The seconds grow as that power of the work, on the whole and at its last step: 1 is linear.", ""]
+    lines += ["![Seconds of each part below against the work, log-log, and memory](growth.png)", ""]
+    lines += ["| part | measured | power | machine, date |", f"|{'---|' * 4}"]
+    for name in GROWTH:
+        if name in kept:
+            row = kept[name].row
+            lines.append(f"| {row.part} | {row.result} | {describe_growth(row.points)} | {when[name]} |")
     return "\n".join(lines) + "\n"
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -47,10 +47,40 @@ class Comparison:
         return f"{self.ratio:.1f} times ({low:.1f} to {high:.1f}): {' against '.join(seconds)}"
 
 
+@dataclass(frozen=True)
+class Point:
+    """What an amount of work took.
+
+    Attributes:
+        x: How much work there was.
+        mib: The most memory, by how much a process grew or in all, as the row says.
+    """
+
+    x: float
+    seconds: float
+    mib: float
+
+
+def exponent(points: Sequence[Point]) -> float:
+    """Fit the power of the work that the seconds grow as: 1 is linear, 2 is a square."""
+    slope, _ = np.polyfit(np.log([point.x for point in points]), np.log([point.seconds for point in points]), 1)
+    return float(slope)
+
+
+def describe_growth(points: Sequence[Point]) -> str:
+    """Write the power that the seconds grow as, and that of the last step, where what there is anyway counts least."""
+    return f"{exponent(points):.2f}, at the end {exponent(points[-2:]):.2f}"
+
+
+def take_turns(ways: Sequence[Callable[[], Any]], repeats: int) -> list[tuple[float, ...]]:
+    """Time some ways in turns, each one's seconds; the caller calls all once before: the first turn loads nothing."""
+    turns = [[seconds_of(way) for way in ways] for _ in range(repeats)]
+    return list(zip(*turns, strict=True))
+
+
 def alternate(plain: Callable[[], Any], fast: Callable[[], Any], repeats: int) -> Comparison:
-    """Time two ways in turns; the caller calls both once before, so that the first turn loads nothing."""
-    pairs = [(seconds_of(plain), seconds_of(fast)) for _ in range(repeats)]
-    return Comparison(*zip(*pairs, strict=True))
+    """Time two ways in turns, as `take_turns` does."""
+    return Comparison(*take_turns((plain, fast), repeats))
 
 
 def seconds_of(work: Callable[[], Any]) -> float:

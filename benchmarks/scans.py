@@ -1,17 +1,34 @@
 """Scans of any size: a body with a warm head, a primary and nodes in the neck; quick to draw, nothing to learn from."""
 
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Case, ClinicalRecord, Grid, Image
-from mmpl.names import Label
+from mmpl.io.images import write_image
+from mmpl.names import Column, Label
+from mmpl.schema import default_schema
 
 NECK_MM = 230.0
 """From the top of the scan to the middle of the lesions."""
+NOISE_HU, NOISE_SUV = 15.0, 0.1
+"""Standard deviation of the noise: of CT, and of PET as a share of the uptake."""
 
 
-def draw_scan(length_mm: float, ct_pixels: int = 512, pet_pixels: int = 200, slice_mm: float = 2.0) -> Case:
-    """Draw a scan that starts at the top of the head."""
+def draw_scan(
+    length_mm: float, ct_pixels: int = 512, pet_pixels: int = 200, slice_mm: float = 2.0, noise: int | None = None
+) -> Case:
+    """Draw a scan that starts at the top of the head.
+
+    Args:
+        length_mm: Length of the scan.
+        ct_pixels, pet_pixels: Pixels along each side of a slice.
+        slice_mm: Distance of the slices.
+        noise: Seed of noise, with which files compress as real ones do; None for none.
+    """
     slices = round(length_mm / slice_mm)
     ct_grid = _centered((ct_pixels, ct_pixels, slices), (500 / ct_pixels, 500 / ct_pixels, slice_mm))
     pet_grid = _centered((pet_pixels, pet_pixels, slices), (660 / pet_pixels, 660 / pet_pixels, slice_mm))
@@ -19,9 +36,48 @@ def draw_scan(length_mm: float, ct_pixels: int = 512, pet_pixels: int = 200, sli
     ct[_body(ct_grid, length_mm)] = 40
     pet = _body(pet_grid, length_mm).astype(np.float32)
     pet[_ball(pet_grid, (0, 0, length_mm - 110), 80)] = 6
-    for center, radius_mm in (((10, 0, length_mm - NECK_MM), 17.0), ((45, 0, length_mm - NECK_MM - 30), 10.5)):
+    for _, center, radius_mm in _lesions(length_mm):
         pet[_ball(pet_grid, center, radius_mm)] = 12
+    if noise is not None:
+        rng = np.random.default_rng(noise)
+        ct += (NOISE_HU * rng.standard_normal(ct.shape, np.float32)).astype(np.int16)
+        pet *= 1 + NOISE_SUV * rng.standard_normal(pet.shape, np.float32)
     return Case("drawn", Image(ct, ct_grid), Image(pet, pet_grid), ClinicalRecord())
+
+
+def draw_reference(scan: Case) -> Image:
+    """Draw the label map of a drawn scan's lesions, on its CT's grid."""
+    grid = scan.ct.grid
+    labels = np.zeros(grid.shape_zyx, np.uint8)
+    for label, center, radius_mm in _lesions(grid.size_xyz[2] * grid.spacing_xyz[2]):
+        labels[_ball(grid, center, radius_mm)] = label
+    return Image(labels, grid)
+
+
+def write_scans(folder: Path, count: int, draw: Callable[..., Case]) -> list[str]:
+    """Write a cohort as released, with reference masks, each scan with noise of its own; the patients' names.
+
+    Args:
+        folder: Cohort's folder.
+        count: Number of patients.
+        draw: Function that draws a scan, given the seed of its noise as `noise`.
+    """
+    folder.mkdir()
+    names = [f"P-{number:04d}" for number in range(count)]
+    for seed, name in enumerate(names):
+        scan = draw(noise=seed)
+        for ending, image in (("__CT", scan.ct), ("__PT", scan.pet), ("", draw_reference(scan))):
+            write_image(folder / f"{name}{ending}.nii.gz", image)
+    write_table(folder, names)
+    return names
+
+
+def write_table(folder: Path, names: Sequence[str]) -> None:
+    """Write a cohort's table that says nothing of its patients but their names."""
+    with (folder / "cohort.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, [*Column, *default_schema().names])
+        table.writeheader()
+        table.writerows({Column.PATIENT_ID: name} for name in names)
 
 
 def draw_lesions(
@@ -60,6 +116,12 @@ def _body(grid: Grid, length_mm: float) -> NDArray[np.bool_]:
     trunk = ((x / 190) ** 2 + (y / 120) ** 2 < 1) & (z < shoulders)
     neck = (x**2 + y**2 < 60**2) & (z >= shoulders) & (z < chin)
     return trunk | neck | _ball(grid, (0, 0, length_mm - 110), 95)
+
+
+def _lesions(length_mm: float) -> tuple[tuple[Label, tuple[float, float, float], float], ...]:
+    """Give class, center and radius, mm, of each lesion of a scan."""
+    neck = length_mm - NECK_MM
+    return (Label.GTVP, (10.0, 0.0, neck), 17.0), (Label.GTVN, (45.0, 0.0, neck - 30), 10.5)
 
 
 def _ball(grid: Grid, center_xyz: tuple[float, float, float], radius_mm: float) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """The plain ways: what a user would write with the libraries' own calls. Tests hold the fast ways against them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from mmpl.case import Case, Image
 from mmpl.geometry import to_sitk
 from mmpl.names import Label
 from mmpl.profile import GrayLevels, RadiomicsSettings, load_profile
+from mmpl.radiomics import log_name
 
 PAPER = load_profile("paper").preprocess
 
@@ -86,17 +88,42 @@ def with_instance_norm(network: nn.Module) -> nn.Module:
 
 
 def measure_plainly(
-    image: Image, mask: Image, label: Label, settings: RadiomicsSettings, how: GrayLevels
+    image: Image,
+    mask: Image,
+    label: Label,
+    settings: RadiomicsSettings,
+    how: GrayLevels,
+    names: Iterable[str] | None = None,
 ) -> dict[str, float]:
-    """Let pyradiomics filter and measure a whole image, as its README shows, with our settings."""
+    """Let pyradiomics filter and measure a whole image, as its README shows, with our settings.
+
+    Asked for some features by name it makes the images that those need, and measures those features, and no others, on
+    each: it cannot be told which on which, nor to make one band of a wavelet alone.
+    """
     from radiomics.featureextractor import RadiomicsFeatureExtractor
 
-    filters, kept = settings.filters, how.resegment and list(how.resegment)
+    sigmas, kept = list(settings.filters.log_sigmas_mm), how.resegment and list(how.resegment)
+    original = wavelet = True
+    classes = {name: list[str]() for name in map(str, settings.feature_classes)}
+    if names is not None:
+        asked = [name.split("_") for name in names]
+        if not asked:
+            return {}
+        kinds = {image for image, *_ in asked}
+        original, wavelet = "original" in kinds, any(kind.startswith("wavelet") for kind in kinds)
+        sigmas = [sigma for sigma in sigmas if log_name(sigma) in kinds]
+        classes = {name: [feature for _, other, feature in asked if other == name] for _, name, _ in asked}
     extractor = RadiomicsFeatureExtractor(
         binWidth=how.bin_width, additionalInfo=False, label=int(label), resegmentRange=kept
     )
-    extractor.enableImageTypes(LoG={"sigma": list(filters.log_sigmas_mm)}, Wavelet={"wavelet": filters.wavelet})
+    extractor.disableAllImageTypes()
+    if original:
+        extractor.enableImageTypeByName("Original")
+    if sigmas:
+        extractor.enableImageTypeByName("LoG", customArgs={"sigma": sigmas})
+    if wavelet:
+        extractor.enableImageTypeByName("Wavelet", customArgs={"wavelet": settings.filters.wavelet})
     extractor.disableAllFeatures()
-    extractor.enableFeaturesByName(**{name: [] for name in settings.feature_classes})
+    extractor.enableFeaturesByName(**classes)
     features = extractor.execute(to_sitk(image), to_sitk(mask))
     return {name: float(value) for name, value in features.items()}

@@ -24,10 +24,13 @@ from mmpl.training.workspace import RunSettings, Workspace
 
 
 @dataclass(frozen=True)
-class _PreparePatient:
+class PreparePatient:
+    """Keeps the patch of a patient of a run."""
+
     workspace: Workspace
 
     def __call__(self, patient_id: str) -> None:
+        """Read, prepare and keep a patient."""
         case = self.workspace.source.read_case(patient_id)
         reference = None if case.reference is None else case.reference.voxels
         self.workspace.store.save(prepare(case, self.workspace.profile.preprocess), reference)
@@ -62,7 +65,7 @@ def begin(
 def cache(workspace: Workspace, engine: Engine) -> None:
     """Keep the patch of every patient that has none yet."""
     missing = [p.patient_id for p in workspace.patients if not workspace.store.has(p.patient_id)]
-    engine.map("preparing", _PreparePatient(workspace), missing, item_gib=IMAGES_GIB)
+    engine.map("preparing", PreparePatient(workspace), missing, item_gib=IMAGES_GIB)
 
 
 def main(

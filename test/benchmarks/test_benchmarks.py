@@ -2,10 +2,11 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -13,14 +14,29 @@ from torch import nn
 
 from benchmarks import __main__ as program
 from benchmarks import gpu, growth
-from benchmarks.measure import Apart, Comparison, alternate, machine, peak_mib
-from benchmarks.parts import PARTS, Row, our_network, plain_network, prepare_ours, prepare_plainly
+from benchmarks.cohorts import COHORT_PARTS
+from benchmarks.curves import draw_growth
+from benchmarks.measure import Apart, Comparison, Point, alternate, describe_growth, exponent, machine, peak_mib
+from benchmarks.parts import (
+    PARTS,
+    SAMPLE,
+    Row,
+    compare_features,
+    extract_plainly,
+    our_network,
+    plain_network,
+    prepare_ours,
+    prepare_plainly,
+    run_program,
+)
 from benchmarks.scans import draw_lesions, draw_scan
 from mmpl.io.challenge import read_challenge_case
-from mmpl.names import Label
+from mmpl.names import Label, Modality
 from mmpl.pipeline import Pipeline
 from mmpl.profile import load_profile
+from mmpl.radiomics import extract
 from mmpl.weights import load_ensemble
+from oracles import measure_plainly
 
 
 def test_a_ratio_is_of_turns_not_of_sums() -> None:
@@ -122,7 +138,58 @@ class TestGpuParts:
 
 def test_a_cohort_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "COHORTS", (1, 2))
-    assert re.fullmatch(r"1: .* MiB in all; 2: \d+ s \(\d+\.\d\d s each\), \d+ MiB in all", growth.cohort(1).result)
+    row = growth.cohort(1)
+    assert re.fullmatch(r"1: .* MiB in all; 2: \d+ s \(\d+\.\d\d s each\), \d+ MiB in all", row.result)
+    assert [point.x for point in row.points] == [1, 2]
+
+
+def test_pyradiomics_is_asked_for_some_features_alone() -> None:
+    lesions, settings = draw_lesions(1.0, 1, 0.5, (190, 140, 150)), load_profile("micro").radiomics
+    names = ["pet_gtvp_original_firstorder_Mean", "pet_gtvp_log-sigma-3-0-mm-3D_glrlm_RunVariance"]
+    names += ["ct_gtvn_original_shape_Sphericity", "ct_gtvn_wavelet-LLH_glcm_Contrast"]
+    asked = extract_plainly(lesions, settings, ["gtvp_absent", *names])
+    assert set(names) < set(asked)
+    found = {tuple(name.split("_", 3)) for name in asked}
+    assert {(modality, lesion) for modality, lesion, *_ in found} == {("pet", "gtvp"), ("ct", "gtvn")}
+    assert {feature for *_, feature in found} == {name.split("_", 3)[3] for name in names}
+    assert not any("log-sigma-1" in name or name.startswith("pet_gtvp_wavelet") for name in asked)
+    _, pet, mask = lesions
+    everything = measure_plainly(pet, mask, Label.GTVP, settings, settings.images[Modality.PET])
+    assert [asked[name] for name in names[:2]] == [everything[name.removeprefix("pet_gtvp_")] for name in names[:2]]
+    assert compare_features(extract(*lesions, settings, names), asked) == "4 of 4 features within 1e-4"
+
+
+def test_a_case_for_a_reader_is_answered_by_the_other_program(tiny_ensemble: Path) -> None:
+    for read in (False, True):
+        total, begun = run_program(SAMPLE, tiny_ensemble, read)
+        assert 0 < begun < total
+
+
+def test_seconds_grow_as_a_power() -> None:
+    points = [Point(x, 3 * x**2, 0) for x in (1, 10, 100)]
+    assert exponent(points) == pytest.approx(2)
+    assert describe_growth([Point(1, 1, 0), Point(2, 1, 0), Point(4, 4, 0)]) == "1.00, at the end 2.00"
+
+
+def test_growth_is_drawn_of_what_has_points(tmp_path: Path) -> None:
+    row = Row("one", points=(Point(1, 2, 10), Point(10, 20, 11)), x_label="patients")
+    draw_growth({"old": replace(row, points=())}, tmp_path / "none.png")
+    assert not list(tmp_path.iterdir())
+    draw_growth({"cohort": row, **{f"more {n}": row for n in range(3)}}, tmp_path / "growth.png")
+    draw_growth({"cohort": row}, tmp_path / "small.png")
+    tall, low = (matplotlib.image.imread(tmp_path / name).shape for name in ("growth.png", "small.png"))
+    assert tall[0] == pytest.approx(2 * low[0], abs=1)
+
+
+def test_what_was_measured_before_has_the_points_that_its_sentence_says() -> None:
+    kept = program.KEPT.validate_json((program.FOLDER / "measured.json").read_bytes())
+    grown = {name: measured.row for name, measured in kept.items() if name in growth.GROWTH}
+    assert {"scan length", "lesion volume", "lesion number", "models", "cohort"} <= set(grown)
+    for row in grown.values():
+        assert row.x_label
+        said = [re.match(r"([\d.,]+).*: ([\d.]+) s.*?(\d+) MiB", line) for line in row.result.split("; ")]
+        told = [(float(words[1].replace(",", "")), float(words[3])) for words in said if words]
+        assert [(point.x, round(point.mib)) for point in row.points] == told
 
 
 def test_what_was_measured_is_written_up(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
@@ -130,13 +197,20 @@ def test_what_was_measured_is_written_up(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setitem(program.ALL, "radiomics", lambda repeats: Row("one", "other", ">= 2", f"{repeats} turns"))
     old = asdict(program.Measured(Row("case", result="slow"), "an older one", "2026-01-01", 5))
     (tmp_path / "measured.json").write_text(json.dumps({"whole case": old}))
-    program.main(["radiomics"], repeats=3)
+    grown = Row("more", points=(Point(1, 1, 5), Point(10, 100, 5)), x_label="patients")
+    monkeypatch.setitem(program.ALL, "cohort", lambda repeats: grown)
+    program.main(["radiomics", "cohort"], repeats=3)
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| one | other | >= 2 | 3 turns | 2, " in text
     assert "| case |  |  | slow | 1, 2026-01-01, 5 turns |" in text
     assert f"2. {machine()}" in text
     assert "| one training step, stage 1, 128^3, batch 2, GPU | eager float32 | >= 3 times faster" in text
+    assert "![Seconds of each part" in text
+    assert "| more |  | 2.00, at the end 2.00 | 2, " in text
+    assert (tmp_path / "growth.png").is_file()
+    assert program.KEPT.validate_json((tmp_path / "measured.json").read_bytes())["cohort"].row == grown
     assert "radiomics: 3 turns" in capsys.readouterr().out
     with pytest.raises(Exception, match="no part other"):
         program.main(["other"])
-    assert not set(PARTS) & set(growth.GROWTH)
+    named = [*PARTS, *COHORT_PARTS, *gpu.GPU_PARTS, *growth.GROWTH]
+    assert len(set(named)) == len(named)
