@@ -31,7 +31,7 @@ from benchmarks.measure import (
     seconds_of,
 )
 from benchmarks.parts import ROOT, Row
-from benchmarks.scans import draw_scan, write_scans
+from benchmarks.scans import draw_scan, draw_synthetic, write_scans
 from mmpl.case import Case, ClinicalRecord, Grid, Image
 from mmpl.cohort_page import write_cohort_page
 from mmpl.cohort_scores import RESAMPLES
@@ -55,8 +55,6 @@ PATIENTS = 8
 LONG_COHORTS = (1_000, 3_000, 10_000)
 CPU = torch.device("cpu")
 
-draw_patient = partial(draw_scan, 450.0, slice_mm=3.0)
-"""512 x 512 x 150 CT, 200 x 200 x 150 PET."""
 draw_long_patient = partial(draw_scan, 600.0)
 """512 x 512 x 300 CT, 200 x 200 x 300 PET."""
 
@@ -83,7 +81,7 @@ def predict_at_once(repeats: int) -> Row:
     """One patient after the other, which has all cores, and as many at once as the machine allows."""
     with tempfile.TemporaryDirectory() as work:
         cohort, one, many = (Path(work) / name for name in ("cohort", "one", "many"))
-        write_scans(cohort, PATIENTS, draw_patient)
+        write_scans(cohort, PATIENTS, draw_synthetic)
         with (
             Apart(partial(Prediction, cohort, one, 1), answer_anew, keep=True) as alone,
             Apart(partial(Prediction, cohort, many), answer_anew, keep=True) as at_once,
@@ -138,7 +136,7 @@ def predict_on_a_cluster(repeats: int) -> Row:
         raise OSError("two workers want two cores, and this process may use one")
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         cohort, ways = Path(work) / "cohort", []
-        write_scans(cohort, PATIENTS, draw_patient)
+        write_scans(cohort, PATIENTS, draw_synthetic)
         for workers in (1, 2):
             place = Path(work) / str(workers)
             place.mkdir()

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cohorts import CPU, PATIENTS, Prediction, answer_anew, draw_patient, evaluate_at_length
+from benchmarks.cohorts import CPU, PATIENTS, Prediction, answer_anew, evaluate_at_length
 from benchmarks.measure import MIB, Apart, Point, memory_kib, peak_mib, seconds_of
 from benchmarks.parts import SAMPLE, Row
-from benchmarks.scans import draw_lesions, draw_scan, write_scans, write_table
+from benchmarks.scans import draw_lesions, draw_scan, draw_synthetic, write_scans, write_table
 from mmpl.case import Case, Image
 from mmpl.io.challenge import read_challenge_case
 from mmpl.io.images import write_image
@@ -126,7 +126,7 @@ def workers(repeats: int) -> Row:
     points = []
     with tempfile.TemporaryDirectory() as work:
         scans = Path(work) / "cohort"
-        write_scans(scans, PATIENTS, draw_patient)
+        write_scans(scans, PATIENTS, draw_synthetic)
         for count in WORKERS:
             make = partial(Prediction, scans, Path(work) / str(count), workers=count)
             with Apart(make, answer_anew, keep=True) as apart:

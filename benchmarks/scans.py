@@ -2,18 +2,22 @@
 
 import csv
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Case, ClinicalRecord, Grid, Image
+from mmpl.geometry import Interpolation, resample
 from mmpl.io.images import write_image
 from mmpl.names import Column, Label
+from mmpl.phantom.cohort import MemoryCohort
 from mmpl.schema import default_schema
 
 NECK_MM = 230.0
 """From the top of the scan to the middle of the lesions."""
+_SYNTHETIC_SEED = 5
 NOISE_HU, NOISE_SUV = 15.0, 0.1
 """Standard deviation of the noise: of CT, and of PET as a share of the uptake."""
 
@@ -45,6 +49,32 @@ def draw_scan(
     return Case("drawn", Image(ct, ct_grid), Image(pet, pet_grid), ClinicalRecord())
 
 
+def draw_synthetic(noise: int, slices: int = 150) -> Case:
+    """Take a patient of the synthetic cohort, whose lesions the shipped models find, at the size of a real scan.
+
+    Args:
+        noise: Number of the patient, and seed of the noise.
+        slices: Slices of 512 x 512 (CT) and 200 x 200 (PET).
+    """
+    patients = MemoryCohort.draw(noise + 1, _SYNTHETIC_SEED, version=2)
+    case, rng = patients.read_case(patients.patients[noise].patient_id), np.random.default_rng(noise)
+    ct_grid, pet_grid = (_finer(image.grid, (n, n, slices)) for image, n in ((case.ct, 512), (case.pet, 200)))
+    ct = resample(case.ct, ct_grid, Interpolation.LINEAR, -1000.0)
+    pet = resample(case.pet, pet_grid, Interpolation.LINEAR, 0.0)
+    ct += NOISE_HU * rng.standard_normal(ct.shape, np.float32) * (ct > -900)
+    pet *= 1 + NOISE_SUV * rng.standard_normal(pet.shape, np.float32)
+    reference = case.reference
+    if reference:
+        labels = resample(reference, ct_grid, Interpolation.NEAREST, 0.0).astype(np.uint8)
+        reference = Image(labels, ct_grid)
+    return replace(case, ct=Image(ct.round().astype(np.int16), ct_grid), pet=Image(pet, pet_grid), reference=reference)
+
+
+def _finer(grid: Grid, size_xyz: tuple[int, int, int]) -> Grid:
+    spacing = np.array(grid.spacing_xyz) * grid.size_xyz / size_xyz
+    return replace(grid, size_xyz=size_xyz, spacing_xyz=tuple(spacing.tolist()))
+
+
 def draw_reference(scan: Case) -> Image:
     """Draw the label map of a drawn scan's lesions, on its CT's grid."""
     grid = scan.ct.grid
@@ -66,7 +96,7 @@ def write_scans(folder: Path, count: int, draw: Callable[..., Case]) -> list[str
     names = [f"P-{number:04d}" for number in range(count)]
     for seed, name in enumerate(names):
         scan = draw(noise=seed)
-        for ending, image in (("__CT", scan.ct), ("__PT", scan.pet), ("", draw_reference(scan))):
+        for ending, image in (("__CT", scan.ct), ("__PT", scan.pet), ("", scan.reference or draw_reference(scan))):
             write_image(folder / f"{name}{ending}.nii.gz", image)
     write_table(folder, names)
     return names

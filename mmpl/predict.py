@@ -132,7 +132,7 @@ class Answering:
         """
         ensemble, known_hpv = load_ensemble(order.weights).only(order.models), read_edition(order.edition).known_hpv
         patients = read_cohort(order.cohort, ensemble.profile.clinical, outcomes=False, known_hpv=known_hpv)
-        given = _find_masks(order.masks, [each.patient_id for each in patients.patients]) if order.masks else {}
+        given = _find_masks(order.masks, {each.patient_id for each in patients.patients}) if order.masks else {}
         pipeline = Pipeline(
             ensemble,
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),
@@ -296,8 +296,9 @@ def predict(
             else:
                 table.write_now_and_then()
     table.write()
-    for answer in find_answers(out) if formats and len(failures) < len(names) else ():
-        if answer.name in names and answer.name not in failures:
+    answered = set(names) - failures.keys()
+    for answer in find_answers(out) if formats and answered else ():
+        if answer.name in answered:
             try:
                 export_answer(answer, formats, out, answering.study(answer.name))
             except InvalidInputError as error:
@@ -361,7 +362,7 @@ def _opened(order: Order) -> Answering:
     return answering
 
 
-def _find_masks(folder: Path, patients: Sequence[str]) -> dict[str, Path]:
+def _find_masks(folder: Path, patients: Collection[str]) -> dict[str, Path]:
     """Find the masks that a person gave, by patient.
 
     Raises:

@@ -31,7 +31,7 @@ def be_small(monkeypatch: pytest.MonkeyPatch, calibrated_ensemble: Path) -> None
     monkeypatch.setattr(cohorts, "PATIENTS", 2)
     monkeypatch.setattr(growth, "PATIENTS", 2)
     for module in (cohorts, growth):
-        monkeypatch.setattr(module, "draw_patient", SMALL)
+        monkeypatch.setattr(module, "draw_synthetic", SMALL)
     monkeypatch.setattr(cohorts, "product_tflops", partial(cohorts.product_tflops, size=64))
 
 
