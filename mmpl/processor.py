@@ -62,10 +62,14 @@ class Processor:
 
         A small network gains nothing from a second core, two such networks do.
         """
-        if self.at_once == 1 or len(items) == 1:
+        at_once, cores = min(self.at_once, len(items)), torch.get_num_threads()
+        if at_once <= 1:
             return [work(item) for item in items]
-        with ThreadPoolExecutor(self.at_once, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
+        try:
+            with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                return list(pool.map(work, items))
+        finally:
+            torch.set_num_threads(cores)  # or threads that begin later had one core, too
 
     def attempt(self, work: Callable[[], Result]) -> Result | None:
         """Do some work; None where GPU memory ran out, and what the work had taken is free again.

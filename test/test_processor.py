@@ -1,6 +1,7 @@
 """Networks that compute at once: as many as there are cores and memory, each on one core, answers in order."""
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,10 +14,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> None:
+def free(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Four cores, and memory enough for all."""
     monkeypatch.setattr(processor, "free_memory_gib", lambda: float("inf"))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("free")
@@ -25,9 +29,19 @@ def test_as_many_work_at_once_as_there_are_cores_each_on_one() -> None:
 
     def work(item: int) -> tuple[int, int]:
         together.wait()
-        return item, torch.__config__.parallel_info().count("at::get_num_threads() : 1\n")
+        return item, torch.get_num_threads()
 
     assert Processor(CPU).each(work, range(8)) == [(item, 1) for item in range(8)]
+
+
+@pytest.mark.usefixtures("free")
+def test_threads_that_begin_later_have_all_cores() -> None:
+    seen = list[int]()
+    Processor(CPU).each(lambda item: item, range(4))
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert [*seen, torch.get_num_threads()] == [4, 4]
 
 
 @pytest.mark.usefixtures("free")
