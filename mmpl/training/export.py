@@ -10,7 +10,7 @@ import typer
 from mmpl.files import write_whole
 from mmpl.names import Stage
 from mmpl.training.calibration import calibrate
-from mmpl.training.command import Force, RunFolder
+from mmpl.training.command import Force, RunFolder, need
 from mmpl.training.records import HpvRecord, StagingRecord, StartRecord
 from mmpl.training.reference import make_reference
 from mmpl.training.splits import Member
@@ -101,4 +101,5 @@ def main(
     run: RunFolder, weights: Annotated[Path, typer.Argument(help="Takes the weights.")], force: Force = False
 ) -> None:
     """Write the models of the finished run in RUN to the folder WEIGHTS."""
+    need("sklearn")
     export(Workspace.open(run), weights, force)
