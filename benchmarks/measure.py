@@ -204,7 +204,7 @@ def machine() -> str:
     name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     native = "with" if torch.cpu._is_avx512_bf16_supported() else "without"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    packages = ("torch", "monai", "SimpleITK", "pyradiomics-cuda", "numpy")
+    packages = ("torch", "SimpleITK", "pyradiomics-cuda", "numpy")
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     return (
         f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {native} bfloat16 in hardware; {gpu}; "

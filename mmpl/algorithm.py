@@ -124,7 +124,7 @@ class Algorithm:
         """Verify and open the weights, and take the GPU where there is one.
 
         Args:
-            keep_networks: Read all networks now and keep them, rather than one at a time for each case.
+            keep_networks: Read all networks now and keep them, rather than for each case.
             disagreement: Whether to measure how the models' masks differ, voxel by voxel.
             lesions: Whether to measure the lesions one by one, for picture, report and page.
 

@@ -41,6 +41,11 @@ class Forest:
     shares: Floats
     values: Floats
 
+    def __post_init__(self) -> None:
+        shapes = {each.shape for each in (self.columns, self.low, self.high, self.shares)}
+        if shapes != {(len(self.values), self.columns.shape[-1])} or self.columns.dtype.kind != "i":
+            raise ValueError("a forest's tables have different sizes, or columns that are no whole numbers")
+
     @classmethod
     def of(cls, forest: "RandomForestClassifier", position: int) -> Self:
         """Walk down all trees at once.
@@ -133,7 +138,7 @@ class Forest:
 
     def _reached(self, row: Floats) -> NDArray[np.bool_]:
         """Tell which slots of each leaf let a patient pass, (leaves, slots); one that is not used lets all pass."""
-        seen = row.astype(np.float32)[self.columns]  # a tree compares in single precision
+        seen = np.nan_to_num(row.astype(np.float32))[self.columns]  # a tree compares in single precision
         return (self.columns == _NO_COLUMN) | ((seen > self.low) & (seen <= self.high))
 
 

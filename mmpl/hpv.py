@@ -6,6 +6,7 @@ the columns left out.
 """
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -105,8 +106,11 @@ class HpvModel:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 forest = Forest(**{part.name: file[part.name] for part in fields(Forest)})
                 names, choice = tuple(map(str, file["names"])), json.loads(str(file["choice"]))
-                return cls(names, file["fills"], file["means"], file["scales"], forest, choice)
-        except (BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+                prepared = file["fills"], file["means"], file["scales"]
+                if any(each.shape != (len(names),) for each in prepared) or forest.columns.max() >= len(names):
+                    raise ValueError("tables of different sizes")
+                return cls(names, *prepared, forest, choice)
+        except (BadZipFile, zlib.error, OSError, EOFError, KeyError, TypeError, ValueError) as error:
             raise InvalidInputError(f"{path}: not an HPV forest ({error})") from error
 
 

@@ -16,6 +16,7 @@ from mmpl.hpv import HpvResult
 from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
 from mmpl.lesions import Lesion, find_lesions
 from mmpl.names import STAGE_TASKS, Label, Stage, Task, of_stage
+from mmpl.network import memory_gib
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
 from mmpl.radiomics import measure_lesions
@@ -149,8 +150,9 @@ class Pipeline:
         budget = None
         if budget_s is not None:
             budget = Budget(time.monotonic() + budget_s * SEGMENTATION_SHARE, len(self.ensemble.members))
-        processor, watch = Processor(self.device), _Stopwatch()
-        prepared = prepare(case, self.ensemble.profile.preprocess)
+        profile = self.ensemble.profile
+        processor, watch = Processor(self.device, memory_gib(profile)), _Stopwatch()
+        prepared = prepare(case, profile.preprocess)
         watch.lap("preparing")
         segmentation = self.segment(prepared, processor, budget)
         watch.lap(Stage.SEGMENTATION)

@@ -29,7 +29,7 @@ from mmpl.page import write_page
 from mmpl.parallel import connect, gpus_of
 from mmpl.picture import draw
 from mmpl.pipeline import Pipeline
-from mmpl.processor import use_allowed_cores
+from mmpl.processor import use_allowed_cores, use_cores
 from mmpl.provenance import trace
 from mmpl.report import UPTAKE_COLUMNS, YEARS, ReportedAnswer, read_report, write_radiomics, write_report
 from mmpl.weights import Ensemble, find_weights, load_ensemble
@@ -314,7 +314,7 @@ def _answer_here(answering: Answering, workers: int) -> Generator[tuple[str, str
     """
     answering.keep()
     count = workers or _count_workers(answering.pipeline.device.type, len(answering.names))
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(max(1, cpu_count() // count),)) as pool:
+    with ThreadPoolExecutor(count, initializer=use_cores, initargs=(max(1, cpu_count() // count),)) as pool:
         try:
             futures = {pool.submit(answering.answer, name): name for name in answering.names}
             for future in as_completed(futures):

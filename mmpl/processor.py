@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -20,11 +20,14 @@ and 3 stay in single precision: they take one crop a model, where stage 1 takes 
 _GPU = threading.Lock()
 ON_CPU = "out of GPU memory: the rest on the CPU"
 
-NETWORK_GIB = 1.5
-"""Memory that a network takes at most on a CPU: a window of the published one."""
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def use_cores(count: int) -> None:
+    """Compute on so many cores in this thread, whatever other threads use."""
+    torch.get_num_threads()  # in a new thread it takes over what was set last anywhere, which then comes first
+    torch.set_num_threads(count)
 
 
 def use_allowed_cores() -> None:
@@ -40,36 +43,39 @@ class Processor:
 
     Attributes:
         device: Device that computes from now on.
+        network_gib: Memory that a network takes on a CPU while it computes.
         dtype: Precision that stage 1 computes in from now on.
         notes: Notes of what was given up, for the reader of the answers.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, network_gib: float = 0.0) -> None:
         self.device = device
+        self.network_gib = network_gib
         self.dtype = PRECISION[device.type]
         self.notes: tuple[str, ...] = ()
-        self._turn = nullcontext() if device.type == "cpu" else _GPU
+        self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else _GPU
 
     @property
     def at_once(self) -> int:
         """Number of networks that compute at once: on a CPU one a core that this thread may use, as memory allows."""
         if self.device.type != "cpu":
             return 1
-        return max(1, int(min(torch.get_num_threads(), free_memory_gib() / NETWORK_GIB)))
+        cores = torch.get_num_threads()
+        return max(1, int(min(cores, free_memory_gib() / self.network_gib))) if self.network_gib else cores
 
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Do some work on each item, `at_once` at a time; in order.
+        """Do some work on each item, `at_once` at a time, which share the cores; in order.
 
-        A small network gains nothing from a second core, two such networks do.
+        A small network gains little from a second core, two such networks do.
         """
         at_once, cores = min(self.at_once, len(items)), torch.get_num_threads()
         if at_once <= 1:
             return [work(item) for item in items]
         try:
-            with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with ThreadPoolExecutor(at_once, initializer=use_cores, initargs=(max(1, cores // at_once),)) as pool:
                 return list(pool.map(work, items))
         finally:
-            torch.set_num_threads(cores)  # or threads that begin later had one core, too
+            use_cores(cores)  # or threads that begin later had fewer, too
 
     def attempt(self, work: Callable[[], Result]) -> Result | None:
         """Do some work; None where GPU memory ran out, and what the work had taken is free again.
@@ -89,6 +95,7 @@ class Processor:
     def leave_gpu(self) -> None:
         """Go on on the CPU."""
         self.device, self.dtype = torch.device("cpu"), PRECISION["cpu"]
+        self._turn = nullcontext()
         self.note(ON_CPU)
 
     def leave_half_precision(self) -> None:

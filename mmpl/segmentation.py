@@ -1,6 +1,5 @@
 """Stage 1 at inference: sliding window, ensemble probability, and the way back to the CT's own grid."""
 
-import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -166,9 +165,10 @@ def segment(
     masks: list[NDArray[np.uint8]] = []
     spread = _Spread() if disagreement else None
     windows = SlidingWindow(settings, processor)
-    passes = _passes(networks, processor.at_once)
-    for pass_ in passes if budget is None else _while_time(passes, windows, total.shape[1:], budget):
-        for probability in processor.each(partial(windows.predict, prepared.images), pass_):
+    at_once = processor.at_once
+    groups = _in_groups(networks, at_once) if budget is None else _while_time(networks, at_once, windows, total, budget)
+    for group in groups:
+        for probability in processor.each(partial(windows.predict, prepared.images), group):
             total += probability
             masks.append(compose(probability, thresholds))
             if spread:
@@ -191,11 +191,11 @@ def segment(
     return Segmentation(mask, agreement, len(masks), flags, differing, member_masks=members, roi=prepared.roi)
 
 
-def _passes(networks: Iterable[nn.Module], at_once: int) -> Iterator[list[nn.Module]]:
-    """Take so many networks at a time."""
+def _in_groups(networks: Iterable[nn.Module], size: int) -> Iterator[list[nn.Module]]:
+    """Give so many networks at a time."""
     left = iter(networks)
-    while some := list(islice(left, at_once)):
-        yield some
+    while group := list(islice(left, size)):
+        yield group
 
 
 class _Spread:
@@ -296,12 +296,13 @@ def window_probability(windows: Tensor, network: nn.Module, dtype: torch.dtype) 
 
 @dataclass
 class Budget:
-    """The time for stage 1, and the time its passes took; a pass is the networks that run at once over the whole patch.
+    """The time for stage 1, and the time its passes took; a pass is one network over the whole patch.
 
     Attributes:
         deadline: Time at which stage 1 must be over, as `time.monotonic` has it.
         models: Number of models to spend the time on.
-        passes: Seconds of the passes that were made, by how many windows they had: with overlap and without.
+        passes: Seconds of the passes that were made, by how many windows they had: with overlap and without; of several
+            networks at once, each one's share.
     """
 
     deadline: float
@@ -332,25 +333,27 @@ class Budget:
 
 
 def _while_time(
-    passes: Iterable[list[nn.Module]], windows: SlidingWindow, patch_zyx: tuple[int, ...], budget: Budget
+    networks: Iterable[nn.Module], at_once: int, windows: SlidingWindow, patch: NDArray, budget: Budget
 ) -> Iterator[list[nn.Module]]:
-    """Give passes while there is time for one more, the first always; where not for all, windows lose their overlap.
+    """Give networks while there is time for more, first one alone; where not for all, windows lose their overlap.
 
-    A pass is timed from one to the next, so that reading its networks counts.
+    Several at once take no longer than one after the other. They are timed from one group to the next, so that reading
+    them counts.
     """
-    began, done = time.monotonic(), 0
-    for networks in passes:
-        yield networks
-        done += len(networks)
+    left, size, done = iter(networks), 1, 0
+    began = time.monotonic()
+    while group := list(islice(left, size)):
+        yield group
+        done += len(group)
         now = time.monotonic()
-        count, fewest = windows.count(patch_zyx), windows.count(patch_zyx, 0.0)
-        rest = math.ceil((budget.models - done) / len(networks))
-        budget.record(count, now - began)
-        began = now
+        count, fewest = (windows.count(patch.shape[1:], overlap) for overlap in (None, 0.0))
+        budget.record(count, (now - began) / len(group))
+        began, rest = now, budget.models - done
         if rest == 0 or not budget.allows(1, fewest):
             return
         if fewest < count and not budget.allows(rest, count):
             windows.overlap = 0.0
+        size = min(at_once, rest) if budget.allows(min(at_once, rest), windows.count(patch.shape[1:])) else 1
 
 
 def predict_probability(

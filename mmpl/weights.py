@@ -94,7 +94,7 @@ class SurvivalTables:
 
 @dataclass(frozen=True)
 class EnsembleMember:
-    """One model of the ensemble; networks are read when asked for, so that one at a time is held.
+    """One model of the ensemble; networks are read when asked for, so that those at work alone are held.
 
     Attributes:
         kept: Networks that are kept instead, for a program that answers many cases.

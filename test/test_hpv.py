@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -233,6 +234,37 @@ def test_a_file_that_is_no_forest_is_named(content: bytes, tmp_path) -> None:
     path.write_bytes(content)
     with pytest.raises(InvalidInputError, match="broken"):
         HpvModel.load(path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"values": np.ones(3)},
+        {"columns": np.ones((4, 2))},
+        {"columns": np.full((4, 2), 99)},
+        {"fills": np.ones(2)},
+        {"low": np.ones((4, 3))},
+    ],
+)
+def test_tables_that_do_not_fit_each_other_are_refused(changed: dict[str, np.ndarray], model, tmp_path) -> None:
+    path = tmp_path / "unfit.npz"
+    model.save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    four = {name: arrays[name][:4, :2] for name in ("columns", "low", "high", "shares")} | {"values": np.ones(4)}
+    np.savez(path, **arrays | four | changed)
+    with pytest.raises(InvalidInputError, match=r"unfit\.npz: not an HPV forest"):
+        HpvModel.load(path)
+
+
+def test_a_damaged_archive_is_named(model: HpvModel, tmp_path) -> None:
+    path = tmp_path / "damaged.npz"
+    model.save(path)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    for at in rng.integers(0, len(content), 300):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :])
+        with suppress(InvalidInputError):
+            HpvModel.load(path)
 
 
 def test_an_archive_of_something_else_is_named(tmp_path) -> None:

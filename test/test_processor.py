@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from small_gpu import CUDA, FakeGpu
 
 from mmpl import processor
-from mmpl.processor import NETWORK_GIB, Processor
+from mmpl.processor import Processor, use_cores
 
 CPU = torch.device("cpu")
 
@@ -35,6 +36,35 @@ def test_as_many_work_at_once_as_there_are_cores_each_on_one() -> None:
 
 
 @pytest.mark.usefixtures("free")
+def test_fewer_items_than_cores_share_them() -> None:
+    assert Processor(CPU).each(lambda _: torch.get_num_threads(), range(2)) == [2, 2]
+
+
+@pytest.mark.usefixtures("free")
+def test_a_thread_keeps_its_cores_whatever_others_were_given() -> None:
+    """PyTorch gives a new thread what was set last anywhere, at its first question."""
+
+    def begin() -> int:
+        use_cores(3)
+        others = threading.Thread(target=torch.set_num_threads, args=(1,))
+        others.start()
+        others.join()
+        return torch.get_num_threads()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(begin).result() == 3
+
+
+@pytest.mark.usefixtures("free")
+def test_what_leaves_the_gpu_runs_at_once_like_anything_on_the_cpu() -> None:
+    with FakeGpu():
+        left = Processor(CUDA)
+    left.leave_gpu()
+    together = threading.Barrier(4, timeout=20)
+    assert left.each(lambda item: left.attempt(together.wait) is not None, range(4)) == [True] * 4
+
+
+@pytest.mark.usefixtures("free")
 def test_threads_that_begin_later_have_all_cores() -> None:
     seen = list[int]()
     Processor(CPU).each(lambda item: item, range(4))
@@ -46,9 +76,9 @@ def test_threads_that_begin_later_have_all_cores() -> None:
 
 @pytest.mark.usefixtures("free")
 def test_memory_lets_fewer_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    for gib, at_once in ((0.1, 1), (2 * NETWORK_GIB, 2), (99, 4)):
+    for gib, at_once in ((0.1, 1), (4.0, 2), (99, 4)):
         monkeypatch.setattr(processor, "free_memory_gib", lambda gib=gib: gib)
-        assert Processor(CPU).at_once == at_once
+        assert Processor(CPU, network_gib=2.0).at_once == at_once
 
 
 @pytest.mark.usefixtures("free")

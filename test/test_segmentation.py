@@ -464,18 +464,23 @@ class TestGivingWay:
         assert (f"time budget: {models} of 4 models" in found.flags) == (models < 4)
         assert clock.now <= max(seconds, 100)
 
-    @pytest.mark.parametrize(("seconds", "models", "overlap"), [(400, 4, True), (399, 4, False), (253, 2, True)])
-    def test_networks_that_run_at_once_are_one_pass(
+    @pytest.mark.parametrize("at_once", [2, 3, 8])
+    @pytest.mark.parametrize(
+        ("seconds", "models", "overlap"),
+        [(400, 4, True), (399, 4, False), (181, 4, False), (180, 3, False), (153, 2, False), (126, 1, True)],
+    )
+    def test_networks_that_run_at_once_give_up_no_sooner_and_no_later(
         self,
         prepared: PreparedCase,
         clock: Clock,
         monkeypatch: pytest.MonkeyPatch,
+        at_once: int,
         seconds: float,
         models: int,
         overlap: bool,
     ) -> None:
-        """Two of them take 200 s with overlap, on a clock that both move on, and 54 s without."""
-        monkeypatch.setattr(Processor, "at_once", 2)
+        """On a clock that every network moves on; the first is alone, and a group begins where all of it fits."""
+        monkeypatch.setattr(Processor, "at_once", at_once)
         found = self.spend(prepared, clock, seconds)
         assert (found.models, NO_OVERLAP not in found.flags) == (models, overlap)
         assert clock.now <= seconds

@@ -90,7 +90,7 @@ def level_logits(
         logits: (K,) hazard logits by patient, patients as in `targets` or some of them.
 
     Returns:
-        (K,) logits.
+        (K,) logits; 0 for an interval in which nobody was watched.
     """
     survived, relapsed = (np.array([targets[name][part] for name in logits]) for part in (0, 1))
     ours, watched = np.array(list(logits.values())), survived + relapsed
@@ -100,7 +100,10 @@ def level_logits(
     def missing(shift: float, interval: int) -> float:
         return float(watched[:, interval] @ expit(ours[:, interval] + shift) - wanted[interval])
 
-    return np.array([brentq(missing, -far, far, args=(interval,)) for interval in range(len(wanted))])
+    def level(interval: int) -> float:
+        return float(brentq(missing, -far, far, args=(interval,))) if watched[:, interval].any() else 0.0
+
+    return np.array([level(interval) for interval in range(len(wanted))])
 
 
 def _concordance(

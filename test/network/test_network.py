@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpl.names import NETWORK_STAGES, Stage
-from mmpl.network import StageNetwork, build_network, count_gflop, count_parameters, transfer_backbone
+from mmpl.network import StageNetwork, build_network, count_gflop, count_parameters, memory_gib, transfer_backbone
 from mmpl.network.blocks import AttentionGate, Convolution, FusionGate, ResidualBlock, halve
 from mmpl.profile import PROFILES, Profile, load_profile
 
@@ -283,3 +283,9 @@ def test_pooling_takes_the_highest_of_eight_voxels_with_and_without_learning() -
         answered = halve(images)
     for found in (answered, learning.detach()):
         torch.testing.assert_close(found, highest, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_network_asks_for_as_much_memory_as_it_was_seen_to_take() -> None:
+    """Two windows of the published network: 3.4 GiB by twice 1.7; the demonstration's three: some 0.2."""
+    assert memory_gib(load_profile("paper")) == pytest.approx(3.6, abs=0.3)
+    assert 0.1 < memory_gib(load_profile("demo")) < 0.3

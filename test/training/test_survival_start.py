@@ -76,3 +76,10 @@ def test_a_shifted_head_adds_to_every_patient() -> None:
         network.head.shift(np.arange(profile.survival.intervals))
         after = network(images)
     torch.testing.assert_close(after, before + torch.arange(profile.survival.intervals))
+
+
+def test_an_interval_in_which_nobody_is_watched_is_left_as_it_is() -> None:
+    targets = {name: (np.array([1.0, 0.0]), np.array([0.0, 0.0])) for name in "ABC"}
+    shift = level_logits(targets, {name: [-1.0, -2.0] for name in "ABC"})
+    assert shift[1] == 0
+    assert np.isfinite(shift).all()

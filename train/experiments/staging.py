@@ -26,10 +26,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from mmpl.case import Image, Patient
+from mmpl.case import Grid, Image, Patient
 from mmpl.cohort_scores import RESAMPLES, interval, resamples
 from mmpl.evidence import FeatureTable, Floats
-from mmpl.geometry import Grid
 from mmpl.io.masks import read_mask
 from mmpl.lesions import find_lesions
 from mmpl.metrics import mean_recall
