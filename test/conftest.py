@@ -79,6 +79,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Take back what a test leaves among the program's variables, as `mmpl answer --weights` does."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MMPL_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("MMPL_")]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """Where the project lies."""
