@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mmpl.metrics import c_index, roc_auc
-from train.experiments.frozen_features import compare, fit_logistic, fit_ridge_cox, pool_over
+from train.experiments.frozen_features import fit_logistic, fit_ridge_cox, pool_over
+from train.experiments.results import paired_difference
 
 
 def test_features_are_averaged_over_the_mask_at_their_own_scale() -> None:
@@ -36,6 +37,6 @@ def test_heads_learn_what_features_say_and_which_way() -> None:
 def test_a_difference_has_the_sign_of_the_first() -> None:
     truth = np.arange(40) % 2 == 0
     good, bad = truth.astype(float), np.zeros(40)
-    value, bounds = compare(roc_auc, good, bad, truth)
+    value, bounds = paired_difference(roc_auc, good, bad, truth)
     assert value == 0.5
     assert bounds.low > 0

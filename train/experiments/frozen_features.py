@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmpl.case import Patient
-from mmpl.cohort_scores import RESAMPLES, Interval, interval, resamples
 from mmpl.evidence import Floats
 from mmpl.metrics import c_index, roc_auc
 from mmpl.names import Stage
+from mmpl.processor import use_cores
 from mmpl.segmentation import crop_around
-from mmpl.training.command import RunFolder, Workers, run_program
+from mmpl.training.command import RunFolder, Workers, need, run_program
 from mmpl.training.hpv import with_status
 from mmpl.training.outcome_network import mean_over_schemes, standardize
 from mmpl.training.parallel import Engine
@@ -36,7 +36,7 @@ from mmpl.training.splits import Member
 from mmpl.training.survival import times_and_events, with_rfs
 from mmpl.training.workspace import Workspace
 from mmpl.weights import read_network
-from train.experiments.results import with_interval
+from train.experiments.results import paired_difference, with_interval
 
 POOLED = ("crop", "mask")
 RIDGE = np.logspace(-4, 0, 5)
@@ -73,7 +73,7 @@ class _Extract:
     workspace: Workspace
 
     def __call__(self, member: Member) -> dict[str, dict[str, Floats]]:
-        torch.set_num_threads(1)
+        use_cores(1)
         workspace, size = self.workspace, self.workspace.profile.inference.lesion_crop_xyz
         path = workspace.network_file(member, Stage.SEGMENTATION)
         backbone = read_network(path, workspace.profile, Stage.SEGMENTATION).backbone
@@ -149,21 +149,12 @@ def score_folds(
     return standardize(workspace.splits, scores)
 
 
-def compare(metric: Callable[..., float], ours: Floats, other: Floats, *truth: NDArray) -> tuple[float, Interval]:
-    """Give by how much a metric of some scores exceeds that of others of the same patients."""
-    drawn = [
-        metric(ours[i], *(part[i] for part in truth)) - metric(other[i], *(part[i] for part in truth))
-        for i in resamples(len(ours), RESAMPLES)
-    ]
-    return metric(ours, *truth) - metric(other, *truth), interval(drawn)
-
-
 def main(run: RunFolder, workers: Workers = 0) -> None:
     """Compare heads on frozen features with a finished run's networks, forests and Cox models, out of fold."""
-    workspace, engine = Workspace.open(run), Engine(workers, None)
-    members = workspace.splits.members
+    need("sklearn", "lifelines")
+    workspace, engine = Workspace.open(run), Engine(workers)
+    members, hpv, survival = workspace.splits.members, workspace.read(HpvRecord), workspace.read(SurvivalRecord)
     extracted = engine.map("features", _Extract(workspace), members, networks=True)
-    hpv, survival = workspace.read(HpvRecord), workspace.read(SurvivalRecord)
     splits, console = workspace.splits, Console(width=140)
     known, followed = with_status(workspace.patients), with_rfs(workspace.patients)
     status = np.array([bool(p.outcome.hpv_positive) for p in known])
@@ -186,7 +177,7 @@ def main(run: RunFolder, workers: Workers = 0) -> None:
             ours = mean_over_schemes(score_folds(workspace, features, patients, stage), patients)
             rows |= {f"frozen, {pooled}": ours, f"frozen, {pooled}, and integration": ours + whole}
         for name, ours in rows.items():
-            less = [with_interval(*compare(metric, ours, other, *truth), sign="+") for other in (deep, whole)]
+            less = [with_interval(*paired_difference(metric, ours, other, *truth), sign="+") for other in (deep, whole)]
             table.add_row(name, f"{metric(ours, *truth):.3f}", *less)
         console.print(table)
 

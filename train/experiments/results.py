@@ -1,13 +1,14 @@
 """Read a finished run back as results: what each model said of the patients it never saw, under each scheme."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmpl.case import Patient
-from mmpl.cohort_scores import Interval, score_mask
+from mmpl.cohort_scores import RESAMPLES, Interval, interval, resamples, score_mask
 from mmpl.evidence import Evidence, FeatureTable, Scale
 from mmpl.names import Stage
 from mmpl.segmentation import UNTUNED, restore
@@ -48,6 +49,26 @@ def with_interval(value: float, bounds: Interval, sign: str = "") -> str:
         return "undefined"
     text = f"{value:{sign}.3f}"
     return text if math.isnan(bounds.low) else f"{text} [{bounds.low:{sign}.3f}, {bounds.high:{sign}.3f}]"
+
+
+def paired_difference(
+    metric: Callable[..., float], ours: NDArray, other: NDArray, *truth: NDArray
+) -> tuple[float, Interval]:
+    """Give by how much a metric of some answers exceeds that of others of the same patients, with its 95% interval.
+
+    Args:
+        metric: Function of answers and of each part of the truth.
+        ours, other: (n,) answers.
+        truth: (n,) what is known of the patients.
+    """
+
+    def difference(*rows: NDArray) -> float:
+        one, two, *known = rows
+        return metric(one, *known) - metric(two, *known)
+
+    rows = (ours, other, *truth)
+    drawn = [difference(*(row[chosen] for row in rows)) for chosen in resamples(len(ours), RESAMPLES)]
+    return difference(*rows), interval(drawn)
 
 
 @dataclass(frozen=True)

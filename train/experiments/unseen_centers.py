@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mmpl.case import Patient
-from mmpl.cohort_scores import RESAMPLES, interval, resamples
 from mmpl.evidence import Scale
 from mmpl.files import read_json
 from mmpl.io.cohort import read_cohort
@@ -39,6 +38,7 @@ from mmpl.training.splits import Scheme
 from mmpl.training.survival import times_and_events, with_rfs
 from mmpl.training.workspace import Workspace
 from mmpl.weights import TABLES_FILE, SurvivalTables
+from train.experiments.results import paired_difference, with_interval
 
 Floats = NDArray[np.float64]
 
@@ -152,13 +152,7 @@ def _table(title: str, way: str, metric: str, reference: str) -> Table:
 
 def _compare(metric: Callable[..., float], ours: NDArray, reference: NDArray, *truth: NDArray) -> tuple[str, str]:
     """Write a metric, and by how much it differs from the reference's, patient by patient."""
-    drawn = [
-        metric(ours[i], *(part[i] for part in truth)) - metric(reference[i], *(part[i] for part in truth))
-        for i in resamples(len(ours), RESAMPLES)
-    ]
-    low, high = interval(drawn)
-    value = metric(ours, *truth)
-    return f"{value:.3f}", f"{value - metric(reference, *truth):+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{metric(ours, *truth):.3f}", with_interval(*paired_difference(metric, ours, reference, *truth), sign="+")
 
 
 if __name__ == "__main__":
