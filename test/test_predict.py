@@ -330,7 +330,7 @@ def test_in_an_edition_that_has_it_as_an_input_the_released_status_is_known(
                 assert (said in page) == bool(word)
             assert row["hpv_status"] == str(int(hpv["positive"]))
             assert predicted.setdefault(name, hpv["probability"]) == hpv["probability"]  # whatever is known
-            note = "HPV Status is 'unknown': predicted"
+            note = "HPV status is 'unknown': predicted"
             assert (note in content["clinical_notes"]) == (edition == "hecktor-2026" and given is None)
             assert (note.replace("'", "&#39;") in page) == (note in content["clinical_notes"])
     capfd.readouterr()

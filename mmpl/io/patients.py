@@ -214,7 +214,7 @@ def inspect_patients(
         patient, wrong = _read_row(row, schema, has_plus)
         if expected and patient.known_hpv is None:
             said = f"is {shown(row[KNOWN_HPV])}" if KNOWN_HPV in table.header else "is not given"
-            assumed = (f"{expected} {said}: predicted", *patient.clinical.assumed)
+            assumed = (f"HPV status {said}: predicted", *patient.clinical.assumed)
             patient = replace(patient, clinical=replace(patient.clinical, assumed=assumed))
         (t_stage, n_stage), odd = _read_stages(row, schema)
         about = f"line {line}, patient {patient.patient_id or '(none)'}"

@@ -54,21 +54,21 @@ def fit_forest(evidence: Evidence, positive: ArrayLike, settings: ForestSettings
     from sklearn.model_selection import GridSearchCV, RepeatedStratifiedKFold
     from sklearn.preprocessing import StandardScaler
 
-    evidence = replace(evidence, clinical=known_levels(evidence.clinical))
-    status, names = np.asarray(positive, dtype=bool), evidence.table.names
-    matrix = np.where(np.isfinite(evidence.table.values), evidence.table.values, np.nan)
+    evidence, status = replace(evidence, clinical=known_levels(evidence.clinical)), np.asarray(positive, dtype=bool)
     if status.shape != (len(evidence),):
         raise ValueError(f"{status.shape} HPV statuses for {len(evidence)} patients")
     minority = int(min(status.sum(), (~status).sum()))
     if minority == 0:
         raise ValueError(f"all {len(status)} patients have the same HPV status; a forest needs both")
     measured = set(evidence.radiomics.names) - set(ABSENT)
-    passing = np.array([name not in measured for name in names])
-    candidate = np.array(
-        [name in measured and image_kind(name) in (None, *settings.radiomics_images) for name in names]
-    )
+    candidates = {name for name in measured if image_kind(name) in (None, *settings.radiomics_images)}
+    names = [name for name in evidence.table.names if name not in measured or name in candidates]
+    values = evidence.table.read(names)
+    matrix = np.where(np.isfinite(values), values, np.nan)
+    candidate = np.array([name in candidates for name in names])
+    passing = ~candidate
     always, most = int(passing.sum()), int(candidate.sum())
-    candidates = {
+    choices = {
         "select__k": sorted({always + min(kept, most) for kept in settings.radiomics_kept}),
         "forest__n_estimators": list(settings.trees),
         "forest__max_depth": list(settings.depth),
@@ -77,7 +77,7 @@ def fit_forest(evidence: Evidence, positive: ArrayLike, settings: ForestSettings
     folds = min(settings.inner_folds, minority)
     held_out = -(-minority // folds)  # of the minority, at most, in a fold of the inner cross-validation
     inner_minority = minority - held_out
-    choosing = inner_minority > 1 and any(len(values) > 1 for values in candidates.values())
+    choosing = inner_minority > 1 and any(len(values) > 1 for values in choices.values())
     pipeline = Pipeline(
         [
             ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
@@ -90,11 +90,11 @@ def fit_forest(evidence: Evidence, positive: ArrayLike, settings: ForestSettings
     accuracy = None
     if choosing:
         inner = RepeatedStratifiedKFold(n_splits=folds, n_repeats=settings.inner_repeats, random_state=seed)
-        search = GridSearchCV(pipeline, candidates, scoring="balanced_accuracy", cv=inner)
+        search = GridSearchCV(pipeline, choices, scoring="balanced_accuracy", cv=inner)
         pipeline = search.fit(matrix, status).best_estimator_
         accuracy = float(search.best_score_)
     else:
-        pipeline.set_params(**{name: values[0] for name, values in candidates.items()})
+        pipeline.set_params(**{name: values[0] for name, values in choices.items()})
         pipeline.fit(matrix, status)
     kept = pipeline["select"].get_support(indices=True)
     forest = pipeline["forest"]

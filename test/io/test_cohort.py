@@ -383,7 +383,7 @@ def test_a_status_that_is_not_known_is_said_to_be_predicted(tmp_path: Path, cell
         read_patients(table, None, False, None, "HPV Status"),
     ):
         assert read.patients[0].known_hpv is None
-        assert read.patients[0].clinical.assumed[0] == f"HPV Status {said}: predicted"
+        assert read.patients[0].clinical.assumed[0] == f"HPV status {said}: predicted"
         remark = "no column 'HPV Status': predicted of every patient"
         assert (remark in read.remarks) == (cell is None)
     plain = read_cohort(folder, outcomes=False)

@@ -226,7 +226,7 @@ from mmpl.profile import load_profile
 from mmpl.training.loop import Job
 from mmpl.training.losses import oda_loss
 keep_freed_memory()
-network = build_network(load_profile("paper"), Stage.SEGMENTATION).to(memory_format=torch.channels_last_3d)
+network = build_network(load_profile("paper"), Stage.SEGMENTATION)
 optimizer = torch.optim.AdamW(network.parameters())
 for _ in range(2):
     logits = network(torch.randn(2, 2, 48, 48, 48))
