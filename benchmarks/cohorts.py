@@ -42,7 +42,7 @@ from mmpl.names import Column, Stage
 from mmpl.network import count_gflop
 from mmpl.phantom.cohort import table_row
 from mmpl.phantom.latent import draw_patients
-from mmpl.predict import _Table, predict
+from mmpl.predict import AnswerTables, predict
 from mmpl.processor import Processor
 from mmpl.profile import Profile
 from mmpl.segmentation import SlidingWindow
@@ -300,7 +300,7 @@ def write_answers(cohort: Path, answers: Path, count: int, template: dict[str, A
 def evaluate_all(answered: Answered) -> tuple[float, ...]:
     """Write the tables of a cohort's answers, evaluate them, and write the page; seconds each, and the most MiB."""
     answers, cohort, resamples = answered.answers, answered.cohort, answered.resamples
-    tables_s = seconds_of(_Table(answers).write)
+    tables_s = seconds_of(AnswerTables(answers).write)
     scores_s = seconds_of(partial(evaluate, answers, cohort, resamples=resamples))
     page_s = seconds_of(partial(write_cohort_page, answers, cohort, resamples))
     return tables_s, scores_s, page_s, memory_kib("VmHWM") / MIB

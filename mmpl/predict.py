@@ -284,7 +284,7 @@ def predict(
     answering = Answering.open(order)
     for remark in answering.patients.remarks:
         log.warning("%s: %s", answering.patients.table, remark)
-    table = _Table(out)
+    table = AnswerTables(out)
     table.refuse_other_answers(answering.pipeline.ensemble, hpv_prevalence, order.edition)
     out.mkdir(parents=True, exist_ok=True)
     names, failures = answering.names, dict[str, str]()
@@ -384,8 +384,8 @@ def _find_masks(folder: Path, patients: Collection[str]) -> dict[str, Path]:
     return found
 
 
-class _Table:
-    """The answers of every report in its folder, whoever wrote it, sorted by patient, and the lesions they have."""
+class AnswerTables:
+    """The tables of a folder: the answers of every report in it, whoever wrote it, by patient, and their lesions."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

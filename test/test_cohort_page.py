@@ -21,7 +21,7 @@ from mmpl.cohort_page import COHORT_PAGE, draw_dice, draw_kaplan_meier, draw_plo
 from mmpl.evaluate import assess, collect
 from mmpl.io.images import write_image
 from mmpl.names import DAYS_PER_YEAR
-from mmpl.predict import _Table
+from mmpl.predict import AnswerTables
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def write_cohort_and_answers(folder: Path, count: int, seed: int = 0) -> tuple[P
             "lesions": [{"class": "GTVp"}],
         }
         (answers / f"{name}.json").write_text(json.dumps(report))
-    _Table(answers).write()
+    AnswerTables(answers).write()
     return cohort, answers
 
 
@@ -113,7 +113,7 @@ def test_stages_stand_there_where_some_answer_has_them(folders: tuple[Path, Path
     content = json.loads(report.read_text())
     content |= {"t_stage": {"stage": "T3"}, "n_stage": {"stage": "N1"}}
     report.write_text(json.dumps(content))
-    _Table(answers).write()
+    AnswerTables(answers).write()
     page = write_cohort_page(answers, cohort, count=2).read_text()
     assert all(f">{heading}<" in page for heading in ("T", "N", "true T", "true N"))
     assert page.count("<td>T3</td><td>N1</td>") == 1
@@ -195,7 +195,7 @@ def test_who_was_not_answered_is_told_and_not_drawn(folders: tuple[Path, Path], 
     cohort, answers = write_cohort_and_answers(tmp_path, 60)
     for path in sorted(answers.glob("P-*.json"))[::2]:
         path.unlink()
-    _Table(answers).write()
+    AnswerTables(answers).write()
     results = collect(answers, cohort)
     left = int(results.answered.sum())
     plot = draw_roc(results, 5)

@@ -378,7 +378,7 @@ def test_a_crash_before_the_table_loses_nothing_that_was_finished(cohort, names,
         raise OSError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Table, "write", crash)
+        patch.setattr(module.AnswerTables, "write", crash)
         with pytest.raises(OSError, match="power cut"):
             predict(cohort, out, pictures=False)
     assert read_rows(out) == before
@@ -406,7 +406,7 @@ def test_a_row_that_another_program_adds_while_the_table_is_written_stays(finish
         return write_rows(file)
 
     monkeypatch.setattr(module.csv, "writer", meanwhile)
-    module._Table(out).write()
+    module.AnswerTables(out).write()
     assert [row["PatientID"] for row in read_rows(out)] == [names[0], names[2]]
 
 

@@ -149,6 +149,22 @@ def score_folds(
     return standardize(workspace.splits, scores)
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """What a stage's networks and forests or Cox models say of patients out of fold, higher for what is predicted.
+
+    Attributes:
+        metric: Function of scores and of each part of the truth.
+    """
+
+    stage: Stage
+    patients: list[Patient]
+    metric: Callable[..., float]
+    truth: tuple[NDArray, ...]
+    networks: OutOfFold
+    integrated: OutOfFold
+
+
 def main(run: RunFolder, workers: Workers = 0) -> None:
     """Compare heads on frozen features with a finished run's networks, forests and Cox models, out of fold."""
     need("sklearn", "lifelines")
@@ -161,24 +177,24 @@ def main(run: RunFolder, workers: Workers = 0) -> None:
     flipped = {
         scheme: {name: -days for name, days in table.items()} for scheme, table in survival.expected_days.items()
     }
-    stages: tuple[tuple[Stage, list[Patient], Callable[..., float], tuple[NDArray, ...], OutOfFold, OutOfFold], ...] = (
-        (Stage.HPV, known, roc_auc, (status,), hpv.logits, hpv.probability),
-        (Stage.SURVIVAL, followed, c_index, times_and_events(followed), flipped, survival.risk),
-    )
-    for stage, patients, metric, truth, networks, integrated in stages:
-        table = Table(title=f"{stage}: {len(patients)} patients", title_justify="left")
+    for each in (
+        _Scored(Stage.HPV, known, roc_auc, (status,), hpv.logits, hpv.probability),
+        _Scored(Stage.SURVIVAL, followed, c_index, times_and_events(followed), flipped, survival.risk),
+    ):
+        table = Table(title=f"{each.stage}: {len(each.patients)} patients", title_justify="left")
         for heading in ("score", "value", "less networks", "less integration"):
             table.add_column(heading)
-        deep = mean_over_schemes(standardize(splits, networks), patients)
-        whole = mean_over_schemes(standardize(splits, integrated), patients)
+        deep = mean_over_schemes(standardize(splits, each.networks), each.patients)
+        whole = mean_over_schemes(standardize(splits, each.integrated), each.patients)
         rows = {"networks": deep, "integration": whole, "networks and integration": deep + whole}
         for pooled in POOLED:
-            features = {member: each[pooled] for member, each in zip(members, extracted, strict=True)}
-            ours = mean_over_schemes(score_folds(workspace, features, patients, stage), patients)
+            features = {member: found[pooled] for member, found in zip(members, extracted, strict=True)}
+            ours = mean_over_schemes(score_folds(workspace, features, each.patients, each.stage), each.patients)
             rows |= {f"frozen, {pooled}": ours, f"frozen, {pooled}, and integration": ours + whole}
         for name, ours in rows.items():
-            less = [with_interval(*paired_difference(metric, ours, other, *truth), sign="+") for other in (deep, whole)]
-            table.add_row(name, f"{metric(ours, *truth):.3f}", *less)
+            differences = [paired_difference(each.metric, ours, other, *each.truth) for other in (deep, whole)]
+            less = [with_interval(*difference, sign="+") for difference in differences]
+            table.add_row(name, f"{each.metric(ours, *each.truth):.3f}", *less)
         console.print(table)
 
 
