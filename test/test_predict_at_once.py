@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from distributed import Client
 
 from mmpl.parallel import Together
 from mmpl.phantom.cohort import write_cohort
-from mmpl.predict import predict
+from mmpl.predict import _answer_here, predict
 from mmpl.processor import Processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,6 +99,38 @@ def meet(device: str) -> int:
 
 def test_one_case_has_the_gpu_at_a_time_and_any_number_the_cpu() -> None:
     assert (meet("cuda"), meet("cpu")) == (1, 2)
+
+
+class PretendedPatients:
+    """Patients of whom the GPU takes as long as all else: ten networks in turns, between reading and drawing."""
+
+    names = tuple("ABCDEFGHIJKL")
+    pipeline = SimpleNamespace(device=torch.device("cuda"))
+
+    def __init__(self) -> None:
+        self.on_gpu_s = 0.0
+
+    def keep(self) -> None:
+        pass
+
+    def compute(self) -> bool:
+        started = time.monotonic()
+        time.sleep(0.03)
+        self.on_gpu_s += time.monotonic() - started
+        return True
+
+    def answer(self, name: str) -> None:
+        processor = Processor(self.pipeline.device)
+        time.sleep(0.15)
+        for _ in range(10):
+            assert processor.attempt(self.compute)
+        time.sleep(0.15)
+
+
+def test_the_gpu_is_busy_while_others_are_read_and_drawn() -> None:
+    patients, started = PretendedPatients(), time.monotonic()
+    assert len(list(_answer_here(patients, workers=0))) == len(patients.names)
+    assert patients.on_gpu_s / (time.monotonic() - started) > 0.8
 
 
 def test_what_several_threads_are_in_ends_with_the_last_of_them() -> None:
