@@ -353,7 +353,8 @@ def predict(
 def train(context: typer.Context) -> None:
     """Run a training step: mmpl train STEP ...; mmpl train STEP --help says more. It needs the extra `train`.
 
-    Steps: check, plan, prepare, segmentation, radiomics, hpv, survival, staging, export, and ensemble, which runs all.
+    Steps: prepare, segmentation, radiomics, hpv, survival, staging, export, and ensemble, which runs these; check and
+    plan, which say beforehand what a cohort lacks and takes; tabular, for tables without images.
     """
     step, *arguments = context.args or ["--help"]
     if step == "--help":

@@ -1,6 +1,7 @@
 """How a program says what stopped it: in words for what can be foreseen, and in one line whatever it was."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -33,8 +34,8 @@ def explain(error: BaseException) -> str:
     if package not in _OURS:
         extra = _EXTRA_OF.get(package, "train")
         pins = "requirements-dicom.txt" if extra == "dicom" else "requirements-train.txt"
-        command = f"pip install 'mmpl[{extra}]'" if INSTALLED else f"pip install -r {pins}"
-        return f"{package} is not installed: {command}"
+        what = f"'mmpl[{extra}]'" if INSTALLED else f"-r {pins}"
+        return f"{package} is not installed: {shlex.quote(sys.executable)} -m pip install {what}"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (ValueError, OSError)):

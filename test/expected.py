@@ -1,8 +1,8 @@
 """Compare the sample case's answers with those kept in `test/expected`, as the platform would see them.
 
-`test/expected` is what `./run.sh test/input test/expected` left with the shipped weights, without the picture, and
-`log.txt` the lines that it printed of its answers; `test/expected/hecktor-2026` what it left with that edition, but for
-the mask, which is the same. After new weights, run both again and look at the picture first.
+`test/expected` is what `./run.sh test/input test/expected` left with the shipped weights, without report, page and
+picture, and `log.txt` the lines that it printed of its answers; `test/expected/hecktor-2026` what it left with that
+edition, but for the mask, which is the same. After new weights, run both again and look at the picture first.
 """
 
 import json

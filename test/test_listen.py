@@ -513,7 +513,7 @@ def test_without_the_extra_one_line_says_what_to_install(
     monkeypatch.setattr("sys.argv", ["mmpl", "listen", "--out", str(tmp_path / "out"), "--peer", "A"])
     with pytest.raises(SystemExit) as stopped:
         main()
-    error = "error: pynetdicom is not installed: pip install -r requirements-dicom.txt\n"
+    error = f"error: pynetdicom is not installed: {sys.executable} -m pip install -r requirements-dicom.txt\n"
     assert (stopped.value.code, capfd.readouterr().err) == (1, error)
     assert not (tmp_path / "out").exists()
 

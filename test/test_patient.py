@@ -504,7 +504,7 @@ def test_without_the_extra_commands_that_need_it_say_so_in_one_line(run, written
     ):
         code, _, error = run(*arguments)
         assert code == 1
-        assert re.fullmatch(r"error: pydicom is not installed: pip install .*dicom.*\n", error)
+        assert re.fullmatch(r"error: pydicom is not installed: .* -m pip install .*dicom.*\n", error)
     assert not (tmp_path / "new").exists()
 
 

@@ -23,7 +23,7 @@ from mmpl.training.workspace import Workspace
 PARTS = 10
 """Parts that the patients are dealt into, each calibrated by the others: forests, Cox models and networks are out of
 fold already, but a calibration is fitted on their mean scores."""
-BY_THRESHOLD, BY_RATIO = "threshold chosen for balanced accuracy", "likelihood ratio of 1"
+BY_THRESHOLD, BY_RATIO = "threshold midway between the statuses' mean scores", "likelihood ratio of 1"
 
 
 def make_results(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,7 +225,8 @@ def test_without_the_extra_one_line_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     code, said = run("export", answers, "--dicom", tmp_path / "studies")
-    assert (code, said) == (1, "error: pydicom is not installed: pip install -r requirements-dicom.txt")
+    install = f"{sys.executable} -m pip install -r requirements-dicom.txt"
+    assert (code, said) == (1, f"error: pydicom is not installed: {install}")
 
 
 def test_predict_writes_forms_at_once(

@@ -355,7 +355,7 @@ def test_a_missing_package_is_named_before_anything_begins(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     ended = shell("ensemble", COHORT, tmp_path / "run", *SMALL)
-    assert ended.error == f"{package} is not installed: pip install -r requirements-train.txt"
+    assert ended.error == f"{package} is not installed: {sys.executable} -m pip install -r requirements-train.txt"
     assert not (tmp_path / "run").exists()
 
 
@@ -367,7 +367,7 @@ def test_a_missing_package_is_named_before_anything_begins(
         (KeyError("a"), "KeyError: 'a' (MMPL_DEBUG=1 shows where)"),
         (
             ModuleNotFoundError("no", name="openpyxl.cell"),
-            "openpyxl is not installed: pip install -r requirements-train",
+            f"openpyxl is not installed: {sys.executable} -m pip install -r requirements-train",
         ),
     ],
 )
