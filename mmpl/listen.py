@@ -186,6 +186,7 @@ class Inbox:
             name = f"{instance}.dcm"
             there = place / study / name if place else None
             if there and there.is_file() and place == self.answered:
+                self._refused[study].discard(instance)
                 return
             known = there is not None and there.is_file() and there.read_bytes() == content
             self._refused[study].add(instance)
@@ -237,7 +238,8 @@ class Inbox:
     def missing(self, study: str) -> int:
         """Count the objects of a study that were refused, and have not come again."""
         noted = {path.name.removeprefix(_REFUSED) for path in (self.received / study).glob(f"{_REFUSED}*")}
-        return len(noted | self._refused[study])
+        with self._lock:
+            return len(noted | self._refused[study])
 
     def is_whole(self, study: str, newest: float) -> bool:
         """Tell whether nothing has come of a study since, be it stored or refused."""

@@ -113,6 +113,7 @@ class Pipeline:
             default that of training.
         disagreement: Whether to measure how the models' masks differ, voxel by voxel.
         lesions: Whether to measure the lesions one by one.
+        at_once: Number of cases that are answered at once, and share the memory.
     """
 
     ensemble: Ensemble
@@ -123,6 +124,7 @@ class Pipeline:
     hpv_prevalence: float | None = None
     disagreement: bool = False
     lesions: bool = False
+    at_once: int = 1
 
     def __post_init__(self) -> None:
         if self.ensemble.of_tables:
@@ -151,7 +153,7 @@ class Pipeline:
         if budget_s is not None:
             budget = Budget(time.monotonic() + budget_s * SEGMENTATION_SHARE, len(self.ensemble.members))
         profile = self.ensemble.profile
-        processor, watch = Processor(self.device, memory_gib(profile)), _Stopwatch()
+        processor, watch = Processor(self.device, memory_gib(profile) * self.at_once), _Stopwatch()
         prepared = prepare(case, profile.preprocess)
         watch.lap("preparing")
         segmentation = self.segment(prepared, processor, budget)

@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
@@ -25,6 +26,7 @@ from mmpl.io.cohort import Cohort, read_cohort
 from mmpl.io.images import write_image
 from mmpl.memory import free_memory_gib, keep_freed_memory
 from mmpl.names import DICOM_FORMATS, Column, Format
+from mmpl.network import memory_gib
 from mmpl.page import write_page
 from mmpl.parallel import connect, gpus_of
 from mmpl.picture import draw
@@ -79,7 +81,7 @@ TABLE_SHARE = 0.05
 """The most of the time that writing the tables may take while patients are answered; at the end they are whole."""
 
 PATIENT_GIB = 2.5
-"""Memory that one patient more takes at most: images of 2 m, or a window of the published network."""
+"""Memory that one patient more takes at most, beside networks: images of 2 m."""
 GPU_PATIENTS = 3
 """Patients at once where one GPU answers them: while one has it, another is read, and a third measured and drawn."""
 
@@ -91,9 +93,12 @@ class Order:
     """What is asked for every patient of a cohort, as `predict` has it; a worker of a cluster answers by it, too.
 
     Attributes:
+        call: A name of its own for each call, so that a cluster's worker reads what there is by then.
         weights: Folder of the ensemble.
         edition: Edition of the challenge.
     """
+
+    call: str
 
     cohort: Path
     out: Path
@@ -123,8 +128,8 @@ class Answering:
     pipeline: Pipeline
 
     @classmethod
-    def open(cls, order: Order) -> "Answering":
-        """Open cohort and weights.
+    def open(cls, order: Order, workers: int = 1) -> "Answering":
+        """Open cohort and weights, for so many patients at once; 0 for as many as there is room for.
 
         Raises:
             InvalidInputError: The cohort's table cannot be used, or a mask is of no patient.
@@ -133,13 +138,16 @@ class Answering:
         ensemble, known_hpv = load_ensemble(order.weights).only(order.models), read_edition(order.edition).known_hpv
         patients = read_cohort(order.cohort, ensemble.profile.clinical, outcomes=False, known_hpv=known_hpv)
         given = _find_masks(order.masks, {each.patient_id for each in patients.patients}) if order.masks else {}
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        left = sum(not (order.out / f"{each.patient_id}.json").is_file() for each in patients.patients)
         pipeline = Pipeline(
             ensemble,
-            torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            device,
             all_radiomics=order.all_radiomics,
             hpv_prevalence=order.hpv_prevalence,
             disagreement=order.disagreement,
             lesions=True,
+            at_once=workers or _count_workers(device.type, PATIENT_GIB + memory_gib(ensemble.profile), left),
         )
         return cls(order, patients, given, pipeline)
 
@@ -169,7 +177,10 @@ class Answering:
         features, differing = out / f"{name}_radiomics.csv", out / f"{name}_disagreement.nii.gz"
         wanted = [mask, *[features] * order.all_radiomics, *[differing] * order.disagreement]
         given = self.given_masks.get(name)
-        source = self.patients.fingerprint(name, given)
+        try:
+            source = self.patients.fingerprint(name, given)
+        except InvalidInputError as error:
+            return str(error)
         if all(path.is_file() for path in wanted) and (known := read_report(report)):
             if known.source != source:
                 return f"{report}: answered from other images or another record; name another folder"
@@ -268,6 +279,7 @@ def predict(
         refuse_to_replace(masks, out)
     place: Callable[[Path], Path] = Path.resolve if scheduler else Path  # a worker may have been started elsewhere
     order = Order(
+        call=uuid.uuid4().hex,
         cohort=place(cohort),
         out=place(out),
         weights=place(find_weights()),
@@ -281,14 +293,14 @@ def predict(
         pages=pages,
         formats=frozenset(formats),
     )
-    answering = Answering.open(order)
+    answering = Answering.open(order, 1 if scheduler else workers)
     for remark in answering.patients.remarks:
         log.warning("%s: %s", answering.patients.table, remark)
     table = AnswerTables(out)
     table.refuse_other_answers(answering.pipeline.ensemble, hpv_prevalence, order.edition)
     out.mkdir(parents=True, exist_ok=True)
     names, failures = answering.names, dict[str, str]()
-    answers = _answer_on_cluster(order, names, scheduler) if scheduler else _answer_here(answering, workers)
+    answers = _answer_on_cluster(order, names, scheduler) if scheduler else _answer_here(answering)
     with Progress() as progress, closing(answers):
         for name, problem in progress.track(answers, total=len(names), description="predicting"):
             if problem:
@@ -306,14 +318,14 @@ def predict(
     return failures
 
 
-def _answer_here(answering: Answering, workers: int) -> Generator[tuple[str, str | None]]:
+def _answer_here(answering: Answering) -> Generator[tuple[str, str | None]]:
     """Answer the patients in threads of this process; each with what went wrong, as they are finished.
 
     Threads and not processes: they share networks and libraries, so that another patient takes its images alone, and
     the GPU, which one has at a time while the others read, measure and draw.
     """
     answering.keep()
-    count = workers or _count_workers(answering.pipeline.device.type, len(answering.names))
+    count = answering.pipeline.at_once
     with ThreadPoolExecutor(count, initializer=use_cores, initargs=(max(1, cpu_count() // count),)) as pool:
         try:
             futures = {pool.submit(answering.answer, name): name for name in answering.names}
@@ -323,10 +335,10 @@ def _answer_here(answering: Answering, workers: int) -> Generator[tuple[str, str
             pool.shutdown(cancel_futures=True)
 
 
-def _count_workers(device: str, patients: int) -> int:
-    """Choose how many patients are answered at once."""
+def _count_workers(device: str, patient_gib: float, patients: int) -> int:
+    """Choose how many patients are answered at once, each of whom takes so much memory."""
     most = min(cpu_count() if device == "cpu" else GPU_PATIENTS, max(1, patients))
-    return max(1, int(min(most, free_memory_gib() / PATIENT_GIB)))
+    return max(1, int(min(most, free_memory_gib() / patient_gib)))
 
 
 def _answer_on_cluster(order: Order, names: Sequence[str], scheduler: str) -> Generator[tuple[str, str | None]]:
@@ -352,7 +364,7 @@ def _answer_there(name: str, order: Order) -> str | None:
     return _opened(order).answer(name)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # two clients may come in turns
 def _opened(order: Order) -> Answering:
     os.environ[EDITION_VARIABLE] = order.edition  # which report and page name
     keep_freed_memory()

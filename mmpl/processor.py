@@ -1,5 +1,6 @@
 """What computes the networks of one case, and what it gives up where GPU memory or half precision ends."""
 
+import copy
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from joblib import cpu_count
+from torch import nn
 
 from mmpl.memory import free_memory_gib
 
@@ -20,6 +22,7 @@ and 3 stay in single precision: they take one crop a model, where stage 1 takes 
 _GPU = threading.Lock()
 ON_CPU = "out of GPU memory: the rest on the CPU"
 
+Network = TypeVar("Network", bound=nn.Module)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -39,11 +42,12 @@ class Processor:
     """The GPU, as far as its memory goes, or the CPU: one for each case, as what is given up stays given up for it.
 
     Of several cases that are answered at once, one has the GPU at a time, for a network and a patch or crop; the others
-    read, measure and draw meanwhile. Their networks are the same objects, so that this holds for what leaves the GPU.
+    read, measure and draw meanwhile. Their networks are the same objects, so that a case that has left the GPU computes
+    with copies.
 
     Attributes:
         device: Device that computes from now on.
-        network_gib: Memory that a network takes on a CPU while it computes.
+        network_gib: Memory that a network takes on a CPU while it computes, of all cases at once.
         dtype: Precision that stage 1 computes in from now on.
         notes: Notes of what was given up, for the reader of the answers.
     """
@@ -54,6 +58,7 @@ class Processor:
         self.dtype = PRECISION[device.type]
         self.notes: tuple[str, ...] = ()
         self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else _GPU
+        self._shared = True
 
     @property
     def at_once(self) -> int:
@@ -92,10 +97,17 @@ class Processor:
         torch.cuda.empty_cache()  # not before the block ends: until then the traceback holds the activations
         return None
 
+    def place(self, network: Network, dtype: torch.dtype) -> Network:
+        """Bring a network to the device, or a copy of it where another case may want it elsewhere meanwhile."""
+        if self._shared:
+            return network.to(self.device, dtype)
+        with _GPU:
+            return copy.deepcopy(network.to(self.device, dtype))
+
     def leave_gpu(self) -> None:
         """Go on on the CPU."""
         self.device, self.dtype = torch.device("cpu"), PRECISION["cpu"]
-        self._turn = nullcontext()
+        self._turn, self._shared = nullcontext(), False
         self.note(ON_CPU)
 
     def leave_half_precision(self) -> None:

@@ -254,7 +254,7 @@ class SlidingWindow:
 
     def _run(self, images: NDArray[np.float32], network: nn.Module) -> NDArray[np.float32]:
         device, dtype = self._processor.device, self._processor.dtype
-        network.to(device, dtype)
+        network = self._processor.place(network, dtype)
         boxes = window_boxes(images.shape[1:], self._settings.window_xyz[::-1], self.overlap)
         with torch.inference_mode():
             patch = torch.from_numpy(images).to(device)
@@ -452,7 +452,8 @@ def predict_logits(crop: NDArray[np.float32], network: nn.Module, processor: Pro
     def logits() -> NDArray[np.float64]:
         images = torch.from_numpy(np.ascontiguousarray(crop))[None]
         with torch.inference_mode():
-            return network.to(processor.device)(images.to(processor.device))[0].double().cpu().numpy()
+            here = processor.place(network, torch.float32)
+            return here(images.to(processor.device))[0].double().cpu().numpy()
 
     while (found := processor.attempt(logits)) is None:
         processor.leave_gpu()

@@ -1,5 +1,6 @@
 """A stand-in for a GPU with little memory, on a machine that has none."""
 
+import copy
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,6 +55,11 @@ class OnGpu(nn.Module):
     def to(self, device: torch.device, *rest: Any) -> "OnGpu":
         self.where = device.type
         return super().to(device, *rest)
+
+    def __deepcopy__(self, memo: dict) -> "OnGpu":
+        copied = OnGpu(copy.deepcopy(self.network, memo), self.memory)
+        copied.where = self.where
+        return copied
 
     def forward(self, images: Tensor) -> Tensor:
         self.memory.take(self.where, images)

@@ -619,6 +619,17 @@ def test_a_refusal_that_cannot_be_noted_on_disk_is_known(tmp_path: Path, monkeyp
         assert inbox.missing("1.2") == 0
 
 
+def test_an_object_that_was_answered_and_then_sent_wrongly_is_not_missed(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path, LIMITS)
+    with inbox.held():
+        inbox.store("1.2", "3", b"whole")
+        inbox.settle("1.2", inbox._newest["1.2"])
+        inbox.note_refused("1.2", "3")
+        inbox.store("1.2", "3", b"whole")
+        inbox.store("1.2", "4", b"another")
+        assert inbox.missing("1.2") == 0
+
+
 def test_a_second_answer_of_a_study_costs_no_former_one(tmp_path: Path) -> None:
     inbox = Inbox(tmp_path, LIMITS)
     with inbox.held():

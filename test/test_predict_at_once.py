@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,11 +16,14 @@ import pytest
 import torch
 from clusters import start_cluster
 from distributed import Client
+from torch import nn
 
+from mmpl.network import memory_gib
 from mmpl.parallel import Together
 from mmpl.phantom.cohort import write_cohort
-from mmpl.predict import _answer_here, predict
+from mmpl.predict import GPU_PATIENTS, PATIENT_GIB, _answer_here, _count_workers, predict
 from mmpl.processor import Processor
+from mmpl.profile import load_profile
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,6 +81,26 @@ def test_a_killed_worker_costs_no_row_and_two_clients_may_share_a_folder(
     assert not list(out.glob(".partial.*"))
 
 
+@pytest.mark.slow
+def test_a_cluster_answers_from_what_there_is_by_then(
+    cohort: Path, tmp_path: Path, tiny_ensemble: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMPL_WEIGHTS", str(tiny_ensemble))
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    first, second = sorted(path for path in cohort.iterdir() if path.is_dir())[:2]
+    shutil.copytree(first, mine / first.name)
+    [ehr] = cohort.glob("*_EHR.csv")
+    header, *rows = ehr.read_text().splitlines()
+    table = {row.partition(",")[0]: row for row in rows}
+    (mine / ehr.name).write_text(f"{header}\n{table[first.name]}\n")
+    with start_cluster(tmp_path, 1, str(ROOT), str(ROOT)) as address:
+        assert predict(mine, out, pictures=False, scheduler=address) == {}
+        shutil.copytree(second, mine / second.name)
+        (mine / ehr.name).write_text(f"{header}\n{table[first.name]}\n{table[second.name]}\n")
+        assert predict(mine, out, pictures=False, scheduler=address) == {}
+    assert len(list(out.glob("*.json"))) == 2
+
+
 def meet(device: str) -> int:
     """The most of two cases that were ever inside a network on a device at once."""
     inside, most, lock = 0, 0, threading.Lock()
@@ -101,11 +125,35 @@ def test_one_case_has_the_gpu_at_a_time_and_any_number_the_cpu() -> None:
     assert (meet("cuda"), meet("cpu")) == (1, 2)
 
 
+def test_who_has_left_the_gpu_computes_with_networks_of_its_own() -> None:
+    shared, gone = nn.Linear(1, 1), Processor(torch.device("cuda"))
+    gone.leave_gpu()
+    own = gone.place(shared, torch.float32)
+    assert own.state_dict() == shared.state_dict()
+    shared.half()  # as another case does on the GPU
+    assert own.weight.dtype is torch.float32
+
+
+@pytest.mark.parametrize(("cores", "free_gib"), [(16, 10.0), (32, 20.0), (8, 6.0), (64, 200.0)])
+def test_patients_at_once_and_their_networks_fit_the_memory(
+    cores: int, free_gib: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("predict", "processor"):
+        monkeypatch.setattr(f"mmpl.{module}.free_memory_gib", lambda: free_gib)
+    monkeypatch.setattr("mmpl.predict.cpu_count", lambda: cores)
+    network_gib = memory_gib(load_profile("paper"))
+    patients = _count_workers("cpu", PATIENT_GIB + network_gib, 100)
+    monkeypatch.setattr("torch.get_num_threads", lambda: cores // patients)
+    networks = Processor(torch.device("cpu"), network_gib * patients).at_once
+    assert patients * networks * network_gib <= free_gib
+    assert _count_workers("cpu", PATIENT_GIB + network_gib, 1) == 1
+
+
 class PretendedPatients:
     """Patients of whom the GPU takes as long as all else: ten networks in turns, between reading and drawing."""
 
     names = tuple("ABCDEFGHIJKL")
-    pipeline = SimpleNamespace(device=torch.device("cuda"))
+    pipeline = SimpleNamespace(at_once=GPU_PATIENTS)
 
     def __init__(self) -> None:
         self.on_gpu_s = 0.0
@@ -120,7 +168,7 @@ class PretendedPatients:
         return True
 
     def answer(self, name: str) -> None:
-        processor = Processor(self.pipeline.device)
+        processor = Processor(torch.device("cuda"))
         time.sleep(0.15)
         for _ in range(10):
             assert processor.attempt(self.compute)
@@ -129,7 +177,7 @@ class PretendedPatients:
 
 def test_the_gpu_is_busy_while_others_are_read_and_drawn() -> None:
     patients, started = PretendedPatients(), time.monotonic()
-    assert len(list(_answer_here(patients, workers=0))) == len(patients.names)
+    assert len(list(_answer_here(patients))) == len(patients.names)
     assert patients.on_gpu_s / (time.monotonic() - started) > 0.8
 
 

@@ -4,6 +4,7 @@ Decoders of compressed pixels are written in C, and a damaged stream may end the
 in one of their own.
 """
 
+import threading
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LONGEST_S = 120.0
 """Seconds that decoding one file may take, the start of the other process among them."""
+_OTHER_PROCESS = threading.Lock()
 
 
 def read_pixels(file: Stored) -> NDArray:
@@ -39,13 +41,26 @@ def decode(dataset: "Dataset") -> NDArray:
     """Decode the pixels of a dataset.
 
     Raises:
-        ValueError: They are no gray image, or the decoder complains; or whatever else a decoder raises.
+        ValueError: They are no gray image; or whatever else a decoder raises.
+    """
+    with quiet():
+        stored = dataset.pixel_array
+    if stored.dtype.kind not in "iu" or dataset.SamplesPerPixel != 1:
+        raise ValueError("no gray image")
+    return stored
+
+
+def decode_compressed(dataset: "Dataset") -> NDArray:
+    """Decode compressed pixels, as `decode` does, in a process where nothing else writes to stderr.
+
+    Raises:
+        ValueError: The decoder complains, too.
     """
     complaints: list[str] = []
-    with quiet(), caught_stderr(complaints):
-        stored = dataset.pixel_array
-    if complaints or stored.dtype.kind not in "iu" or dataset.SamplesPerPixel != 1:
-        raise ValueError("no gray image, or a damaged one")
+    with caught_stderr(complaints):
+        stored = decode(dataset)
+    if complaints:
+        raise ValueError("a damaged image")
     return stored
 
 
@@ -60,12 +75,13 @@ def _decoders() -> "ProcessPoolExecutor":
 def _in_another_process(dataset: "Dataset") -> NDArray:
     from joblib.externals.loky import BrokenProcessPool
 
-    try:
-        return _decoders().submit(decode, dataset).result(LONGEST_S)
-    except (BrokenProcessPool, TimeoutError):
-        _decoders().shutdown(wait=False, kill_workers=True)
-        _decoders.cache_clear()
-        raise
+    with _OTHER_PROCESS:  # or who waits for it would be lost with a file that ends it
+        try:
+            return _decoders().submit(decode_compressed, dataset).result(LONGEST_S)
+        except (BrokenProcessPool, TimeoutError):
+            _decoders().shutdown(wait=False, kill_workers=True)
+            _decoders.cache_clear()
+            raise
 
 
 def _why_not(file: Stored, dataset: "Dataset") -> str:

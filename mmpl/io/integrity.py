@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,12 +30,16 @@ MOST_VOXELS = 1_500_000_000
 _LONGEST_LINE = 10_000  # bytes
 _BLOCK = 1 << 22  # bytes; a multiple of any voxel's size
 _NIFTI_FLOATS = {"16": "f4", "64": "f8"}
+_STDERR = threading.RLock()
 
 
 @contextmanager
 def caught_stderr(lines: list[str]) -> Iterator[None]:
-    """Collect what is written to the process's stderr meanwhile, by libraries in C++ too; needs no disk."""
-    with _open_nowhere() as file:
+    """Collect what is written to the process's stderr meanwhile, by libraries in C++ too; needs no disk.
+
+    The process has one stderr, so one thread at a time does so; the next one waits.
+    """
+    with _STDERR, _open_nowhere() as file:
         open_standard_streams()
         sys.stderr.flush()
         kept = os.dup(2)

@@ -79,6 +79,8 @@ def export(workspace: Workspace, weights: Path, force: bool = False) -> None:
         "patients": len(workspace.patients),
         "image_hashes": sorted(workspace.image_hashes),
     }
+    if have_networks(stages) and (gone := [p for p in workspace.patients if not workspace.store.has(p.patient_id)]):
+        typer.echo(f"note: the patches of {len(gone)} patients are gone: --start will not know their images again")
     summary |= {stage.value: workspace.read(STAGE_RECORD[stage]).summary() for stage in stages}
     if have_networks(stages) and (start := workspace.read(StartRecord)).cohorts:
         summary["started_from"] = start.model_dump(mode="json")

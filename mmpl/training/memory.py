@@ -33,6 +33,13 @@ def training_gib(profile: Profile, stage: Stage) -> float:
     return PROCESS_GIB + (WEIGHT_COPIES * weights + WORKSPACE * kept) / GIB
 
 
+def predicting_gib(profile: Profile, images_gib: float = PROCESS_GIB) -> float:
+    """Estimate what a process takes that has read images, or a prepared patch alone, and applies a network to them."""
+    from mmpl.network import memory_gib
+
+    return images_gib + memory_gib(profile)
+
+
 def measure_step(profile: Profile, stage: Stage, batch: int) -> tuple[int, int]:
     """Count the activations that a backward pass keeps, and the weights, bytes in single precision; nothing is run.
 

@@ -19,6 +19,7 @@ from mmpl.network.model import OutcomeHead
 from mmpl.processor import Processor
 from mmpl.profile import OutcomeTraining
 from mmpl.segmentation import crop_around, predict_logits
+from mmpl.training.memory import predicting_gib
 from mmpl.training.parallel import Engine
 from mmpl.training.patches import HALF_LABEL, LesionCrops
 from mmpl.training.records import OutOfFold, Values
@@ -188,7 +189,9 @@ def train_stage(
         typer.echo(missing)
         return None
     rest = [member for member in workspace.splits.members if member not in trained]
-    trained |= dict(zip(rest, engine.map(f"{title}, scoring", work, rest, networks=True), strict=True))
+    needed = predicting_gib(workspace.profile)
+    scored = engine.map(f"{title}, scoring", work, rest, networks=True, item_gib=needed)
+    trained |= dict(zip(rest, scored, strict=True))
     return {member: trained[member][1] for member in workspace.splits.members}
 
 

@@ -120,10 +120,10 @@ class Engine:
         if self.workers:
             if min(self.workers, items) > room:
                 typer.echo(f"warning: {title}: {needs}; {min(self.workers, items)} may be killed for it", err=True)
-            return self.workers
+            return min(self.workers, items)
         if room == 0:
             raise OSError(f"{title}: {needs}; nothing was started (--workers 1 starts one all the same)")
-        return min(1 if networks and _has_gpu() else CORES, room)
+        return min(1 if networks and _has_gpu() else CORES, room, items)
 
 
 def _describe_loss(error: TerminatedWorkerError, item_gib: float) -> str:

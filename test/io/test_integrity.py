@@ -4,6 +4,8 @@ import contextlib
 import gzip
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,20 @@ def test_stderr_is_given_back_after_an_error(capfd: pytest.CaptureFixture[str]) 
     os.write(2, b"after it\n")
     assert lines == ["before it"]
     assert capfd.readouterr().err == "after it\n"
+
+
+def test_stderr_is_given_back_after_several_threads() -> None:
+    def catch(number: int) -> list[str]:
+        lines: list[str] = []
+        with caught_stderr(lines):
+            time.sleep(0.001)
+            os.write(2, f"of {number}\n".encode())
+        return lines
+
+    before = os.fstat(2)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(catch, range(40))) == [[f"of {number}"] for number in range(40)]
+    assert os.path.samestat(before, os.fstat(2))
 
 
 def test_a_whole_file_passes(stored: Path) -> None:

@@ -83,6 +83,13 @@ def test_results_come_in_the_items_order_and_cores_are_shared() -> None:
     assert Engine(workers=os.cpu_count() or 1).map("threads", threads, range(2)) == [1, 1]
 
 
+def test_there_are_no_more_processes_than_items_to_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmpl.training.parallel.CORES", 16)
+    monkeypatch.setattr("mmpl.training.parallel.free_memory_gib", lambda: 64.0)
+    counts = [Engine(workers)._count_workers("", False, 1.0, items=2) for workers in (0, 8)]
+    assert counts == [2, 2]
+
+
 def test_an_error_reaches_the_caller() -> None:
     with pytest.raises(TypeError):
         Engine(workers=2).map("squares", square, ["no number"])

@@ -119,6 +119,13 @@ def test_stopped_half_way_it_leaves_nothing_that_loads_and_goes_on(
     }
 
 
+def test_weights_that_cannot_know_their_patients_images_again_say_so(
+    finished: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(finished, tmp_path / "weights")  # whose patients were never prepared
+    assert "note: the patches of 2 patients are gone" in capsys.readouterr().out
+
+
 def test_a_run_says_what_it_started_from(finished: Workspace, tmp_path: Path) -> None:
     finished.keep(StartRecord(cohorts=("phantom:100:1",), code_version="0.1.0", step=10))
     export(finished, tmp_path / "weights")

@@ -45,7 +45,7 @@ from mmpl.processor import Processor
 from mmpl.profile import Profile
 from mmpl.segmentation import MemberMasks, Thresholds, compose, predict_probability, restore
 from mmpl.training.command import RunFolder, Workers, run_program
-from mmpl.training.memory import IMAGES_GIB
+from mmpl.training.memory import IMAGES_GIB, predicting_gib
 from mmpl.training.parallel import Engine
 from mmpl.training.records import StartRecord
 from mmpl.training.workspace import Workspace, may_share_patients, open_source
@@ -388,7 +388,8 @@ def main(
     if fresh:
         source = open_source(fresh, workspace.profile.clinical)
         names = [p.patient_id for p in source.patients if source.has_mask(p.patient_id)]
-        answered = engine.map("answering", _Answered(fresh, run / "weights"), names, networks=True)
+        needed = predicting_gib(workspace.profile, IMAGES_GIB)
+        answered = engine.map("answering", _Answered(fresh, run / "weights"), names, networks=True, item_gib=needed)
     for label, scored in METRICS.items():
         by_class, aims = Found.join([each[label] for each in out_of_fold]), list(scored.values())
         kept = {name: cross_validate(by_class, score, aims) for name, score in SCORES.items()}

@@ -28,6 +28,7 @@ from mmpl.processor import use_cores
 from mmpl.segmentation import crop_around
 from mmpl.training.command import RunFolder, Workers, need, run_program
 from mmpl.training.hpv import with_status
+from mmpl.training.memory import predicting_gib
 from mmpl.training.outcome_network import mean_over_schemes, standardize
 from mmpl.training.parallel import Engine
 from mmpl.training.records import HpvRecord, OutOfFold, SurvivalRecord
@@ -170,7 +171,8 @@ def main(run: RunFolder, workers: Workers = 0) -> None:
     need("sklearn", "lifelines")
     workspace, engine = Workspace.open(run), Engine(workers)
     members, hpv, survival = workspace.splits.members, workspace.read(HpvRecord), workspace.read(SurvivalRecord)
-    extracted = engine.map("features", _Extract(workspace), members, networks=True)
+    needed = predicting_gib(workspace.profile)
+    extracted = engine.map("features", _Extract(workspace), members, networks=True, item_gib=needed)
     splits, console = workspace.splits, Console(width=140)
     known, followed = with_status(workspace.patients), with_rfs(workspace.patients)
     status = np.array([bool(p.outcome.hpv_positive) for p in known])

@@ -40,6 +40,7 @@ from mmpl.radiomics import feature_names, measure_lesions
 from mmpl.report import read_report
 from mmpl.staging import measure_geometry, staging_evidence, without_lesion
 from mmpl.training.command import CohortName, Workers, run_program
+from mmpl.training.memory import IMAGES_GIB, predicting_gib
 from mmpl.training.parallel import Engine
 from mmpl.training.staging import (
     COLUMNS,
@@ -217,9 +218,11 @@ def main(
 ) -> None:
     """Segment and stage the patients of COHORT, which the weights were not trained on, and compare."""
     measure = _Measure(cohort, weights, tuple(model or ()), answers)
-    source = open_source(cohort, load_ensemble(weights).profile.clinical)
+    profile = load_ensemble(weights).profile
+    source = open_source(cohort, profile.clinical)
     names = [patient.patient_id for patient in source.patients]
-    patients = Engine(workers).map("measuring", measure, names, networks=True)
+    needed = predicting_gib(profile, IMAGES_GIB)
+    patients = Engine(workers).map("measuring", measure, names, networks=True, item_gib=needed)
     for task in STAGE_TASKS:
         Console(width=120).print(report(task, patients))
 
