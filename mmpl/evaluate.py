@@ -48,6 +48,7 @@ from mmpl.io.masks import read_mask
 from mmpl.io.tables import read_table, require
 from mmpl.names import Column, Task, stage_name
 from mmpl.report import read_curve
+from mmpl.schema import ClinicalSchema
 
 log = logging.getLogger(__name__)
 
@@ -250,26 +251,24 @@ def collect(
         **_line_up_truth(released.folder / TRUTH_FILE, [p.patient_id for p in patients]),
         **_line_up_calibrated(predictions, [p.patient_id for p in patients], answered),
         **_line_up_stages(patients, answered, edition),
-        **describe_patients(patients),
+        **describe_patients(patients, released.schema),
         volume_ml=np.array([answer.volume_ml for answer in answered]),
     )
 
 
-def describe_patients(patients: Sequence[Patient]) -> dict[str, Any]:
-    """Give the columns of `Results` that the clinical record tells."""
+def describe_patients(patients: Sequence[Patient], schema: ClinicalSchema) -> dict[str, Any]:
+    """Give the columns of `Results` that the clinical record tells; NaN where its schema has no such field."""
+    male = {schema.code_of("Gender", word): number for word, number in (("female", 0.0), ("male", 1.0))}
+    sex, age = ([p.clinical.values.get(name) for p in patients] for name in ("Gender", "Age"))
     return {
-        "male": _column(_as_number(p.clinical.values.get("Gender")) for p in patients),  # the schema's codes: 0 and 1
-        "age": _column(_as_number(p.clinical.values.get("Age")) for p in patients),
+        "male": _column(None if code is None else male.get(str(code)) for code in sex),
+        "age": _column(years if isinstance(years, float) else None for years in age),
         "fields_missing": _column(sum(value is None for value in p.clinical.values.values()) for p in patients),
     }
 
 
 def _column(values: Iterable[float | None]) -> NDArray[np.float64]:
     return np.array([math.nan if value is None else value for value in values], float)
-
-
-def _as_number(value: float | str | None) -> float | None:
-    return None if value is None else float(value)
 
 
 def print_table(evaluation: Evaluation, console: Console | None = None) -> None:

@@ -19,6 +19,7 @@ from mmpl.calibration import HpvCalibration, HpvSet
 from mmpl.case import InvalidInputError
 from mmpl.evidence import Evidence, Floats
 from mmpl.explanation import Explanation, Share
+from mmpl.files import write_whole
 from mmpl.forest import Forest
 
 
@@ -92,7 +93,7 @@ class HpvModel:
             "scales": self.scales,
             **vars(self.forest),
         }
-        with path.open("wb") as file:
+        with write_whole(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
     @classmethod

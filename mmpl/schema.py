@@ -117,6 +117,11 @@ class ClinicalSchema(_Frozen):
         """Find which field a spelling of its name means; None where it means none."""
         return self._names_by_key.get(plain_name(key))
 
+    def code_of(self, name: str, text: str) -> str | None:
+        """Give the code of the level of a field that a spelling means; None without such a field or level."""
+        field = next((field for field in self.fields if field.name == name), None)
+        return field.read(normalized(text)) if isinstance(field, CategoricalField) else None
+
     def is_missing(self, value: object) -> bool:
         """Tell whether a value says that it is not known."""
         return value is None or normalized(value) in self.missing

@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 
 from mmpl.__main__ import main
-from mmpl.case import Grid, Image, InvalidInputError
-from mmpl.evaluate import Evaluation, evaluate, print_table
+from mmpl.case import Grid, Image, InvalidInputError, Outcome, Patient
+from mmpl.evaluate import Evaluation, describe_patients, evaluate, print_table
 from mmpl.io.challenge import read_edition
 from mmpl.io.images import write_image
+from mmpl.schema import CategoricalField, default_schema
 
 pytestmark = pytest.mark.slow
 
@@ -304,6 +305,19 @@ def staged(folders):
     add_columns(cohort / "table.csv", "T-stage,N-stage", TRUE_STAGES)
     add_columns(out / "predictions.csv", "t_stage,n_stage", STAGES)
     return out, cohort
+
+
+def test_women_and_men_are_told_by_the_schemas_own_codes():
+    fields = [CategoricalField(name="Gender", levels={"1": ("male",), "2": ("female",)})]
+    schema = default_schema().model_copy(update={"fields": tuple(fields)})
+    people = [Patient(name, "", schema.read({"Gender": name}), Outcome()) for name in ("female", "male", "none")]
+    described = describe_patients(people, schema)
+    np.testing.assert_array_equal(described["male"], [0, 1, np.nan])
+    assert np.isnan(described["age"]).all()  # this schema has none
+    letters = [CategoricalField(name="Gender", levels={"F": ("female",), "M": ("male",)})]
+    schema = default_schema().model_copy(update={"fields": tuple(letters)})
+    people = [Patient(name, "", schema.read({"Gender": name}), Outcome()) for name in ("F", "M")]
+    np.testing.assert_array_equal(describe_patients(people, schema)["male"], [0, 1])
 
 
 def test_stages_and_the_score_of_2026_by_hand(staged):

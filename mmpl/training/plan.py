@@ -68,7 +68,7 @@ def measure_parts(workspace: Workspace, most: int) -> Parts:
     """
     store, spent = workspace.store, defaultdict[str, float](float)
     with_mask = []
-    for patient in workspace.patients[:: max(1, len(workspace.patients) // most)]:
+    for patient in workspace.patients[:: -(-len(workspace.patients) // most)]:
         case = workspace.source.read_case(patient.patient_id)
         if case.reference is not None:
             with_mask.append(case)

@@ -1,9 +1,13 @@
 """Cache every patient's patch and make the folds: `python -m train.prepare COHORT RUN --profile demo`."""
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import typer
+
+from mmpl.errors import some_of
 from mmpl.names import Stage
 from mmpl.preprocess import prepare
 from mmpl.training.check import check_cohort
@@ -63,9 +67,14 @@ def begin(
 
 
 def cache(workspace: Workspace, engine: Engine) -> None:
-    """Keep the patch of every patient that has none yet."""
+    """Keep the patch of every patient that has none yet, and name patients whose images are those of another."""
     missing = [p.patient_id for p in workspace.patients if not workspace.store.has(p.patient_id)]
     engine.map("preparing", PreparePatient(workspace), missing, item_gib=IMAGES_GIB)
+    by_hash = defaultdict[str, list[str]](list)
+    for patient in workspace.patients:
+        by_hash[workspace.store.describe(patient.patient_id).image_hash].append(patient.patient_id)
+    if twins := [" and ".join(names) for names in by_hash.values() if len(names) > 1]:
+        typer.echo(f"warning: the same images, which may lie in several folds: {some_of(twins)}", err=True)
 
 
 def main(

@@ -11,6 +11,7 @@ from mmpl.case import Patient
 from mmpl.cohort_scores import MASK_COLUMNS, SET_NUMBERS, YEARS_SCORED, Results
 from mmpl.evaluate import describe_patients
 from mmpl.names import DAYS_PER_YEAR, Stage
+from mmpl.schema import ClinicalSchema
 from mmpl.training.calibration import LEAST_CASES, calibrate_hpv, calibrate_survival
 from mmpl.training.forest import choose_threshold
 from mmpl.training.hpv import with_status
@@ -32,8 +33,12 @@ def make_results(
     risk: Mapping[str, float] | None = None,
     probability: Mapping[str, float] | None = None,
     decision: Mapping[str, float] | None = None,
+    schema: ClinicalSchema | None = None,
 ) -> Results:
-    """Line answers up with patients; what is left out is missing of all of them."""
+    """Line answers up with patients; what is left out is missing of all of them.
+
+    By the schema of their records they are told apart by sex, age and blank fields.
+    """
 
     def column(values: Mapping[str, float] | None) -> NDArray[np.float64]:
         return np.array([(values or {}).get(p.patient_id, np.nan) for p in patients], float)
@@ -57,7 +62,7 @@ def make_results(
         hpv_probability=column(probability),
         hpv_decision=column(decision),
         hpv_positive=known([p.outcome.hpv_positive for p in patients]),
-        **describe_patients(patients),
+        **(describe_patients(patients, schema) if schema else {}),
     )
 
 
@@ -104,7 +109,7 @@ def calibrated_hpv(workspace: Workspace) -> dict[str, Results]:
         decisions[BY_RATIO][part] = fitted.log_likelihood_ratio(values[part]) > 0
     if np.isnan(sets).any():
         sets[:] = np.nan  # the parts that have some are those that are easiest
-    plain = make_results(patients)
+    plain = make_results(patients, schema=workspace.profile.clinical)
     return {
         rule: replace(plain, hpv_probability=values, hpv_calibrated=calibrated, hpv_set=sets, hpv_decision=decision)
         for rule, decision in decisions.items()
@@ -133,7 +138,7 @@ def calibrated_survival(workspace: Workspace) -> Results:
         if (day := year * DAYS_PER_YEAR) <= grid[-1]:
             years[:, column] = [np.interp(day, grid, row) for row in curve]
     curves = {"curve_days": np.tile(grid, (len(risk), 1)), "curve": curve, "no_recurrence": years}
-    return replace(make_results(patients), risk=risk, **curves)
+    return replace(make_results(patients, schema=workspace.profile.clinical), risk=risk, **curves)
 
 
 def out_of_fold_results(workspace: Workspace) -> Results:
@@ -142,7 +147,8 @@ def out_of_fold_results(workspace: Workspace) -> Results:
     Outcomes of a stage that the run has not are left out: nothing was said of them.
     """
     patients, stages = workspace.patients, workspace.settings.stages
-    results, unknown = make_results(patients), np.full(len(patients), np.nan)
+    results = make_results(patients, schema=workspace.profile.clinical)
+    unknown = np.full(len(patients), np.nan)
     if Stage.HPV not in stages:
         results = replace(results, hpv_positive=unknown)
     if Stage.SURVIVAL not in stages:

@@ -92,7 +92,7 @@ def extend_schema(
         cells = [row[name] for _, row in read.rows if not schema.is_missing(row[name])]
         if name in numbers:
             fields.append(ContinuousField(name=name, unit="as in the table", range=_ANY_NUMBER))
-            if not any(fields[-1].read(normalized(cell)) for cell in cells):
+            if all(fields[-1].read(normalized(cell)) is None for cell in cells):
                 problems.append(f"{name} holds no number")
             continue
         levels = {normalized(cell): cell for cell in sorted(cells, reverse=True)}

@@ -101,7 +101,7 @@ def open_source(cohort: str, schema: ClinicalSchema) -> Source:
         from mmpl.phantom.planted import VERSIONS
 
         named = PHANTOM_NAME.fullmatch(cohort)
-        if not named or int(named[4] or 1) not in VERSIONS:
+        if not named or int(named[4] or 1) not in VERSIONS or float(named[3] or 0) > 1:
             raise ValueError(f"{cohort}: a synthetic cohort is {PHANTOM_FORM}")
         return MemoryCohort.draw(
             int(named[1]),

@@ -92,7 +92,8 @@ def test_a_mistake_is_one_line_and_leaves_no_run(program: str, options: tuple[st
 
 
 @pytest.mark.parametrize(
-    "cohort", ["phantom:24", "phantom:x:3", "phantom:24:3:half", "phantom:24:3:v9", "phantom:24:3:dose7"]
+    "cohort",
+    ["phantom:24", "phantom:x:3", "phantom:24:3:half", "phantom:24:3:v9", "phantom:24:3:2", "phantom:24:3:dose7"],
 )
 def test_a_synthetic_cohort_that_is_none(cohort: str, tmp_path: Path) -> None:
     wanted = f"{cohort}: a synthetic cohort is phantom:PATIENTS:SEED[:HPV_POSITIVE][:vVERSION][:dose[SHARE]]"

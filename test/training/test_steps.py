@@ -126,6 +126,16 @@ def test_weights_that_cannot_know_their_patients_images_again_say_so(
     assert "note: the patches of 2 patients are gone" in capsys.readouterr().out
 
 
+def test_patients_with_the_same_images_are_named(run: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    cache(run, Engine(1))
+    assert "same images" not in capsys.readouterr().err
+    first, second = (run.store.folder / f"{patient.patient_id}.json" for patient in run.patients)
+    hashes = [json.loads(path.read_text())["image_hash"] for path in (first, second)]
+    second.write_text(second.read_text().replace(hashes[1], hashes[0]))
+    cache(run, Engine(1))
+    assert f"several folds: {first.stem} and {second.stem}" in capsys.readouterr().err
+
+
 def test_a_run_says_what_it_started_from(finished: Workspace, tmp_path: Path) -> None:
     finished.keep(StartRecord(cohorts=("phantom:100:1",), code_version="0.1.0", step=10))
     export(finished, tmp_path / "weights")

@@ -304,6 +304,11 @@ def test_what_is_there_is_left_alone(folder: Path, tmp_path: Path) -> None:
         fit_run(folder, tmp_path / "other", weights=folder / "run" / "weights")
 
 
+def test_a_number_may_be_zero_of_everyone(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("PatientID,Pack Years\nA,0\nB,0\n")
+    assert extend_schema(default_schema(), tmp_path / "table.csv", [], ["Pack Years"]).fields[-1].name == "Pack Years"
+
+
 def test_columns_become_fields(folder: Path) -> None:
     schema = extend_schema(default_schema(), folder / "training.csv", ["N-stage"], ["Pack Years"])
     category, number = schema.fields[-2:]

@@ -33,21 +33,25 @@ def main(
     """Train the comparisons of a finished run and predict every patient out of fold."""
     need("lightning")
     workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    stages = workspace.settings.stages
+    for stage in stages:
+        workspace.require(stage)
     begin = segmentation.find_start(workspace, start, start_step)
     members = [member for member in workspace.splits.members if member.scheme is Scheme.PATIENT]
     dice_only, scratch = (replace(workspace, variant=name) for name in (DICE_ONLY, SCRATCH))
     one = segmentation.TrainAndPredict(dice_only, dice_only_loss, devices, begin)
     engine.train("stage 1, Dice alone", one, dice_only, Stage.SEGMENTATION, members)
-    two = hpv.TrainAndPredict(scratch, transfer=False, devices=devices)
-    logits = engine.train("stage 2 from scratch", two, scratch, Stage.HPV, members)
-    three = survival.TrainAndPredict(scratch, transfer=False, devices=devices)
-    days = engine.train("stage 3 from scratch", three, scratch, Stage.SURVIVAL, members)
-    record = ScratchRecord(
-        logits={name: row[0] for _, table in logits for name, row in table.items()},
-        expected_days={name: value for _, table in days for name, value in table.items()},
-    )
-    workspace.keep(record)
-    typer.echo(f"trained {3 * len(members)} networks for comparison")
+    logits, days = dict[str, float](), dict[str, float]()
+    if Stage.HPV in stages:
+        two = hpv.TrainAndPredict(scratch, transfer=False, devices=devices)
+        for _, rows in engine.train("stage 2 from scratch", two, scratch, Stage.HPV, members):
+            logits |= {name: row[0] for name, row in rows.items()}
+    if Stage.SURVIVAL in stages:
+        three = survival.TrainAndPredict(scratch, transfer=False, devices=devices)
+        for _, expected in engine.train("stage 3 from scratch", three, scratch, Stage.SURVIVAL, members):
+            days |= expected
+    workspace.keep(ScratchRecord(logits=logits, expected_days=days))
+    typer.echo(f"trained {(1 + bool(logits) + bool(days)) * len(members)} networks for comparison")
 
 
 if __name__ == "__main__":

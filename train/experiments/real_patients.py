@@ -32,6 +32,7 @@ from mmpl.training.splits import Member
 from mmpl.training.survival import known_or_predicted, with_rfs
 from mmpl.training.tabular import TabularRun, begin, extend_schema, fit
 from mmpl.training.workspace import DEFAULT_PROFILE
+from mmpl.version import __version__
 from mmpl.weights import MANIFEST, TABLES_FILE, SurvivalTables, digest, load_ensemble
 from train.experiments.calibration import calibration_tables
 from train.experiments.results import with_interval
@@ -85,7 +86,7 @@ def run_of(seen: Seen, tables: Path, runs: Path, engine: Engine) -> TabularRun:
     radiomics = tables / seen.radiomics if seen.radiomics else None
     settings = profile.model_copy(update={"clinical": schema})
     read = [digest(path) for path in (table, radiomics) if path]
-    fitted_to = sha256(repr((seen, settings.to_dict(), read)).encode()).hexdigest()[:8]
+    fitted_to = sha256(repr((seen, settings.to_dict(), read, __version__)).encode()).hexdigest()[:8]
     run = begin(runs / f"{seen.name}-{fitted_to}", table, settings, radiomics, seen.where, without=seen.without)
     if not (run.folder / "weights" / MANIFEST).is_file():
         fit(run, engine)

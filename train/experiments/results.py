@@ -84,7 +84,7 @@ class Baseline:
     clinical: bool
 
     def __call__(self, member: Member) -> tuple[dict[str, float], dict[str, float]]:
-        """Give HPV probabilities and risk scores, standardized within the fold, by patient."""
+        """Give HPV probabilities and risk scores, standardized within the fold, by patient; none without the stage."""
         workspace, splits = self.workspace, self.workspace.splits
         training, held_out = (part(member, workspace.patients) for part in (splits.training, splits.held_out))
 
@@ -96,15 +96,17 @@ class Baseline:
                 workspace.encode(member, patients) if self.clinical else nothing,
             )
 
-        known, followed = with_status(training), with_rfs(training)
-        status = [bool(p.outcome.hpv_positive) for p in known]
-        seeds = (workspace.seed(member, stage) for stage in (Stage.HPV, Stage.SURVIVAL))
-        forest = fit_forest(evidence(known), status, workspace.profile.forest, next(seeds))
-        screening_p = workspace.profile.survival.screening_p
-        cox = fit_cox(evidence(followed), *times_and_events(followed), screening_p, next(seeds))
-        probability = forest.probability(evidence(held_out))
-        hazard = cox.log_partial_hazard(evidence(held_out))
-        scale = Scale.of(hazard, SMALLEST_RISK_SD)
-        ids = [p.patient_id for p in held_out]
-        risk = [scale.standardize(float(value)) for value in hazard]
-        return dict(zip(ids, probability.tolist(), strict=True)), dict(zip(ids, risk, strict=True))
+        ids, profile, stages = [p.patient_id for p in held_out], workspace.profile, workspace.settings.stages
+        probability, risk = dict[str, float](), dict[str, float]()
+        if Stage.HPV in stages:
+            known = with_status(training)
+            status = [bool(p.outcome.hpv_positive) for p in known]
+            forest = fit_forest(evidence(known), status, profile.forest, workspace.seed(member, Stage.HPV))
+            probability = dict(zip(ids, forest.probability(evidence(held_out)).tolist(), strict=True))
+        if Stage.SURVIVAL in stages:
+            followed, seed = with_rfs(training), workspace.seed(member, Stage.SURVIVAL)
+            cox = fit_cox(evidence(followed), *times_and_events(followed), profile.survival.screening_p, seed)
+            hazard = cox.log_partial_hazard(evidence(held_out))
+            scale = Scale.of(hazard, SMALLEST_RISK_SD)
+            risk = {name: scale.standardize(float(value)) for name, value in zip(ids, hazard, strict=True)}
+        return probability, risk

@@ -256,12 +256,13 @@ def main(run: RunFolder, out: Path, threshold: bool = False, workers: Workers = 
     cohort = Path(workspace.cohort).name
     lines = [f"# Out-of-fold results: {cohort}, profile {workspace.profile.name}", "", INTRODUCTION]
     drawn: tuple[dict[str, Results], tuple[NDArray, NDArray]] | None = None
+    known, followed = with_status(workspace.patients), with_rfs(workspace.patients)
     for scheme in workspace.splits.schemes:
         members = [member for member in workspace.splits.members if member.scheme is scheme]
         lines += [f"## {len(members)} {SCHEME_TITLE[scheme]}", "", "### Segmentation (the paper's Table 1)", ""]
         masks = score_masks(workspace, scheme, engine)
         lines += [*segmentation_table(workspace, scheme, engine, masks, threshold), ""]
-        if not (workspace.has(HpvRecord) and workspace.has(SurvivalRecord)):
+        if not (workspace.has(HpvRecord) or workspace.has(SurvivalRecord)):
             continue
         parts = {"Clinical-only": Baseline(workspace, False, True), "Radiomics-only": Baseline(workspace, True, False)}
         hpv: dict[str, dict[str, float]] = {name: {} for name in parts}
@@ -270,16 +271,16 @@ def main(run: RunFolder, out: Path, threshold: bool = False, workers: Workers = 
             for probabilities, risks in engine.map(f"{name}, {scheme}", baseline, members):
                 hpv[name] |= probabilities
                 risk[name] |= risks
-        methods = hpv_methods(workspace, scheme, hpv)
-        patients = with_status(workspace.patients)
-        lines += ["### HPV status (Table 2)", ""]
-        lines += [*write_table(methods, HPV_COMPARISONS, _folds(workspace, scheme, patients), measure_hpv), ""]
-        followed = with_rfs(workspace.patients)
-        outcomes = survival_methods(workspace, scheme, risk)
-        lines += ["### Recurrence-free survival (Table 3)", ""]
-        folds = _folds(workspace, scheme, followed)
-        lines += [*write_table(outcomes, SURVIVAL_COMPARISONS, folds, measure_survival), ""]
-        if scheme is Scheme.PATIENT:
+        methods = list[Method]()
+        if workspace.has(HpvRecord):
+            methods, folds = hpv_methods(workspace, scheme, hpv), _folds(workspace, scheme, known)
+            lines += ["### HPV status (Table 2)", ""]
+            lines += [*write_table(methods, HPV_COMPARISONS, folds, measure_hpv), ""]
+        if workspace.has(SurvivalRecord):
+            outcomes, folds = survival_methods(workspace, scheme, risk), _folds(workspace, scheme, followed)
+            lines += ["### Recurrence-free survival (Table 3)", ""]
+            lines += [*write_table(outcomes, SURVIVAL_COMPARISONS, folds, measure_survival), ""]
+        if scheme is Scheme.PATIENT and workspace.has(HpvRecord) and workspace.has(SurvivalRecord):
             drawn = {m.name: m.results for m in methods}, figures.volumes_and_dice(workspace, masks)
     if calibration := calibration_tables(workspace):
         lines += ["## Calibration of the whole ensemble", "", CALIBRATION, *calibration]
