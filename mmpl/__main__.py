@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mmpl.errors import explain, report_error, wanted_in_full
-from mmpl.names import DICOM_FORMATS, Format, ImageFormat
+from mmpl.names import DICOM_FORMATS, DISAGREEMENT_MHA, PAGE, PICTURE, REPORT, Format, ImageFormat
 from mmpl.surroundings import settle
 from mmpl.version import __version__
 
@@ -154,7 +154,6 @@ def answer(
 ) -> None:
     """Answer the one case in INPUT, in the challenge's layout, with picture, page and report beside the answers."""
     from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
-    from mmpl.export import exported
     from mmpl.files import refuse_inside, refuse_to_replace
     from mmpl.io.challenge import clear_challenge_result
     from mmpl.logs import set_up_logging
@@ -167,9 +166,8 @@ def answer(
     if hpv_prevalence is not None:
         os.environ[PREVALENCE_VARIABLE] = str(hpv_prevalence)
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # the platform's limit of time does not hold here
-    picture, report, read = target / "picture.png", target / "report.json", target / "report.html"
-    differing = target / "disagreement.mha"
-    clear_challenge_result(target, picture, report, read, differing, *exported(target))
+    picture, report, read, differing = (target / name for name in (PICTURE, REPORT, PAGE, DISAGREEMENT_MHA))
+    clear_challenge_result(target)
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
     Algorithm.load(disagreement=disagreement, lesions=True).answer(
         source,

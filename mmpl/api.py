@@ -29,12 +29,13 @@ from mmpl.dicom.masks import give_mask
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, read_pair
 from mmpl.dose import give_dose
 from mmpl.geometry import lay_on, to_sitk
-from mmpl.io.challenge import read_edition
+from mmpl.io.challenge import read_edition, take_known_hpv
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import as_volume, from_sitk, read_image
 from mmpl.io.masks import as_labels
 from mmpl.names import Task
 from mmpl.page import write_page
+from mmpl.patient import stated_weight_kg
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.provenance import trace
 from mmpl.weights import load_ensemble
@@ -71,7 +72,8 @@ class Model:
             pet: PET, SUV by body weight, on any grid that overlaps the CT's; from DICOM in any unit. Where both are
                 paths, each may be a folder of DICOM files or a zip archive of one.
             record: Clinical fields by name, as in the challenge's `ehr.json`; what is missing is assumed, and said in
-                the result's `notes`.
+                the result's `notes`. A `Weight` goes before the PET's header, and `HPV Status` is read where the
+                edition (`MMPL_EDITION`) has it as an input.
             known_hpv: HPV status that replaces the predicted one in the survival model.
             patient_id: Name of the patient in the result.
             mask: A person's label map, which replaces the ensemble's; a path may be DICOM SEG or RTSTRUCT, too.
@@ -82,12 +84,15 @@ class Model:
             InvalidInputError: An image, the mask or the dose cannot be used, or CT and PET do not overlap.
             OSError: The page cannot be written.
         """
-        schema = self.pipeline.ensemble.profile.clinical
+        schema, content, notes = self.pipeline.ensemble.profile.clinical, dict(record or {}), list[str]()
+        if record is not None and known_hpv is None and (name := read_edition().known_hpv):
+            known_hpv, notes = take_known_hpv(content, name, schema)
         if isinstance(ct, str | PathLike) and isinstance(pet, str | PathLike):
-            images = read_pair(Path(ct), Path(pet))
+            images = read_pair(Path(ct), Path(pet), weight_kg=stated_weight_kg(content, schema))
         else:
             images = PatientImages(read_any_image("CT", ct), read_any_image("PET", pet))
-        clinical = schema.complete(schema.read(record or {}), images.found, DICOM_HEADER)
+        read = schema.read(content)
+        clinical = schema.complete(replace(read, assumed=(*notes, *read.assumed)), images.found, DICOM_HEADER)
         case = images.to_case(patient_id, clinical, known_hpv=known_hpv)
         if isinstance(dose, str | PathLike):
             case = give_dose(case, read_any_dose(Path(dose), case.ct_series))

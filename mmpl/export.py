@@ -20,32 +20,11 @@ from mmpl.files import refuse_inside
 from mmpl.io.challenge import known_editions, read_edition
 from mmpl.io.images import read_image, write_image
 from mmpl.io.masks import as_labels
-from mmpl.names import DICOM_FORMATS, Format, Task
+from mmpl.names import ALONE, DICOM_FORMATS, MASK, REPORT, SUFFIX, Format, Task
 from mmpl.report import BY_PERSON, ReportedAnswer, read_report
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-REPORT, MASK = "report.json", "mask.nii.gz"
-"""Files of an answer that has a folder of its own."""
-
-SUFFIX = {
-    Format.MHA: ".mha",
-    Format.NIFTI: ".nii.gz",
-    Format.SEG: "_seg.dcm",
-    Format.RTSTRUCT: "_rtstruct.dcm",
-    Format.SR: "_sr.dcm",
-}
-"""What follows the answer's name in a file's."""
-
-
-ALONE = "mask"
-"""Name of an answer that has a folder of its own."""
-
-
-def exported(folder: Path, name: str = ALONE) -> list[Path]:
-    """List what may have been exported of an answer, and goes where it is answered anew."""
-    return [folder / f"{name}{suffix}" for suffix in SUFFIX.values()]
 
 
 @dataclass(frozen=True)
@@ -281,7 +260,7 @@ def study_of(name: str, study: Path, alone: bool) -> Path:
         InvalidInputError: There is none.
     """
     for own in (study / name, study / f"{name}{ZIP_SUFFIX}"):
-        if own.exists():
+        if name != ALONE and own.exists():
             return own
     if alone and (study.is_dir() or is_zip(study)):
         return study

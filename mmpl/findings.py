@@ -5,6 +5,7 @@ import re
 from mmpl.dose import DOSE_LEFT_OUT, IN_CENTIGRAY, PARTLY_COVERED
 from mmpl.evidence import ABSENT, DEEP_SCORE, DOSE_KNOWN, EXPECTED_DAYS_SCORE, HPV_PROBABILITY
 from mmpl.integration import CLINICAL_ASSUMED, HPV_KNOWN
+from mmpl.io.images import NO_PLACE
 from mmpl.names import LESIONS, Label
 from mmpl.pipeline import NO_DEEP_EVIDENCE, NO_DOSE, UNLIKE_TRAINING
 from mmpl.preprocess import FIELD_OF_VIEW_CUT, HEAD_NOT_FOUND, NO_PET_SIGNAL
@@ -155,6 +156,7 @@ _FLAGS = {
     HEAD_NOT_FOUND: "No head was found in the PET: the models looked at the middle of the upper part of the scan.",
     NO_PET_SIGNAL: "The PET has no signal: the contours rest on the CT alone.",
     FIELD_OF_VIEW_CUT: "The scan is smaller than the region that the models look at: lesions may lie outside it.",
+    NO_PLACE: "An image's file does not say how large its voxels are: volumes and distances may be wrong.",
     NOT_HU: "The CT may not be in HU: what is said here may be wrong.",
     NOT_SUV: "The PET is not in SUV: no uptake was measured, and no PET feature has a part in the answers.",
     NO_OVERLAP: "Time was short: the contours are coarser than they could be.",

@@ -117,6 +117,12 @@ class Limits:
     free_bytes: int
 
 
+def _plain_address(address: str) -> str:
+    """Write an IPv4 address that came over IPv6 (`::ffff:10.0.0.5`) as itself."""
+    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
+    return str(mapped or address)
+
+
 class NoRoomError(Exception):
     """An object that is not taken, and why."""
 
@@ -205,7 +211,8 @@ class Inbox:
                 home = self._move(study, home.parent, self.received)
             if not known:
                 if len(content) + sum(path.stat().st_size for path in home.iterdir()) > self.limits.study_bytes:
-                    raise NoRoomError("the study is larger than the limit")
+                    refused.write_text(larger := "the study is larger than the limit")
+                    raise NoRoomError(larger)
                 if shutil.disk_usage(home).free - len(content) < self.limits.free_bytes:
                     raise NoRoomError("the disk is as full as it may be")
                 with write_whole(home / name, lasting=True) as written:
@@ -240,6 +247,10 @@ class Inbox:
         noted = {path.name.removeprefix(_REFUSED) for path in (self.received / study).glob(f"{_REFUSED}*")}
         with self._lock:
             return len(noted | self._refused[study])
+
+    def causes(self, study: str) -> list[str]:
+        """Give why objects of a study were refused, as far as that stays true when they come again."""
+        return sorted({path.read_text() for path in (self.received / study).glob(f"{_REFUSED}*")} - {""})
 
     def is_whole(self, study: str, newest: float) -> bool:
         """Tell whether nothing has come of a study since, be it stored or refused."""
@@ -361,13 +372,18 @@ class Node:
 
     def _may_call(self, _: object, address: tuple[str, int]) -> bool:
         """Tell whether a connection is taken at all: not where every peer has an address, and none has the caller's."""
-        return any(peer.address in ("", address[0]) for peer in self.peers)
+        caller = _plain_address(address[0])
+        known = any(peer.address in ("", caller) for peer in self.peers)
+        if not known and (caller, "") not in self._told:
+            self._told.add((caller, ""))
+            log.info("%s: no peer has this address: not connected", caller)
+        return known
 
     def _admit(self, event: "Event") -> None:
         """Reject an association that no named peer asks for, or that is meant for another node."""
         asked = event.assoc.requestor.primitive
         assert asked
-        caller, address = asked.calling_ae_title.strip(), event.assoc.requestor.address
+        caller, address = asked.calling_ae_title.strip(), _plain_address(event.assoc.requestor.address)
         if not any(peer.title == caller and peer.address in ("", address) for peer in self.peers):
             reason, said = _CALLING_TITLE, "is no peer"
         elif asked.called_ae_title.strip() != self.title:
@@ -417,7 +433,8 @@ class Node:
         with TemporaryDirectory(prefix=_SCRATCH, dir=self.inbox.folder) as scratch:
             answers = Path(scratch) / study
             missing = self.inbox.missing(study)
-            reason = f"{missing} objects were refused: send the study again" if missing else ""
+            causes = "".join(f", {cause}" for cause in self.inbox.causes(study))
+            reason = f"{missing} objects were refused{causes}: send the study again" if missing else ""
             reason = reason or self.answer(images, answers, record, stop)
             if stop.is_set() or not self.inbox.is_whole(study, newest):
                 return

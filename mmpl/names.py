@@ -1,6 +1,9 @@
-"""What more than one module needs: mask labels, stages, tasks, columns of the released table, bounds of follow-up."""
+"""What more than one module needs: mask labels, stages, tasks, files of an answer, columns of the
+released table, bounds of follow-up.
+"""
 
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -91,6 +94,24 @@ class Format(StrEnum):
 
 
 DICOM_FORMATS = frozenset((Format.SEG, Format.RTSTRUCT, Format.SR))
+SUFFIX = {
+    Format.MHA: ".mha",
+    Format.NIFTI: ".nii.gz",
+    Format.SEG: "_seg.dcm",
+    Format.RTSTRUCT: "_rtstruct.dcm",
+    Format.SR: "_sr.dcm",
+}
+"""What follows an answer's name in the name of a file."""
+
+ALONE = "mask"
+"""Name of an answer that has a folder of its own, in which lie:"""
+MASK, REPORT, PICTURE, PAGE = f"{ALONE}.nii.gz", "report.json", "picture.png", "report.html"
+DISAGREEMENT, DISAGREEMENT_MHA = "disagreement.nii.gz", "disagreement.mha"
+
+
+def exported(folder: Path, name: str = ALONE) -> list[Path]:
+    """List what may have been exported of an answer, and goes where it is answered anew."""
+    return [folder / f"{name}{suffix}" for suffix in SUFFIX.values()]
 
 
 class ImageFormat(StrEnum):

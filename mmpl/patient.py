@@ -15,20 +15,17 @@ from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_one, find_study, 
 from mmpl.dicom.suv import read_weight_kg
 from mmpl.dose import give_dose
 from mmpl.errors import one_line
-from mmpl.export import MASK, REPORT, check_study, exported, find_answers, refer, write_forms
-from mmpl.files import PARTIAL, OverwriteError, refuse_inside, refuse_to_replace
-from mmpl.io.challenge import read_edition, read_record_file, take_known_hpv
+from mmpl.export import check_study, find_answers, refer, write_forms
+from mmpl.files import OverwriteError, refuse_inside, refuse_to_replace
+from mmpl.io.challenge import former_answer, read_edition, read_record_file, take_known_hpv
 from mmpl.io.images import read_image, write_image
-from mmpl.names import WEIGHT, Format, Modality, Task
+from mmpl.names import DISAGREEMENT, MASK, PAGE, PICTURE, REPORT, WEIGHT, Format, Modality, Task
 from mmpl.page import write_page
 from mmpl.picture import draw
 from mmpl.provenance import trace
 from mmpl.report import write_report
 from mmpl.schema import ClinicalSchema
 
-PICTURE, PAGE, DISAGREEMENT = "picture.png", "report.html", "disagreement.nii.gz"
-FILES = (MASK, REPORT, PICTURE, PAGE, DISAGREEMENT)
-"""The files of an answer."""
 NO_RECORD = "no clinical record"
 
 log = logging.getLogger(__name__)
@@ -91,7 +88,7 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
         notes += said
     known = dict(sources.fields) | {name: value for name, value in content.items() if name not in sources.fields}
     record = schema.read(known)
-    images = _read_images(sources, _weight_kg(known, schema))
+    images = _read_images(sources, stated_weight_kg(known, schema))
     clinical = schema.complete(replace(record, assumed=(*notes, *record.assumed)), images.found, DICOM_HEADER)
     about = [path for path in (sources.dicom, sources.ct, sources.pet) if path]
     try:
@@ -140,7 +137,7 @@ def answer_patient(
         refuse_inside(out, path)
     study = next((path for path in (sources.dicom, sources.ct) if path and is_dicom_place(path)), None)
     check_study(formats, study)
-    former = [*(out / name for name in FILES), *exported(out), *out.glob(f"{PARTIAL}*")]
+    former = former_answer(out)
     if mask:
         refuse_to_replace(mask, out)
     replaced = {path.resolve() for path in former}
@@ -235,7 +232,7 @@ def _read_ct(path: Path) -> Image:
     return read_series(find_one(path, Modality.CT)) if is_dicom_place(path) else read_image(path)
 
 
-def _weight_kg(known: Mapping[str, object], schema: ClinicalSchema) -> float | None:
+def stated_weight_kg(known: Mapping[str, object], schema: ClinicalSchema) -> float | None:
     """Give the weight that is stated first.
 
     Raises:

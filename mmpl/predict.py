@@ -19,13 +19,13 @@ from rich.progress import Progress
 from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
 from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
-from mmpl.export import check_study, export_answer, exported, find_answers, refer, study_of
+from mmpl.export import check_study, export_answer, find_answers, refer, study_of
 from mmpl.files import refuse_inside, refuse_to_replace, write_whole
 from mmpl.io.challenge import EDITION_VARIABLE, read_edition
 from mmpl.io.cohort import Cohort, read_cohort
 from mmpl.io.images import write_image
 from mmpl.memory import free_memory_gib, keep_freed_memory
-from mmpl.names import DICOM_FORMATS, Column, Format
+from mmpl.names import DICOM_FORMATS, Column, Format, exported
 from mmpl.network import memory_gib
 from mmpl.page import write_page
 from mmpl.parallel import connect, gpus_of

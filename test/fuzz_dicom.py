@@ -32,7 +32,8 @@ from mmpl.algorithm import Algorithm  # noqa: E402
 from mmpl.case import Grid, Image  # noqa: E402
 from mmpl.dicom.writing import StudyHeader  # noqa: E402
 from mmpl.errors import explain  # noqa: E402
-from mmpl.patient import MASK, PAGE, PICTURE, REPORT, Sources, answer_patient, read_patient  # noqa: E402
+from mmpl.names import MASK, PAGE, PICTURE, REPORT  # noqa: E402
+from mmpl.patient import Sources, answer_patient, read_patient  # noqa: E402
 from mmpl.schema import default_schema  # noqa: E402
 
 SECRET = "Geheimrat"

@@ -68,6 +68,20 @@ def test_dicom_folders_are_read_in_suv_with_what_their_headers_say(model: Model,
     assert found.notes == ("Age is that of the DICOM header",)
 
 
+def test_a_records_weight_and_status_count_as_for_the_programs(
+    model: Model, head: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ct(tmp_path / "ct", head.ct)
+    write_pet(tmp_path / "pet", head.pet)
+    record = {**EHR, "Weight": 35, "HPV Status": 0}
+    found = model.answer(tmp_path / "ct", tmp_path / "pet", record)
+    assert found.suv.factor == pytest.approx(35_000 / INJECTION.decayed_bq)
+    assert found.hpv.known is None
+    monkeypatch.setenv("MMPL_EDITION", "hecktor-2026")
+    assert model.answer(to_sitk(head.ct), to_sitk(head.pet), record).hpv.known is False
+    assert "HPV Status is not given: predicted" in model.answer(to_sitk(head.ct), to_sitk(head.pet), EHR).notes
+
+
 def test_answers_are_those_of_the_pipeline(model: Model, head: Case, tmp_path: Path) -> None:
     wanted = model.pipeline(head)
     write_image(tmp_path / "ct.nii.gz", head.ct)

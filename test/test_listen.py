@@ -32,9 +32,9 @@ from mmpl.__main__ import main
 from mmpl.algorithm import Algorithm
 from mmpl.case import Case
 from mmpl.errors import one_line
-from mmpl.listen import Destination, Inbox, Limits, Node, Peer, answer_apart, is_uid
-from mmpl.names import DICOM_FORMATS
-from mmpl.patient import PAGE, Sources, answer_patient
+from mmpl.listen import Destination, Inbox, Limits, Node, NoRoomError, Peer, answer_apart, is_uid
+from mmpl.names import DICOM_FORMATS, PAGE
+from mmpl.patient import Sources, answer_patient
 
 IDLE_S = 0.5
 LIMITS = Limits(IDLE_S, 2**30, 20, 0)
@@ -617,6 +617,21 @@ def test_a_refusal_that_cannot_be_noted_on_disk_is_known(tmp_path: Path, monkeyp
         assert inbox.missing("1.2") == 1
         inbox.store("1.2", "4", b"found")
         assert inbox.missing("1.2") == 0
+
+
+def test_a_study_that_is_too_large_says_so(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path, replace(LIMITS, study_bytes=8))
+    with inbox.held():
+        inbox.store("1.2", "3", b"whole")
+        with pytest.raises(NoRoomError):
+            inbox.store("1.2", "4", b"too much")
+        assert (inbox.missing("1.2"), inbox.causes("1.2")) == (1, ["the study is larger than the limit"])
+
+
+def test_an_ipv4_address_over_ipv6_is_itself() -> None:
+    node = Node("MMPL", Inbox(Path("nowhere"), LIMITS), [Peer.read("PACS@10.0.0.5")])
+    assert node._may_call(None, ("::ffff:10.0.0.5", 104))
+    assert not node._may_call(None, ("::ffff:10.0.0.6", 104))
 
 
 def test_an_object_that_was_answered_and_then_sent_wrongly_is_not_missed(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import numpy as np
 
 from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SeriesIdentity, SuvFactor
 from mmpl.dicom.dose import dose_objects, of_whole_plan, read_dose
-from mmpl.dicom.headers import Header, as_moment, as_offset, as_stamp, as_time, is_zip, read_headers
+from mmpl.dicom.headers import Header, Stored, as_moment, as_offset, as_stamp, as_time, is_zip, read_headers
 from mmpl.dicom.series import REAL_WORLD, Series, find_series, naming, read_series, units_of
 from mmpl.dicom.suv import PetHeader, suv_factor
 from mmpl.dose import DOSE_LEFT_OUT, usable_dose
 from mmpl.errors import some_of
 from mmpl.geometry import check_overlap
 from mmpl.io.dose import say_why_not
-from mmpl.io.images import read_image
+from mmpl.io.images import flags_of, read_image
 from mmpl.names import Modality
 from mmpl.units import check_units
 
@@ -56,7 +56,7 @@ class PatientImages:
         found: What headers say of the patient, by clinical field: age (years), sex (M, F), weight (kg).
         ct_series, pet_series: Series of CT and PET, where it is DICOM.
         dose: Planned dose, Gy, where a study has one that can be used.
-        dose_flags: What is odd of it, or why one is left out.
+        flags: What is odd of the images and the dose, or why one is left out.
     """
 
     ct: Image
@@ -66,7 +66,7 @@ class PatientImages:
     ct_series: SeriesIdentity | None = None
     pet_series: SeriesIdentity | None = None
     dose: Image | None = None
-    dose_flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     @property
     def pet_is_suv(self) -> bool:
@@ -88,7 +88,7 @@ class PatientImages:
             clinical,
             reference,
             self.pet_is_suv,
-            self.dose_flags,
+            self.flags,
             known_hpv=known_hpv,
             suv=self.suv,
             ct_series=self.ct_series,
@@ -139,7 +139,8 @@ def read_pair(
     ct_image = read_series(ct_series) if ct_series else read_image(ct)
     pet_image, factor = read_pet(pet_series, weight_kg) if pet_series else (read_image(pet), None)
     ct_identity, pet_identity = (series.identity if series else None for series in (ct_series, pet_series))
-    return PatientImages(ct_image, pet_image, factor, found, ct_identity, pet_identity)
+    files = [path for path, series in ((ct, ct_series), (pet, pet_series)) if not series]
+    return PatientImages(ct_image, pet_image, factor, found, ct_identity, pet_identity, flags=flags_of(*files))
 
 
 def read_study(study: Study, weight_kg: float | None = None) -> PatientImages:
@@ -160,16 +161,18 @@ def read_study(study: Study, weight_kg: float | None = None) -> PatientImages:
 
 def _with_dose(images: PatientImages, study: Study) -> PatientImages:
     """Add a study's planned dose to its images, or the flag that says why it is left out."""
-    file: object = getattr(study.doses[0].file, "parent", "")
+    file: Stored | None = None
     try:
         header = of_whole_plan(study.doses)
         file = header.file
         if _identity(header) != _identity(study.ct.first):
             raise InvalidInputError("the RT dose is of another patient")
         dose, flags = usable_dose(read_dose(header, study.ct.identity), images.ct)
-        return replace(images, dose=dose, dose_flags=flags)
+        return replace(images, dose=dose, flags=(*images.flags, *flags))
     except InvalidInputError as error:
-        return replace(images, dose_flags=(f"{DOSE_LEFT_OUT}: {say_why_not(error, file)}",))
+        return replace(
+            images, flags=(*images.flags, f"{DOSE_LEFT_OUT}: {say_why_not(error, file or study.doses[0].file.parent)}")
+        )
 
 
 def read_pet(series: Series, weight_kg: float | None = None) -> tuple[Image, SuvFactor]:

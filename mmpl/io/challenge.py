@@ -23,10 +23,10 @@ from mmpl.errors import some_of
 from mmpl.files import PARTIAL, write_whole
 from mmpl.geometry import check_overlap
 from mmpl.io.dose import add_found_dose, say_why_not
-from mmpl.io.images import IMAGE_SUFFIXES, read_image, write_image
+from mmpl.io.images import IMAGE_SUFFIXES, flags_of, read_image, write_image
 from mmpl.io.outcomes import read_known_status
 from mmpl.io.tables import cell_text
-from mmpl.names import SCORE_PARTS, Task, stage_name
+from mmpl.names import DISAGREEMENT, DISAGREEMENT_MHA, PAGE, PICTURE, REPORT, SCORE_PARTS, Task, exported, stage_name
 from mmpl.pipeline import PatientResult
 from mmpl.profile import Positive, describe_invalid
 from mmpl.schema import ClinicalSchema, default_schema, plain_name, shown
@@ -207,7 +207,7 @@ def read_challenge_case(
     known_hpv = stated if known_hpv is None else known_hpv
     images = read_image(ct), read_image(pet)
     try:
-        case = check_units(Case(CASE_ID, *images, clinical, known_hpv=known_hpv))
+        case = check_units(Case(CASE_ID, *images, clinical, flags=flags_of(ct, pet), known_hpv=known_hpv))
         check_overlap(case.ct.grid, case.pet.grid)
     except InvalidInputError as error:
         about = [str(path) for name, path in (("CT", ct), ("PET", pet)) if name in str(error)]
@@ -397,20 +397,27 @@ def write_challenge_result(result: PatientResult, folder: Path, tasks: Collectio
     return paths
 
 
-def clear_challenge_result(folder: Path, *extras: Path | None) -> None:
-    """Remove the answers of an earlier run and what a killed one left: an error must leave nothing like an answer.
+def former_answer(folder: Path) -> list[Path]:
+    """List what an earlier answer may have left in its folder, by whichever program and for whichever edition.
 
-    So goes what stands beside them, the extras: its picture and its report; and answers of any edition.
-
-    The mask, written first, goes last: at no moment does another answer stand without it.
+    The challenge's masks, written first, are last: as all of it is removed, no other answer stands without its mask.
     """
-    for extra in filter(None, extras):
-        extra.unlink(missing_ok=True)
-    for edition in map(read_edition, known_editions()):
-        for task in reversed(edition.tasks):
-            edition.output_path(task, folder).unlink(missing_ok=True)
-    for partial in folder.glob(f"{PARTIAL}*"):
-        partial.unlink(missing_ok=True)
+    beside = (REPORT, PICTURE, PAGE, DISAGREEMENT, DISAGREEMENT_MHA)
+    answers = [
+        edition.output_path(task, folder)
+        for edition in map(read_edition, known_editions())
+        for task in reversed(edition.tasks)
+    ]
+    return [*(folder / name for name in beside), *exported(folder), *folder.glob(f"{PARTIAL}*"), *answers]
+
+
+def clear_challenge_result(folder: Path, *extras: Path | None) -> None:
+    """Remove an earlier answer and what a killed program left: an error must leave nothing like an answer.
+
+    So go the extras: its picture and its report, wherever they lie.
+    """
+    for path in (*filter(None, extras), *former_answer(folder)):
+        path.unlink(missing_ok=True)
 
 
 def _content(result: PatientResult, task: Task, form: Form) -> float | bool | str:

@@ -5,6 +5,7 @@ No extra file keeps a case from being answered. A dose that a person names is an
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from mmpl.case import Case
 from mmpl.dose import give_dose, leave_dose_out
@@ -28,10 +29,13 @@ def add_found_dose(case: Case, dose: Path, planning_ct: Path | None = None) -> C
         return leave_dose_out(case, say_why_not(error, dose, planning_ct))
 
 
-def say_why_not(error: Exception, *paths: object) -> str:
+def say_why_not(error: Exception, *paths: Any) -> str:
     """Log why a dose is left out, and give it without the files' names, which may tell more than a report should."""
     text = one_line(error)
     log.warning("note: %s: planned dose not used: %s", paths[0], text)
+    names = set[str]()
     for path in filter(None, paths):
-        text = text.replace(f"{path}: ", "").replace(str(path), "a file")
+        names |= {str(path), path.name, *(child.name for child in (path.iterdir() if path.is_dir() else ()))}
+    for name in sorted(names, key=len, reverse=True):
+        text = text.replace(f"{name}: ", "").replace(name, "a file")
     return text

@@ -11,9 +11,10 @@ from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.files import write_whole
 from mmpl.geometry import to_sitk
 from mmpl.io import nifti
-from mmpl.io.integrity import caught_stderr, check_header, check_stored, check_written
+from mmpl.io.integrity import caught_stderr, check_header, check_stored, check_written, says_place
 
 IMAGE_SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff")
+NO_PLACE = "an image file without a place in space: its voxels were taken to be 1 mm apart where it does not say"
 
 
 def grid_of(image: sitk.Image) -> Grid:
@@ -49,6 +50,11 @@ def read_image(path: Path) -> Image:
         return from_sitk(image)
     except InvalidInputError as error:
         raise InvalidInputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def flags_of(*paths: Path) -> tuple[str, ...]:
+    """Give the flags of a case whose images are these files."""
+    return () if all(map(says_place, paths)) else (NO_PLACE,)
 
 
 def itk_name(path: Path) -> str:

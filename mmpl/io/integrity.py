@@ -82,6 +82,16 @@ def check_header(path: Path) -> None:
         raise InvalidInputError(f"{path}: not a readable image (DimSize is {_shown(header.get(b'dimsize'))})")
 
 
+def says_place(path: Path) -> bool:
+    """Tell whether an image file says where its voxels lie and how far apart; a TIFF cannot, and an `.mha` need not."""
+    name = path.name.lower()
+    if name.endswith(".mha"):
+        with path.open("rb") as file:
+            keys = _read_mha_header(file).keys()
+        return bool(keys & {b"elementspacing", b"elementsize"} and keys & {b"offset", b"position", b"origin"})
+    return not name.endswith((".tif", ".tiff"))
+
+
 def _check_nrrd_header(path: Path) -> None:
     with path.open("rb") as file:
         while (line := file.readline(_LONGEST_LINE)).strip():

@@ -220,6 +220,18 @@ def test_whatever_a_header_does_to_an_object_is_one_line_without_it(
     assert (code, said) == (1, f"error: {study}/series, CT series 2 cannot be referred to (TypeError)")
 
 
+def test_a_series_called_mask_is_not_the_patients_study(
+    answers: Path, tmp_path: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    study, alone = tmp_path / "studies" / NAMES[0], tmp_path / "alone"
+    (study / "mask").mkdir()
+    alone.mkdir()
+    shutil.copy(answers / f"{NAMES[0]}.nii.gz", alone / "mask.nii.gz")
+    shutil.copy(answers / f"{NAMES[0]}.json", alone / "report.json")
+    assert run("export", alone, "--dicom", study) == (0, "")
+    assert (alone / "mask_seg.dcm").is_file()
+
+
 def test_without_the_extra_one_line_says_what_to_install(
     answers: Path, tmp_path: Path, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

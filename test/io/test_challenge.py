@@ -29,7 +29,7 @@ from mmpl.io.challenge import (
     read_clinical_file,
     write_challenge_result,
 )
-from mmpl.io.images import read_image
+from mmpl.io.images import NO_PLACE, read_image
 from mmpl.names import Task
 from mmpl.pipeline import PatientResult
 from mmpl.schema import ClinicalSchema, default_schema
@@ -100,6 +100,7 @@ def test_nifti_in_place_of_mha(write_input, head, suffix):
 def test_tiff_in_place_of_mha(write_input, head):
     case = read_challenge_case(write_input(suffix=".tif"))
     np.testing.assert_array_equal(case.ct.voxels, head.ct.voxels)
+    assert case.flags == (NO_PLACE,)
 
 
 def test_images_that_are_not_used_may_lie_there(write_input, head):
@@ -302,7 +303,10 @@ def test_a_risk_that_is_no_number_is_no_answer(result, tmp_path, risk):
 
 def test_earlier_answers_are_cleared_and_nothing_else(result, tmp_path):
     write_challenge_result(result, tmp_path, Task)
-    (tmp_path / "notes.txt").touch()
+    for name in ("notes.txt", "report.json", "picture.png", "report.html", "disagreement.mha", "t-stage.json"):
+        (tmp_path / name).touch()
+    for name in ("mask_seg.dcm", "mask_rtstruct.dcm", "mask_sr.dcm", "mask.nii.gz", "mask.mha"):
+        (tmp_path / name).touch()  # exported of the answer of another patient
     clear_challenge_result(tmp_path)
     clear_challenge_result(tmp_path)
     assert files(tmp_path) == {"notes.txt"}

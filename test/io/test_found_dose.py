@@ -104,6 +104,7 @@ def test_several_doses_are_none(folder: Path) -> None:
     write_image(folder / "images" / "rt-dose" / "another.mha", planned())
     (flag,) = left_out(read_challenge_case(folder, with_dose=True))
     assert "2 dose images" in flag
+    assert "another" not in flag
 
 
 def test_whatever_goes_wrong_with_a_dose_the_case_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

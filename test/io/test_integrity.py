@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.io.images import write_image
-from mmpl.io.integrity import caught_stderr, check_header, check_stored, check_written
+from mmpl.io.integrity import caught_stderr, check_header, check_stored, check_written, says_place
 
 GRID = Grid((6, 5, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 NOISE = np.random.default_rng(0).normal(size=GRID.shape_zyx).astype(np.float32)
@@ -60,6 +60,15 @@ def test_stderr_is_given_back_after_several_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(catch, range(40))) == [[f"of {number}"] for number in range(40)]
     assert os.path.samestat(before, os.fstat(2))
+
+
+def test_an_mha_need_not_say_where_its_voxels_lie(stored: Path, tmp_path: Path) -> None:
+    assert says_place(stored)
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 1 1 1\nElementType = MET_UCHAR\n"
+    for number, lines in enumerate(("", "ElementSpacing = 1 1 3\n", "Offset = 0 0 0\n")):
+        path = tmp_path / f"{number}.mha"
+        path.write_bytes(f"{header}{lines}ElementDataFile = LOCAL\n".encode() + b"\0")
+        assert not says_place(path)
 
 
 def test_a_whole_file_passes(stored: Path) -> None:
