@@ -1,6 +1,7 @@
 """What several tests share: one small case, and a small but whole ensemble in the format that is shipped."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -81,9 +82,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def own_environment() -> Iterator[None]:
-    """Take back what a test leaves among the program's variables, as `mmpl answer --weights` does."""
+    """Take back what a test leaves of the program's variables, as `mmpl answer --weights` does, and the log's level."""
     before = {name: value for name, value in os.environ.items() if name.startswith("MMPL_")}
+    level = logging.root.level
     yield
+    logging.root.setLevel(level)
     for name in [name for name in os.environ if name.startswith("MMPL_")]:
         del os.environ[name]
     os.environ.update(before)

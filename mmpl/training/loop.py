@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -200,6 +200,8 @@ class Optimization:
 def _train(fabric: Fabric, job: Job) -> None:
     # the CPU resumes to the last byte; some of CUDA's backward passes cannot, so that nothing is lost by the fastest
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    if fabric.world_size > 1:  # whose processes are given one memory for all
+        job = replace(job, network=copy.deepcopy(job.network))
     optimization = Optimization(fabric, job)
     first = job.first
     if job.checkpoint.is_file():
