@@ -213,6 +213,7 @@ def test_a_record_goes_with_its_study(datasets: list[Dataset], study: str, tmp_p
 
 
 def test_echo_and_who_may_call(tmp_path: Path, datasets: list[Dataset], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
     with running(tmp_path, no_answer, peers=("SCANNER", "PACS@127.0.0.1", "FAR@10.9.8.7")) as port:
         ae = AE("PACS")
         ae.add_requested_context(Verification)
@@ -398,6 +399,7 @@ def test_what_is_no_uid(uid: str) -> None:
 def test_a_uid_that_leads_out_of_the_folder_stores_nothing(
     datasets: list[Dataset], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     spoiled = []
     for keyword in ("StudyInstanceUID", "SOPInstanceUID"):
         spoiled.append(dcmread(datasets[0].filename))
@@ -444,6 +446,7 @@ def test_a_peer_that_does_not_answer_keeps_nothing_from_the_folder(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.WARNING)
     monkeypatch.setattr(listen, "RETRY_AFTER_S", (0.0, 0.0))
 
     def made(images: Path, out: Path, record: Path | None, stop: threading.Event) -> str:
