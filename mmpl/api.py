@@ -31,7 +31,7 @@ from mmpl.dose import give_dose
 from mmpl.geometry import lay_on, to_sitk
 from mmpl.io.challenge import read_edition, take_known_hpv
 from mmpl.io.cohort import read_cohort
-from mmpl.io.images import as_volume, from_sitk, read_image
+from mmpl.io.images import as_volume, flags_of, from_sitk, read_image
 from mmpl.io.masks import as_labels
 from mmpl.names import Task
 from mmpl.page import write_page
@@ -91,6 +91,8 @@ class Model:
             images = read_pair(Path(ct), Path(pet), weight_kg=stated_weight_kg(content, schema))
         else:
             images = PatientImages(read_any_image("CT", ct), read_any_image("PET", pet))
+            named = (Path(image) for image in (ct, pet) if isinstance(image, str | PathLike))
+            images = replace(images, flags=flags_of(*named))
         read = schema.read(content)
         clinical = schema.complete(replace(read, assumed=(*notes, *read.assumed)), images.found, DICOM_HEADER)
         case = images.to_case(patient_id, clinical, known_hpv=known_hpv)

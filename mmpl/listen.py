@@ -50,6 +50,8 @@ _STORED_WITH_WARNING = (0xB000, 0xB006, 0xB007)
 _PERMANENT, _BY_USER, _CALLING_TITLE, _CALLED_TITLE = 1, 1, 3, 7  # PS3.8 9.3.4
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # ASCII without the backslash, PS3.5 6.2
+TOO_LARGE = "the study is larger than the limit"
+NOT_CONNECTED = "no peer has this address: not connected"
 _REFUSED, _SCRATCH = ".refused.", ".answering."
 
 log = logging.getLogger(__name__)
@@ -117,12 +119,6 @@ class Limits:
     free_bytes: int
 
 
-def _plain_address(address: str) -> str:
-    """Write an IPv4 address that came over IPv6 (`::ffff:10.0.0.5`) as itself."""
-    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
-    return str(mapped or address)
-
-
 class NoRoomError(Exception):
     """An object that is not taken, and why."""
 
@@ -141,6 +137,12 @@ def title_of(text: str) -> str:
 def is_uid(text: str) -> bool:
     """Tell a UID, numbers with dots between, which cannot lead out of a folder as a file's name (PS3.5 9.1)."""
     return len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
+def _plain_address(address: str) -> str:
+    """Write an IPv4 address that came over IPv6 (`::ffff:10.0.0.5`) as itself."""
+    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
+    return str(mapped or address)
 
 
 class Inbox:
@@ -211,8 +213,8 @@ class Inbox:
                 home = self._move(study, home.parent, self.received)
             if not known:
                 if len(content) + sum(path.stat().st_size for path in home.iterdir()) > self.limits.study_bytes:
-                    refused.write_text(larger := "the study is larger than the limit")
-                    raise NoRoomError(larger)
+                    refused.write_text(TOO_LARGE)
+                    raise NoRoomError(TOO_LARGE)
                 if shutil.disk_usage(home).free - len(content) < self.limits.free_bytes:
                     raise NoRoomError("the disk is as full as it may be")
                 with write_whole(home / name, lasting=True) as written:
@@ -250,7 +252,8 @@ class Inbox:
 
     def causes(self, study: str) -> list[str]:
         """Give why objects of a study were refused, as far as that stays true when they come again."""
-        return sorted({path.read_text() for path in (self.received / study).glob(f"{_REFUSED}*")} - {""})
+        with self._lock:
+            return sorted({path.read_text() for path in (self.received / study).glob(f"{_REFUSED}*")} - {""})
 
     def is_whole(self, study: str, newest: float) -> bool:
         """Tell whether nothing has come of a study since, be it stored or refused."""
@@ -374,9 +377,9 @@ class Node:
         """Tell whether a connection is taken at all: not where every peer has an address, and none has the caller's."""
         caller = _plain_address(address[0])
         known = any(peer.address in ("", caller) for peer in self.peers)
-        if not known and (caller, "") not in self._told:
-            self._told.add((caller, ""))
-            log.info("%s: no peer has this address: not connected", caller)
+        if not known and (caller, NOT_CONNECTED) not in self._told:
+            self._told.add((caller, NOT_CONNECTED))
+            log.info("%s: %s", caller, NOT_CONNECTED)
         return known
 
     def _admit(self, event: "Event") -> None:
@@ -433,8 +436,8 @@ class Node:
         with TemporaryDirectory(prefix=_SCRATCH, dir=self.inbox.folder) as scratch:
             answers = Path(scratch) / study
             missing = self.inbox.missing(study)
-            causes = "".join(f", {cause}" for cause in self.inbox.causes(study))
-            reason = f"{missing} objects were refused{causes}: send the study again" if missing else ""
+            causes = self.inbox.causes(study) or ["send the study again"]
+            reason = f"{missing} objects were refused: {'; '.join(causes)}" if missing else ""
             reason = reason or self.answer(images, answers, record, stop)
             if stop.is_set() or not self.inbox.is_whole(study, newest):
                 return

@@ -1,6 +1,4 @@
-"""What more than one module needs: mask labels, stages, tasks, files of an answer, columns of the
-released table, bounds of follow-up.
-"""
+"""What several modules need: labels, stages, tasks, files of an answer, columns of tables, bounds of follow-up."""
 
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -104,9 +102,10 @@ SUFFIX = {
 """What follows an answer's name in the name of a file."""
 
 ALONE = "mask"
-"""Name of an answer that has a folder of its own, in which lie:"""
+"""Name of an answer that has a folder of its own."""
 MASK, REPORT, PICTURE, PAGE = f"{ALONE}.nii.gz", "report.json", "picture.png", "report.html"
 DISAGREEMENT, DISAGREEMENT_MHA = "disagreement.nii.gz", "disagreement.mha"
+"""Files of such an answer; the one as MHA lies beside an answer in the challenge's layout."""
 
 
 def exported(folder: Path, name: str = ALONE) -> list[Path]:

@@ -99,7 +99,6 @@ class Order:
     """
 
     call: str
-
     cohort: Path
     out: Path
     weights: Path

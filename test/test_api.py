@@ -17,8 +17,9 @@ from expected import EXPECTED, HPV_WITHIN
 import mmpl
 from mmpl.api import Model, mask_image, read_any_image
 from mmpl.case import Case, Image, InvalidInputError
+from mmpl.dicom.study import read_pair
 from mmpl.geometry import to_sitk
-from mmpl.io.images import write_image
+from mmpl.io.images import NO_PLACE, write_image
 from mmpl.weights import WeightsError, digest
 
 pytestmark = pytest.mark.slow
@@ -80,6 +81,14 @@ def test_a_records_weight_and_status_count_as_for_the_programs(
     monkeypatch.setenv("MMPL_EDITION", "hecktor-2026")
     assert model.answer(to_sitk(head.ct), to_sitk(head.pet), record).hpv.known is False
     assert "HPV Status is not given: predicted" in model.answer(to_sitk(head.ct), to_sitk(head.pet), EHR).notes
+
+
+def test_a_file_without_a_place_in_space_is_flagged(model: Model, head: Case, tmp_path: Path) -> None:
+    write_image(tmp_path / "ct.tif", head.ct)
+    write_image(tmp_path / "pet.tif", head.pet)
+    assert read_pair(tmp_path / "ct.tif", tmp_path / "pet.tif").flags == (NO_PLACE,)
+    bare = replace(head.pet, grid=replace(head.pet.grid, origin_xyz=(0.0, 0.0, 0.0)))
+    assert NO_PLACE in model.answer(tmp_path / "ct.tif", to_sitk(bare), EHR).flags
 
 
 def test_answers_are_those_of_the_pipeline(model: Model, head: Case, tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SeriesIdentity, SuvFactor
 from mmpl.dicom.dose import dose_objects, of_whole_plan, read_dose
-from mmpl.dicom.headers import Header, Stored, as_moment, as_offset, as_stamp, as_time, is_zip, read_headers
+from mmpl.dicom.headers import Header, as_moment, as_offset, as_stamp, as_time, is_zip, read_headers
 from mmpl.dicom.series import REAL_WORLD, Series, find_series, naming, read_series, units_of
 from mmpl.dicom.suv import PetHeader, suv_factor
 from mmpl.dose import DOSE_LEFT_OUT, usable_dose
@@ -56,7 +57,8 @@ class PatientImages:
         found: What headers say of the patient, by clinical field: age (years), sex (M, F), weight (kg).
         ct_series, pet_series: Series of CT and PET, where it is DICOM.
         dose: Planned dose, Gy, where a study has one that can be used.
-        flags: What is odd of the images and the dose, or why one is left out.
+        dose_flags: What is odd of it, or why one is left out.
+        flags: What is odd of the two images' files.
     """
 
     ct: Image
@@ -66,6 +68,7 @@ class PatientImages:
     ct_series: SeriesIdentity | None = None
     pet_series: SeriesIdentity | None = None
     dose: Image | None = None
+    dose_flags: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
     @property
@@ -88,7 +91,7 @@ class PatientImages:
             clinical,
             reference,
             self.pet_is_suv,
-            self.flags,
+            (*self.flags, *self.dose_flags),
             known_hpv=known_hpv,
             suv=self.suv,
             ct_series=self.ct_series,
@@ -161,18 +164,16 @@ def read_study(study: Study, weight_kg: float | None = None) -> PatientImages:
 
 def _with_dose(images: PatientImages, study: Study) -> PatientImages:
     """Add a study's planned dose to its images, or the flag that says why it is left out."""
-    file: Stored | None = None
+    file: Any = study.doses[0].file.parent
     try:
         header = of_whole_plan(study.doses)
         file = header.file
         if _identity(header) != _identity(study.ct.first):
             raise InvalidInputError("the RT dose is of another patient")
         dose, flags = usable_dose(read_dose(header, study.ct.identity), images.ct)
-        return replace(images, dose=dose, flags=(*images.flags, *flags))
+        return replace(images, dose=dose, dose_flags=flags)
     except InvalidInputError as error:
-        return replace(
-            images, flags=(*images.flags, f"{DOSE_LEFT_OUT}: {say_why_not(error, file or study.doses[0].file.parent)}")
-        )
+        return replace(images, dose_flags=(f"{DOSE_LEFT_OUT}: {say_why_not(error, file)}",))
 
 
 def read_pet(series: Series, weight_kg: float | None = None) -> tuple[Image, SuvFactor]:

@@ -101,7 +101,7 @@ class Cohort:
         patient, mask_path = self.patient(patient_id), self.mask_path(patient_id)
         images, doses = self._read_images(patient_id), self._dose_files(patient_id)
         if "dose" in doses:  # which goes before one among DICOM files
-            images = replace(images, dose=None, flags=())
+            images = replace(images, dose=None, dose_flags=())
         reference = None if mask_path is None else read_mask(mask_path, images.ct.grid)
         clinical = self.schema.complete(patient.clinical, images.found, DICOM_HEADER)
         try:

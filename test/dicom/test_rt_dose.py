@@ -132,7 +132,7 @@ def read(folder: Path) -> PatientImages:
 def test_a_study_brings_its_dose(study: Path, of_ct: Dataset) -> None:
     before = read(study)
     assert before.dose is None
-    assert before.flags == ()
+    assert before.dose_flags == ()
     write_dose(study / "rd" / "plan.dcm", planned(), of_ct)
     write_dose(study / "rd" / "beam.dcm", planned(), of_ct, DoseSummationType="BEAM")
     images = read(study)
@@ -147,7 +147,7 @@ def test_a_study_brings_its_dose(study: Path, of_ct: Dataset) -> None:
 def test_a_studys_dose_in_centigray_is_flagged(study: Path, of_ct: Dataset) -> None:
     write_dose(study / "plan.dcm", Image(planned().voxels * 100, GRID), of_ct)
     images = read(study)
-    assert images.flags == (IN_CENTIGRAY,)
+    assert images.dose_flags == (IN_CENTIGRAY,)
     assert images.dose is not None
     assert images.dose.voxels.max() < 71
     assert IN_CENTIGRAY in images.to_case("somebody", default_schema().read({})).flags
