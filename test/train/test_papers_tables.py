@@ -124,6 +124,7 @@ def test_risks_are_ranked_with_and_without_their_scale() -> None:
     np.testing.assert_allclose(ways["standardized"], [1.5, 1.0])
     np.testing.assert_allclose(ways["log hazards"], [(1.0 + 0.15) / 2, (3.0 + 0.05) / 2])
     np.testing.assert_allclose(ways["center-out models"], [3.0, 1.0])
+    np.testing.assert_allclose(ways["patient-level models"], [0.0, 1.0])
 
 
 @dataclass(frozen=True)

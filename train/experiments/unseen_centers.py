@@ -5,14 +5,15 @@ balanced accuracy and paired with a plain threshold of one half:
 
 - `patient-level`, `center-out`, `both`: the threshold that the training patients' out-of-fold probabilities give, under
   one scheme or on the mean of the two (what the weights ship), for the mean of all models.
-- `center-out models`: the center-out models alone, with the center-out threshold.
+- `patient-level models`, `center-out models`: the models of one scheme alone, with its threshold.
 - `half`: one half, where a forest balanced by SMOTE puts even odds.
 - `shrunk`: half way between `both` and one half.
 - `prior-shift`: the prevalence of the new patients by expectation maximization on their probabilities (Saerens,
   Latinne and Decaestecker, 2002), and the more probable status under it. It needs many patients at once.
 
 So are ways to rank by risk, by C-index: the mean of all models' standardized log hazards (what the weights ship), of
-the log hazards as they are, and of the center-out models' standardized ones.
+the log hazards as they are, and of the standardized ones of one scheme's models. Last, the center-out models' HPV
+probabilities and risks less the patient-level ones', by AUC and C-index.
 """
 
 import json
@@ -41,6 +42,7 @@ from mmpl.weights import TABLES_FILE, SurvivalTables
 from train.experiments.results import paired_difference, with_interval
 
 Floats = NDArray[np.float64]
+_NAMES = {Scheme.PATIENT: "patient-level", Scheme.CENTER: "center-out"}
 
 
 def estimate_prevalence(probability: Floats, balanced: float = 0.5, rounds: int = 500) -> float:
@@ -73,8 +75,7 @@ def thresholds(workspace: Workspace) -> dict[str, float]:
     by_scheme = {scheme: np.array([table[scheme][p.patient_id] for p in known]) for scheme in Scheme}
     both = choose_threshold(np.mean(list(by_scheme.values()), axis=0), truth)
     return {
-        "patient-level": choose_threshold(by_scheme[Scheme.PATIENT], truth),
-        "center-out": choose_threshold(by_scheme[Scheme.CENTER], truth),
+        **{_NAMES[scheme]: choose_threshold(values, truth) for scheme, values in by_scheme.items()},
         "both": both,
         "shrunk": (both + 0.5) / 2,
         "half": 0.5,
@@ -85,8 +86,8 @@ def decide(by_model: Mapping[str, Floats], thresholds: Mapping[str, float]) -> d
     """Decide on every patient in every way; probabilities of each model go in."""
     mean = np.mean(list(by_model.values()), axis=0)
     decisions = {name: mean >= threshold for name, threshold in thresholds.items()}
-    center_out = [values for name, values in by_model.items() if name.startswith(Scheme.CENTER)]
-    decisions["center-out models"] = np.mean(center_out, axis=0) >= thresholds["center-out"]
+    for scheme, name in _NAMES.items():
+        decisions[f"{name} models"] = mean_of(scheme, by_model) >= thresholds[name]
     decisions["prior-shift"] = at_prevalence(mean, estimate_prevalence(mean)) >= 0.5
     return decisions
 
@@ -97,8 +98,13 @@ def rank(by_model: Mapping[str, Floats], scales: Mapping[str, Scale]) -> dict[st
     return {
         "standardized": np.mean(list(by_model.values()), axis=0),
         "log hazards": np.mean(hazards, axis=0),
-        "center-out models": np.mean([v for name, v in by_model.items() if name.startswith(Scheme.CENTER)], axis=0),
+        **{f"{name} models": mean_of(scheme, by_model) for scheme, name in _NAMES.items()},
     }
+
+
+def mean_of(scheme: Scheme, by_model: Mapping[str, Floats]) -> Floats:
+    """Give each patient's mean over the models of one scheme."""
+    return np.mean([values for name, values in by_model.items() if name.startswith(scheme)], axis=0)
 
 
 def main(predictions: Path, cohort: Path, run: RunFolder) -> None:
@@ -135,10 +141,20 @@ def main(predictions: Path, cohort: Path, run: RunFolder) -> None:
     for member in workspace.splits.members:
         tables = read_json(workspace.member_file(member, TABLES_FILE[Stage.SURVIVAL]), SurvivalTables)
         scales[member.name] = tables.risk_scale
-    rankings = rank(by_model("risk", followed), scales)
+    risks = by_model("risk", followed)
+    rankings = rank(risks, scales)
     table = _table(f"{len(followed)} patients, {relapse.sum()} relapses", "mean of", "C-index", "standardized")
     for name, risk in rankings.items():
         table.add_row(name, *_compare(c_index, risk, rankings["standardized"], days, relapse))
+    console.print(table)
+
+    table = _table("the two schemes' models", "metric", "center-out", "patient-level")
+    for label, metric, values, *truth in (
+        ("HPV AUC", roc_auc, probabilities, status),
+        ("C-index", c_index, risks, days, relapse),
+    ):
+        one, other = mean_of(Scheme.CENTER, values), mean_of(Scheme.PATIENT, values)
+        table.add_row(label, *_compare(metric, one, other, *truth))
     console.print(table)
 
 
