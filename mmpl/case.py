@@ -173,6 +173,7 @@ class SuvFactor:
         uptake_s: Seconds from the injection to it.
         dose_bq: Activity at the injection.
         decayed_bq: Activity left of it at that moment.
+        height_m: Height, which tells whether the weight can be one in kg.
     """
 
     factor: float | None

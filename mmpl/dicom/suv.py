@@ -12,18 +12,22 @@ from enum import StrEnum
 from mmpl.case import InvalidInputError, SuvFactor
 
 LEAST_KG, MOST_KG = 2.0, 300.0
-MOST_BMI = 50.0
-"""Body mass index, kg/m², above which a weight is taken for one in pounds: that of an ordinary patient is, then."""
+MOST_BMI, ODD_BMI = 50.0, 38.0
+"""Body mass indices, kg/m²: above the one a weight is taken for one in pounds, as that of an ordinary patient is, then;
+above the other it may be one, of a slim patient, and is flagged."""
 LEAST_BQ, MOST_BQ = 1e6, 2e10
 """Doses outside are no doses of a scan in Bq: 350 is one in MBq, 0.35 in GBq."""
 LEAST_M, MOST_M = 0.4, 2.5
+"""Heights outside are none; a hundred times as many are centimeters."""
 LEAST_HALF_LIFE_S = 60.0
-MOST_HALF_LIVES = 5.0
-"""From the injection to the scan; of fluorine-18 nine hours. More says that one of the times was moved."""
+LEAST_UPTAKE_S, MOST_HALF_LIVES = 300.0, 3.0
+"""From the injection to the scan, five minutes and, of fluorine-18, five and a half hours. Less or more says that one
+of the times was moved."""
 LONGEST_SCAN_S = 6 * 3600.0
 """From the begin of a series to its first image; more says that one of the times was moved."""
 
 _SAME_S = 1.0
+_BLANKED = time()  # midnight to the second, at which nobody is injected or scanned
 
 
 class Clock(StrEnum):
@@ -91,6 +95,7 @@ def suv_factor(pet: PetHeader) -> SuvFactor:
     if "ATTN" not in pet.corrected and pet.corrected:
         raise InvalidInputError("the PET was not corrected for attenuation")
     said = SuvFactor(None, "", pet.units, pet.suv_type)
+    pet = replace(pet, height_m=_meters(pet.height_m))
     try:
         if pet.units == "GML" or pet.units == "CM2ML":
             return _from_other_suv(pet, said)
@@ -123,7 +128,7 @@ def read_weight_kg(stated: object) -> float:
 
 def _from_bqml(pet: PetHeader, said: SuvFactor) -> SuvFactor:
     dose, weight = _dose(pet.dose_bq), _weight(pet)
-    said = replace(said, dose_bq=dose, weight_kg=weight, decay_correction=pet.decay_correction)
+    said = replace(said, dose_bq=dose, weight_kg=weight, height_m=pet.height_m, decay_correction=pet.decay_correction)
     if pet.decay_correction == "ADMIN":
         return replace(said, factor=weight * 1000 / dose, decayed_bq=dose, counted_to=Clock.ADMINISTRATION)
     if pet.decay_correction != "START":
@@ -148,37 +153,45 @@ def _scan(pet: PetHeader) -> tuple[datetime, Clock]:
     """Find the moment that START means: the series', unless the series was rewritten since (the QIBA rule)."""
     if pet.corrected_to:
         return pet.corrected_to, Clock.STATED
-    if pet.series and pet.acquisition:
-        waited = (pet.acquisition - pet.series).total_seconds()
+    series, acquisition = _unless_blanked(pet.series), _unless_blanked(pet.acquisition)
+    if series and acquisition:
+        waited = (acquisition - series).total_seconds()
         if -_SAME_S <= waited <= LONGEST_SCAN_S:
-            return pet.series, Clock.SERIES
+            return series, Clock.SERIES
     if pet.private_scan and (
-        not pet.acquisition or abs((pet.acquisition - pet.private_scan).total_seconds()) <= LONGEST_SCAN_S
+        not acquisition or abs((acquisition - pet.private_scan).total_seconds()) <= LONGEST_SCAN_S
     ):
         return pet.private_scan, Clock.PRIVATE
-    if pet.acquisition:
-        return pet.acquisition, Clock.ACQUISITION
-    if pet.series:
-        return pet.series, Clock.SERIES
+    if acquisition:
+        return acquisition, Clock.ACQUISITION
+    if series:
+        return series, Clock.SERIES
     raise _NoFactor("its headers have no time of the scan")
+
+
+def _unless_blanked(moment: datetime | None) -> datetime | None:
+    return moment if moment and moment.time() != _BLANKED else None
 
 
 def _uptake_s(pet: PetHeader, scan: datetime, half_life_s: float) -> float:
     """Find the seconds from the injection to the scan: by the dates where those agree, else by the time of day."""
-    if pet.injected:
-        seconds = (scan - pet.injected).total_seconds()
-        if 0 <= seconds <= MOST_HALF_LIVES * half_life_s:
-            return seconds
-    clock = pet.injected_at or (pet.injected.time() if pet.injected else None)
-    if clock is None:
+    if pet.injected is None and pet.injected_at is None:
         raise _NoFactor("the time of the injection is missing")
+    moment = _unless_blanked(pet.injected)
+    if moment and LEAST_UPTAKE_S <= (seconds := (scan - moment).total_seconds()) <= MOST_HALF_LIVES * half_life_s:
+        return seconds
+    clock = moment.time() if moment else None
+    if pet.injected_at is not None and pet.injected_at != _BLANKED:
+        clock = pet.injected_at
+    if clock is None:
+        raise _NoFactor("the time of the injection is midnight to the second, as where it was blanked")
     injected = datetime.combine(scan.date(), clock)
     if injected > scan:
         injected -= timedelta(days=1)  # over midnight
     seconds = (scan - injected).total_seconds()
-    if seconds > MOST_HALF_LIVES * half_life_s:
+    if not LEAST_UPTAKE_S <= seconds <= MOST_HALF_LIVES * half_life_s:
         raise _NoFactor(
-            f"the injection lies {seconds / 3600:.1f} h before the scan, {seconds / half_life_s:.0f} half-lives: "
+            f"the injection lies {seconds / 3600:.1f} h before the scan, {seconds / half_life_s:.1f} half-lives: "
             "one of the times was moved"
         )
     return seconds
@@ -193,7 +206,7 @@ def _from_other_suv(pet: PetHeader, said: SuvFactor) -> SuvFactor:
     if kind not in ("LBM", "LBMJAMES128", "LBMJANMA", "BSA"):
         raise _NoFactor("its SUV are by a measure of the body that is not known")
     weight, height = _weight(pet), pet.height_m
-    if height is None or not LEAST_M <= height <= MOST_M:
+    if height is None:
         raise _NoFactor("its SUV are not by body weight, and the patient's height is missing or absurd")
     said = replace(said, weight_kg=weight, height_m=height)
     if kind == "BSA":
@@ -225,9 +238,24 @@ def _weight(pet: PetHeader) -> float:
     if not LEAST_KG <= weight <= MOST_KG:
         hint = ", as in grams" if LEAST_KG * 1000 <= weight <= MOST_KG * 1000 else ""
         raise _NoFactor(f"the patient's weight is absurd, {weight:.4g} kg{hint}")
-    if height and LEAST_M <= height <= MOST_M and weight / height**2 > MOST_BMI:
+    if height and weight / height**2 > MOST_BMI:
         raise _NoFactor(f"the patient's weight is absurd for the height, {weight:.4g} kg, as in pounds")
     return weight
+
+
+def weight_flags(suv: SuvFactor) -> tuple[str, ...]:
+    """Say so where the weight that a factor rests on may be one in pounds."""
+    if not suv.factor or not suv.weight_kg or not suv.height_m:
+        return ()
+    index = suv.weight_kg / suv.height_m**2
+    said = f"SUV rests on a weight of {suv.weight_kg:.4g} kg, {index:.0f} kg/m²: is it in pounds?"
+    return (said,) if index > ODD_BMI else ()
+
+
+def _meters(height: float | None) -> float | None:
+    """Give a height in meters, whether it is stated in them or in centimeters; None where it is absurd."""
+    stated = (height, height / 100) if height else ()
+    return next((meters for meters in stated if LEAST_M <= meters <= MOST_M), None)
 
 
 def _dose(dose: float | None) -> float:

@@ -6,7 +6,7 @@ from datetime import datetime, time, timedelta
 import pytest
 
 from mmpl.case import InvalidInputError
-from mmpl.dicom.suv import Clock, PetHeader, suv_factor
+from mmpl.dicom.suv import Clock, PetHeader, suv_factor, weight_flags
 
 NOON = datetime(2025, 1, 2, 12, 0)
 HALF_LIFE_S = 6000.0
@@ -107,7 +107,13 @@ def test_a_date_of_injection_that_was_moved_leaves_its_time_of_day(injected_at):
 
 @pytest.mark.parametrize(
     ("injected", "said"),
-    [(time(12, 5), "23.9 h before the scan"), (time(0, 0), "12.0 h before the scan, 7 half-lives")],
+    [
+        (time(12, 5), "23.9 h before the scan"),
+        (time(0, 1), "12.0 h before the scan, 7.2 half-lives"),
+        (time(6, 30), "5.5 h before the scan, 3.3 half-lives"),
+        (time(12, 0), "0.0 h before the scan"),
+        (time(11, 57), "0.1 h before the scan"),
+    ],
 )
 def test_a_time_of_injection_that_was_moved_is_recognized(injected, said):
     assert said in why_none(replace(SIEMENS, injected=datetime.combine(NOON, injected), injected_at=injected))
@@ -160,7 +166,7 @@ def test_suv_by_surface_is_converted():
     ("changes", "said"),
     [
         ({"suv_type": "LBM", "height_m": None}, "height is missing or absurd"),
-        ({"suv_type": "LBM", "height_m": 175.0}, "height is missing or absurd"),
+        ({"suv_type": "LBM", "height_m": 17.5}, "height is missing or absurd"),
         ({"suv_type": "LBM", "sex": "O"}, "sex is missing"),
         ({"suv_type": "LBM", "weight_kg": None}, "weight is missing or 0"),
         ({"suv_type": "IBW"}, "a measure of the body that is not known"),
@@ -177,6 +183,7 @@ def test_other_suv_that_cannot_be_converted(changes, said):
         ({"weight_kg": 0.0}, "the patient's weight is missing or 0"),
         ({"weight_kg": 70_000.0}, "weight is absurd, 7e+04 kg, as in grams"),
         ({"weight_kg": 154.0, "height_m": 1.75}, "weight is absurd for the height, 154 kg, as in pounds"),
+        ({"weight_kg": 154.0, "height_m": 175.0}, "weight is absurd for the height, 154 kg, as in pounds"),
         ({"weight_kg": 700.0}, "weight is absurd, 700 kg"),
         ({"weight_kg": -70.0}, "weight is absurd, -70 kg"),
         ({"dose_bq": None}, "the injected dose is missing or 0"),
@@ -194,6 +201,41 @@ def test_other_suv_that_cannot_be_converted(changes, said):
 )
 def test_what_is_missing_or_absurd_is_named(changes, said):
     assert said in why_none(replace(SIEMENS, **changes))
+
+
+MIDNIGHT = datetime(2025, 1, 2)
+
+
+@pytest.mark.parametrize("injected", [MIDNIGHT, None])
+def test_an_injection_whose_time_was_blanked_is_no_time(injected):
+    at = MIDNIGHT.replace(hour=1, minute=30)
+    blanked = replace(SIEMENS, series=at, acquisition=at, injected=injected, injected_at=time())
+    assert "midnight to the second" in why_none(blanked)
+
+
+def test_a_scan_whose_times_were_blanked_has_none():
+    blanked = replace(SIEMENS, series=MIDNIGHT, acquisition=MIDNIGHT, injected=MIDNIGHT, injected_at=time())
+    assert "no time of the scan" in why_none(blanked)
+    at = MIDNIGHT.replace(hour=1, minute=30)
+    found = suv_factor(replace(SIEMENS, series=MIDNIGHT, acquisition=at, injected=None, injected_at=time(0, 10)))
+    assert (found.counted_to, found.uptake_s) == (Clock.ACQUISITION, 80 * 60)
+
+
+def test_of_two_times_of_the_injection_the_one_that_was_not_blanked_counts():
+    at = MIDNIGHT.replace(hour=1, minute=30)
+    pet = replace(SIEMENS, series=at, acquisition=at)
+    for injected, injected_at in ((MIDNIGHT, time(0, 10)), (MIDNIGHT.replace(minute=10), time())):
+        found = suv_factor(replace(pet, injected=injected, injected_at=injected_at))
+        assert found.uptake_s == 80 * 60
+
+
+@pytest.mark.parametrize("height", [1.75, 175.0])
+def test_a_weight_that_may_be_one_in_pounds_is_flagged(height):
+    heavy = suv_factor(replace(SIEMENS, weight_kg=121.3, height_m=height))  # of 55 kg
+    assert heavy.factor
+    assert weight_flags(heavy) == ("SUV rests on a weight of 121.3 kg, 40 kg/m²: is it in pounds?",)
+    assert weight_flags(suv_factor(SIEMENS)) == ()
+    assert weight_flags(suv_factor(replace(SIEMENS, height_m=None, weight_kg=121.3))) == ()
 
 
 @pytest.mark.parametrize("units", ["BQML", "CNTS", "GML"])
