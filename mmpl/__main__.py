@@ -430,7 +430,8 @@ def evaluate(
     from mmpl.io.patients import read_where
 
     if json:
-        refuse_inside(json, cohort)
+        for read in filter(None, (cohort, out, against)):
+            refuse_inside(json, read)
     chosen = read_edition(edition)
     evaluation = evaluate_predictions(out, cohort, against, where=read_where(where), edition=chosen)
     print_table(evaluation)

@@ -16,7 +16,7 @@ from mmpl.dicom.segmentation_object import make_segmentation
 from mmpl.dicom.structure_set import make_structure_set
 from mmpl.dicom.structured_report import Outlook, make_report
 from mmpl.dicom.study import find_study, read_pet
-from mmpl.files import refuse_inside
+from mmpl.files import OverwriteError, refuse_inside
 from mmpl.io.challenge import known_editions, read_edition
 from mmpl.io.images import read_image, write_image
 from mmpl.io.masks import as_labels
@@ -72,7 +72,7 @@ def export(
 
     Raises:
         InvalidInputError: There is no answer, or no CT that its mask lies on; of several answers, others are written.
-        OverwriteError: `out` lies in the study.
+        OverwriteError: `out` lies in the study, or holds a mask of the same name.
         ValueError: A DICOM form is asked for without a study.
     """
     check_study(formats, study)
@@ -80,6 +80,10 @@ def export(
     if study:
         refuse_inside(target, study)
     found = find_answers(answers)
+    if target.resolve() != answers.resolve():
+        images = [target / f"{answer.name}{SUFFIX[form]}" for answer in found for form in {*formats} - DICOM_FORMATS]
+        if strange := next((path for path in images if path.exists()), None):
+            raise OverwriteError(f"{strange}: is there already, perhaps a person's mask; name another folder")
     target.mkdir(parents=True, exist_ok=True)
     written, problems = list[Path](), list[str]()
     for answer in found:

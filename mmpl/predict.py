@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
 from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
 from mmpl.export import check_study, export_answer, find_answers, refer, study_of
-from mmpl.files import refuse_inside, refuse_to_replace, write_whole
+from mmpl.files import OverwriteError, refuse_inside, refuse_to_replace, write_whole
 from mmpl.io.challenge import EDITION_VARIABLE, read_edition
 from mmpl.io.cohort import Cohort, read_cohort
 from mmpl.io.images import write_image
 from mmpl.memory import free_memory_gib, keep_freed_memory
-from mmpl.names import DICOM_FORMATS, Column, Format, exported
+from mmpl.names import DICOM_FORMATS, SUFFIX, Column, Format, exported
 from mmpl.network import memory_gib
 from mmpl.page import write_page
 from mmpl.parallel import connect, gpus_of
@@ -34,7 +34,7 @@ from mmpl.pipeline import Pipeline
 from mmpl.processor import use_allowed_cores, use_cores
 from mmpl.provenance import trace
 from mmpl.report import UPTAKE_COLUMNS, YEARS, ReportedAnswer, read_report, write_radiomics, write_report
-from mmpl.weights import Ensemble, find_weights, load_ensemble
+from mmpl.weights import find_weights, load_ensemble
 
 COLUMNS = (
     Column.PATIENT_ID.value,
@@ -58,6 +58,9 @@ COLUMNS = (
 
 HPV columns are what the models predict, but for the status that was given, `hpv_known`.
 """
+_FEATURES, _DIFFERING = "_radiomics.csv", "_disagreement.nii.gz"
+_ENDINGS = (*SUFFIX.values(), ".json", ".png", ".html", _FEATURES, _DIFFERING)
+"""What follows a patient's name in the names of the files that are written."""
 
 LESIONS_FILE = "lesions.csv"
 LESION_COLUMNS = (
@@ -155,6 +158,15 @@ class Answering:
         """The patients."""
         return [patient.patient_id for patient in self.patients.patients]
 
+    @property
+    def answerer(self) -> "Answerer":
+        """What all answers of the order have in common."""
+        ensemble = self.pipeline.ensemble
+        calibration = ensemble.calibration.hpv
+        prevalence = calibration.stated_or_own(self.order.hpv_prevalence) if calibration else None
+        models = tuple(member.name for member in ensemble.members)
+        return Answerer(ensemble.folder, ensemble.identity, models, prevalence, self.order.edition)
+
     def keep(self) -> None:
         """Read all models now, once."""
         for member in self.pipeline.ensemble.members:
@@ -173,7 +185,7 @@ class Answering:
         """Answer a patient who is not finished; what went wrong, if anything did."""
         out, order, ensemble = self.order.out, self.order, self.pipeline.ensemble
         mask, report = out / f"{name}.nii.gz", out / f"{name}.json"
-        features, differing = out / f"{name}_radiomics.csv", out / f"{name}_disagreement.nii.gz"
+        features, differing = out / f"{name}{_FEATURES}", out / f"{name}{_DIFFERING}"
         wanted = [mask, *[features] * order.all_radiomics, *[differing] * order.disagreement]
         given = self.given_masks.get(name)
         try:
@@ -183,7 +195,7 @@ class Answering:
         if all(path.is_file() for path in wanted) and (known := read_report(report)):
             if known.source != source:
                 return f"{report}: answered from other images or another record; name another folder"
-            return None
+            return self.answerer.why_other(known, report)
         shown = out / f"{name}.png", out / f"{name}.html"
         for extra in (features, differing, *shown, *(set(exported(out, name)) - {mask})):
             extra.unlink(missing_ok=True)  # of an earlier answer
@@ -295,10 +307,9 @@ def predict(
     answering = Answering.open(order, 1 if scheduler else workers)
     for remark in answering.patients.remarks:
         log.warning("%s: %s", answering.patients.table, remark)
-    table = AnswerTables(out)
-    table.refuse_other_answers(answering.pipeline.ensemble, hpv_prevalence, order.edition)
-    out.mkdir(parents=True, exist_ok=True)
+    table = AnswerTables(out, answering.answerer)
     names, failures = answering.names, dict[str, str]()
+    table.begin(names)
     answers = _answer_on_cluster(order, names, scheduler) if scheduler else _answer_here(answering)
     with Progress() as progress, closing(answers):
         for name, problem in progress.track(answers, total=len(names), description="predicting"):
@@ -395,36 +406,63 @@ def _find_masks(folder: Path, patients: Collection[str]) -> dict[str, Path]:
     return found
 
 
-class AnswerTables:
-    """The tables of a folder: the answers of every report in it, whoever wrote it, by patient, and their lesions."""
+@dataclass(frozen=True)
+class Answerer:
+    """What the answers in one folder have in common, since a table that mixed them would say nothing.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Attributes:
+        weights: Folder of the ensemble.
+        identity: What tells it from other weights.
+        models: Names of its models that answer.
+        hpv_prevalence: Share of HPV-positive patients that the calibrated probabilities are for; None without such.
+        edition: Edition of the challenge.
+    """
+
+    weights: Path
+    identity: str
+    models: tuple[str, ...]
+    hpv_prevalence: float | None
+    edition: str
+
+    def why_other(self, answer: ReportedAnswer, path: Path) -> str | None:
+        """Say what an answer has not in common with these, of the report at a path; None where it is one of them."""
+        if answer.weights != self.identity or answer.models != self.models:
+            return f"{path}: answered by other weights or models than {self.weights}; name another folder"
+        if answer.edition not in (None, self.edition):
+            return f"{path}: answered for another edition, {answer.edition}; name another folder"
+        if answer.hpv_prevalence != self.hpv_prevalence and answer.hpv_probability is not None:
+            return f"{path}: answered for another HPV prevalence, {answer.hpv_prevalence}; name another folder"
+        return None
+
+
+class AnswerTables:
+    """The tables of a folder: the answers of every report in it, whoever wrote it, by patient, and their lesions.
+
+    Args:
+        folder: The folder.
+        answerer: What its answers must have in common; None for whatever there is.
+    """
+
+    def __init__(self, folder: Path, answerer: Answerer | None = None) -> None:
+        self._folder, self._answerer = folder, answerer
         self._read: dict[Path, tuple[int, ReportedAnswer | None]] = {}
         self._written = 0.0  # seconds of the clock
         self._took_s = 0.0
 
-    def refuse_other_answers(self, ensemble: Ensemble, hpv_prevalence: float | None, edition: str) -> None:
-        """Refuse to go on with answers of other weights, or other models of them, of another prevalence or edition.
+    def begin(self, patients: Iterable[str]) -> None:
+        """Make the folder one of answers, by a table without a row where there is none.
 
         Raises:
-            ValueError: There are some; the message names one.
+            OverwriteError: It has a file of one of the patients, and is no folder of answers yet.
+            ValueError: It holds an answer of another answerer.
         """
-        names = tuple(member.name for member in ensemble.members)
-        calibration = ensemble.calibration.hpv
-        prevalence = calibration.stated_or_own(hpv_prevalence) if calibration else None
-        for answer in self._answers():
-            theirs = f"{self._folder / answer.patient_id}.json"
-            if answer.weights != ensemble.identity or answer.models != names:
-                raise ValueError(
-                    f"{theirs}: answered by other weights or models than {ensemble.folder}; name another folder"
-                )
-            if answer.edition not in (None, edition):
-                raise ValueError(f"{theirs}: answered for another edition, {answer.edition}; name another folder")
-            if answer.hpv_prevalence != prevalence and answer.hpv_probability is not None:
-                raise ValueError(
-                    f"{theirs}: answered for another HPV prevalence, {answer.hpv_prevalence}; name another folder"
-                )
+        table, answers = self._folder / PREDICTIONS_FILE, self._answers()
+        if not answers and not ((self._folder / LESIONS_FILE).exists() and _is_ours(table)):
+            files = [table, *(self._folder / f"{name}{end}" for name in patients for end in _ENDINGS)]
+            if strange := next((path for path in files if path.exists()), None):
+                raise OverwriteError(f"{strange}: is no answer's file, and would be lost; name another folder")
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._write([])
 
     def write_now_and_then(self) -> None:
         """Write the tables if that has not taken more than its share of the time of late."""
@@ -432,30 +470,54 @@ class AnswerTables:
             self.write()
 
     def write(self) -> None:
-        """Write the tables, once more where another program finished a patient meanwhile, so that no row is lost."""
+        """Write the tables, once more where another program finished a patient meanwhile, so that no row is lost.
+
+        Raises:
+            ValueError: The folder holds an answer of another answerer, as of a program that began at the same time.
+        """
         started = time.monotonic()
         answers = self._answers()
         while True:
-            for name, rows in (
-                (PREDICTIONS_FILE, [COLUMNS, *map(_row, answers)]),
-                (LESIONS_FILE, tabulate_lesions(answers)),
-            ):
-                with write_whole(self._folder / name) as partial, partial.open("w", newline="") as file:
-                    csv.writer(file).writerows(rows)
+            self._write(answers)
             written, answers = answers, self._answers()
             if answers == written:
                 break
         self._written = time.monotonic()
         self._took_s = self._written - started
 
+    def _write(self, answers: Sequence[ReportedAnswer]) -> None:
+        for name, rows in (
+            (PREDICTIONS_FILE, [COLUMNS, *map(_row, answers)]),
+            (LESIONS_FILE, tabulate_lesions(answers)),
+        ):
+            with write_whole(self._folder / name) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(rows)
+
     def _answers(self) -> list[ReportedAnswer]:
-        """Read the reports that are new."""
+        """Read the reports that are new; they are by patient.
+
+        Raises:
+            ValueError: One is of another answerer.
+        """
         for path in self._folder.glob("[!.]*.json"):
             changed = path.stat().st_mtime_ns
             if self._read.get(path, (None,))[0] != changed:
                 self._read[path] = changed, read_report(path)
-        found = [(path.stem, answer) for path, (_, answer) in sorted(self._read.items())]
-        return [answer for stem, answer in found if answer and answer.patient_id == stem]
+        found = [(path, answer) for path, (_, answer) in sorted(self._read.items())]
+        answers = {path: answer for path, answer in found if answer and answer.patient_id == path.stem}
+        for path, answer in answers.items():
+            if self._answerer and (why := self._answerer.why_other(answer, path)):
+                raise ValueError(why)
+        return list(answers.values())
+
+
+def _is_ours(table: Path) -> bool:
+    """Tell whether a table of predictions has our columns; without a table of lesions it may be of `predict-table`."""
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), None) == list(COLUMNS)
+    except (OSError, ValueError):
+        return False
 
 
 def tabulate_lesions(answers: Sequence[ReportedAnswer]) -> list[tuple[object, ...]]:

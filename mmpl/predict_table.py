@@ -12,7 +12,7 @@ from mmpl.case import InvalidInputError, Patient
 from mmpl.errors import some_of
 from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE
 from mmpl.evidence import HPV_PROBABILITY, Evidence, FeatureTable, hpv_evidence, survival_evidence
-from mmpl.files import write_whole
+from mmpl.files import OverwriteError, write_whole
 from mmpl.hpv import HpvResult
 from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
 from mmpl.io.challenge import read_edition
@@ -20,7 +20,7 @@ from mmpl.io.features import read_features
 from mmpl.io.patients import PatientTable, read_patients
 from mmpl.names import DAYS_PER_YEAR, Column, Stage
 from mmpl.predict import COLUMNS, decimals, flag
-from mmpl.report import YEARS
+from mmpl.report import YEARS, read_report
 from mmpl.schema import ClinicalSchema
 from mmpl.survival import SurvivalResult
 from mmpl.weights import Ensemble, WeightsError
@@ -97,11 +97,17 @@ def predict_table(
     Raises:
         WeightsError: The weights were made for images.
         InvalidInputError: A table cannot be read, or lacks a feature that the models read; the message names it.
+        OverwriteError: A file that is read would be written over, or the table of other answers.
     """
     if not ensemble.of_tables:
         raise WeightsError(f"{ensemble.folder}: made for images; mmpl answer and mmpl predict use them")
     if hpv_prevalence is not None:
         check_prevalence(hpv_prevalence)
+    target = out / PREDICTIONS_FILE
+    if target.resolve() in {path.resolve() for path in (table, radiomics) if path}:
+        raise OverwriteError(f"{target}: is read, and would be written; name another folder")
+    if any(map(read_report, out.glob("[!.]*.json"))):
+        raise OverwriteError(f"{out}: holds answers of mmpl predict, whose table would be lost; name another folder")
     known_hpv = read_edition().known_hpv
     read = read_patients(table, ensemble.profile.clinical, outcomes=False, where=where, known_hpv=known_hpv)
     features = features_of(read.patients, radiomics, ensemble.profile.clinical)
@@ -157,7 +163,7 @@ def answer_row(answer: TableAnswer) -> dict[str, str]:
 def write_answers(folder: Path, rows: Sequence[Mapping[str, str]]) -> None:
     """Write `predictions.csv`, whole, as `mmpl predict` does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with write_whole(folder / PREDICTIONS_FILE) as partial, partial.open("w", newline="") as file:
+    with write_whole(folder / PREDICTIONS_FILE) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(rows)

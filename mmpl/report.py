@@ -192,7 +192,7 @@ def write_report(
 
 def write_radiomics(path: Path, table: FeatureTable) -> None:
     """Write one patient's radiomics as CSV, a feature a row; blank where it is missing."""
-    with write_whole(path) as partial, partial.open("w", newline="") as file:
+    with write_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("feature", "value"))
         values = zip(table.names, table.values[0].tolist(), strict=True)

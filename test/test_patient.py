@@ -80,7 +80,7 @@ def test_a_study_is_answered_as_its_images_are(run, written, head, tmp_path):
         "dose_bq": INJECTION.dose_bq,
         "decayed_bq": pytest.approx(INJECTION.decayed_bq),
         "weight_kg": 70.0,
-        "height_m": None,
+        "height_m": 1.75,
     }
     write_image(tmp_path / "ct.nrrd", head.ct)
     write_image(tmp_path / "pet.mha", head.pet)
@@ -253,6 +253,9 @@ def test_a_study_is_answered_to_the_bit_alone_and_in_a_cohort(written, tmp_path,
 def test_what_is_read_is_not_written_over(run, head, tmp_path):
     for name, image in (("mask.mha", head.ct), ("pet.mha", head.pet)):
         write_image(tmp_path / name, image)
+    code, _, error = run("case", "--ct", tmp_path / "mask.mha", "--pet", tmp_path / "pet.mha", "--out", tmp_path)
+    assert (code, error.count("\n"), "would be lost" in error) == (1, 1, True)
+    (tmp_path / "report.json").write_text('{"patient": "A", "weights": "w", "models": []}')
     code, _, error = run("case", "--ct", tmp_path / "mask.mha", "--pet", tmp_path / "pet.mha", "--out", tmp_path)
     assert (code, error.count("\n"), "copy it elsewhere first" in error) == (1, 1, True)
     assert (tmp_path / "mask.mha").is_file()

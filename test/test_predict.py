@@ -16,6 +16,7 @@ from mmpl.__main__ import main
 from mmpl.case import InvalidInputError
 from mmpl.evaluate import evaluate, print_table
 from mmpl.evidence import FeatureTable
+from mmpl.files import OverwriteError
 from mmpl.io.images import read_image, write_image
 from mmpl.names import Stage
 from mmpl.phantom.cohort import write_cohort
@@ -430,6 +431,36 @@ def test_answers_never_lie_in_the_cohort(cohort, names, tmp_path, use, where):
     assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
 
 
+def test_a_folder_of_masks_is_not_written_over(cohort, names, finished, tmp_path, use):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    shutil.copy(cohort / names[1] / f"{names[1]}.nii.gz", labels)
+    before = state(labels)
+    with pytest.raises(OverwriteError, match=rf"{names[1]}\.nii\.gz: is no answer's file, and would be lost"):
+        predict(cohort, labels)
+    assert state(labels) == before
+    (labels / f"{names[1]}.nii.gz").unlink()
+    shutil.copy(finished / "predictions.csv", labels)  # as of a table that was answered without images
+    with pytest.raises(OverwriteError, match=r"predictions\.csv: is no answer's file"):
+        predict(cohort, labels)
+
+
+def test_two_programs_that_answer_otherwise_do_not_mix(cohort, names, tmp_path, use, monkeypatch):
+    """Both began in an empty folder; the other finishes a patient while the first answers."""
+    out, other, read_case = tmp_path / "out", tmp_path / "other", module.Cohort.read_case
+    predict(of_one_patient(cohort, tmp_path / "one", names[2]), other, pictures=False, models=["patient_0"])
+
+    def meanwhile(self, name):
+        shutil.copy(other / f"{names[2]}.json", out)
+        shutil.copy(other / f"{names[2]}.nii.gz", out)
+        return read_case(self, name)
+
+    monkeypatch.setattr(module.Cohort, "read_case", meanwhile)
+    with pytest.raises(ValueError, match=rf"{names[2]}\.json: answered by other weights or models"):
+        predict(cohort, out, pictures=False, workers=1)
+    assert read_rows(out) == []
+
+
 def test_a_mask_in_both_layouts_is_refused(cohort, names, tmp_path, use):
     mine = Path(shutil.copytree(cohort, tmp_path / "cohort"))
     nested, flat = mine / names[0] / f"{names[0]}.nii.gz", mine / f"{names[0]}.nii.gz"
@@ -537,8 +568,9 @@ def test_evaluate_prints_a_table_and_writes_json(cohort, finished, monkeypatch, 
     printed = capfd.readouterr()
     assert printed.err == ""
     found = json.loads(path.read_text())
-    assert run(monkeypatch, "evaluate", finished, cohort, "--json", cohort / "truth.csv") == 1
-    assert "which is read" in capfd.readouterr().err
+    for among in (cohort / "truth.csv", finished / "predictions.csv", finished / "metrics.json"):
+        assert run(monkeypatch, "evaluate", finished, cohort, "--json", among) == 1
+        assert "which is read" in capfd.readouterr().err
     assert set(found) >= OFFICIAL | ORACLE
     assert found["counts"]["patients"] == 3
     assert found["counts"]["missing_predictions"] == 1

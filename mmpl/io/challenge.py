@@ -20,7 +20,7 @@ from mmpl.case import Case, ClinicalRecord, InvalidInputError
 from mmpl.datafiles import RESOURCES, load_yaml
 from mmpl.dose import leave_dose_out
 from mmpl.errors import some_of
-from mmpl.files import PARTIAL, write_whole
+from mmpl.files import PARTIAL, OverwriteError, write_whole
 from mmpl.geometry import check_overlap
 from mmpl.io.dose import add_found_dose, say_why_not
 from mmpl.io.images import IMAGE_SUFFIXES, flags_of, read_image, write_image
@@ -401,20 +401,39 @@ def former_answer(folder: Path) -> list[Path]:
     """List what an earlier answer may have left in its folder, by whichever program and for whichever edition.
 
     The challenge's masks, written first, are last: as all of it is removed, no other answer stands without its mask.
+
+    Raises:
+        OverwriteError: A file has one of those names, and there is no answer that it could be of.
     """
-    beside = (REPORT, PICTURE, PAGE, DISAGREEMENT, DISAGREEMENT_MHA)
+    names = (REPORT, PICTURE, PAGE, DISAGREEMENT, DISAGREEMENT_MHA)
+    beside = [*(folder / name for name in names), *exported(folder)]
     answers = [
         edition.output_path(task, folder)
         for edition in map(read_edition, known_editions())
         for task in reversed(edition.tasks)
     ]
-    return [*(folder / name for name in beside), *exported(folder), *folder.glob(f"{PARTIAL}*"), *answers]
+    strange = next((path for path in beside if path.is_file()), None)
+    if strange and not _is_report(folder / REPORT) and not any(path.is_file() for path in answers):
+        raise OverwriteError(f"{strange}: is no file of an earlier answer, and would be lost; name another folder")
+    return [*beside, *folder.glob(f"{PARTIAL}*"), *answers]
+
+
+def _is_report(path: Path) -> bool:
+    """Tell whether a file is a report of ours, of whichever version."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"patient", "weights", "models"} <= content.keys()
 
 
 def clear_challenge_result(folder: Path, *extras: Path | None) -> None:
     """Remove an earlier answer and what a killed program left: an error must leave nothing like an answer.
 
     So go the extras: its picture and its report, wherever they lie.
+
+    Raises:
+        OverwriteError: As for `former_answer`; nothing is removed.
     """
     for path in (*filter(None, extras), *former_answer(folder)):
         path.unlink(missing_ok=True)

@@ -91,6 +91,19 @@ def numbers(path: Path) -> dict[str, float]:
     return found
 
 
+def test_a_mask_that_is_there_is_not_written_over(
+    answers: Path, tmp_path: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / f"{NAMES[1]}.nii.gz").write_bytes(b"drawn by a person")
+    code, error = run("export", answers, "--format", "nifti", "--out", labels)
+    assert code == 1
+    assert error.endswith(f"{NAMES[1]}.nii.gz: is there already, perhaps a person's mask; name another folder")
+    assert [path.name for path in labels.iterdir()] == [f"{NAMES[1]}.nii.gz"]
+    assert run("export", answers, "--format", "nifti", "--out", tmp_path / "images") == (0, "")
+
+
 def test_every_answer_beside_its_own_ct(
     answers: Path, studies: dict[str, CtSeries], tmp_path: Path, run: Callable[..., tuple[int, str]]
 ) -> None:

@@ -19,7 +19,7 @@ from conftest import EHR
 from mmpl.calibration import SurvivalCalibration
 from mmpl.case import Image, InvalidInputError
 from mmpl.evidence import Scale
-from mmpl.files import PARTIAL
+from mmpl.files import PARTIAL, OverwriteError
 from mmpl.hpv import HpvResult
 from mmpl.io import challenge
 from mmpl.io.challenge import (
@@ -298,6 +298,19 @@ def test_a_failure_half_way_leaves_nothing(result, tmp_path, monkeypatch, failin
 def test_a_risk_that_is_no_number_is_no_answer(result, tmp_path, risk):
     with pytest.raises(ArithmeticError, match="risk score"):
         write_challenge_result(replace(result, survival=replace(result.survival, risk_score=risk)), tmp_path, Task)
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "picture.png", "report.json", "mask_seg.dcm", "disagreement.mha"])
+def test_a_file_of_no_answer_is_not_removed(result, tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    extra = tmp_path / "drawn.png"
+    extra.write_text("drawn")
+    with pytest.raises(OverwriteError, match=f"{name}: is no file of an earlier answer"):
+        clear_challenge_result(tmp_path, extra)
+    assert files(tmp_path) == {name, "drawn.png"}
+    write_challenge_result(result, tmp_path, set(Task) & set(challenge.read_edition().tasks))
+    clear_challenge_result(tmp_path, extra)
     assert files(tmp_path) == set()
 
 

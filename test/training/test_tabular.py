@@ -13,6 +13,7 @@ from mmpl.__main__ import main as command_line
 from mmpl.case import InvalidInputError
 from mmpl.cohort_scores import score
 from mmpl.evaluate import collect, evaluate
+from mmpl.files import OverwriteError
 from mmpl.io.patients import read_patients
 from mmpl.metrics import c_index, roc_auc
 from mmpl.names import Stage
@@ -242,6 +243,19 @@ def test_rows_are_chosen_by_their_cells(folder: Path, tmp_path: Path) -> None:
     assert {patient.clinical.values["Gender"] for patient in women} == {"0"}
     with pytest.raises(InvalidInputError, match="column 'Town' is missing, and rows are chosen by it"):
         predict_table(ensemble, others, tmp_path, folder / "others_radiomics.csv", {"Town": "x"})
+
+
+def test_answers_are_not_written_over_what_is_read_or_over_others(folder: Path, tmp_path: Path) -> None:
+    ensemble, radiomics = load_ensemble(folder / "run" / "weights"), folder / "others_radiomics.csv"
+    own = tmp_path / "predictions.csv"
+    own.write_bytes((folder / "others.csv").read_bytes())
+    with pytest.raises(OverwriteError, match=r"predictions\.csv: is read, and would be written"):
+        predict_table(ensemble, own, tmp_path, radiomics)
+    report = {"patient": "A", "weights": "w", "source": None, "models": ["m"], "gtvp_ml": 1, "gtvn_ml": 0, "flags": []}
+    (tmp_path / "A.json").write_text(json.dumps(report))
+    with pytest.raises(OverwriteError, match="holds answers of mmpl predict"):
+        predict_table(ensemble, folder / "others.csv", tmp_path, radiomics)
+    assert own.read_bytes() == (folder / "others.csv").read_bytes()
 
 
 def test_a_feature_that_is_read_must_be_there(folder: Path, tmp_path: Path) -> None:

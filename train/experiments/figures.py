@@ -23,6 +23,7 @@ from mmpl.cohort_scores import (
     score,
 )
 from mmpl.evaluate import Evaluation
+from mmpl.files import write_whole
 from mmpl.metrics import roc_auc
 from mmpl.names import Label
 from mmpl.surroundings import without_plot_backend
@@ -75,7 +76,8 @@ def draw(
             axes.spines[["top", "right"]].set_visible(False)
         for axes in panels[len(plots) + 1 :]:
             axes.remove()
-        figure.savefig(path)
+        with write_whole(path) as partial:
+            figure.savefig(partial, format="png")
 
 
 def make_plots(methods: Mapping[str, Results], answers: Results, count: int = RESAMPLES) -> list[Plot]:

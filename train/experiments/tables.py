@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mmpl.case import Patient
 from mmpl.cohort_scores import RESAMPLES, Results, interval, resamples, score, score_mask
+from mmpl.files import write_whole
 from mmpl.names import Label
 from mmpl.training.command import RunFolder, Scheduler, Workers, run_program
 from mmpl.training.hpv import with_status
@@ -288,7 +289,8 @@ def main(run: RunFolder, out: Path, threshold: bool = False, workers: Workers = 
         rocs, dice = drawn
         figures.draw(out / "figures.png", rocs, out_of_fold_results(workspace), dice)
         lines += ["## Figures", "", FIGURES, FIGURES_LINE, ""]
-    (out / "RESULTS.md").write_text("\n".join(lines))
+    with write_whole(out / "RESULTS.md") as partial:
+        partial.write_text("\n".join(lines))
     typer.echo(f"wrote {out / 'RESULTS.md'}")
 
 
