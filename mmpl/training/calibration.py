@@ -39,27 +39,59 @@ simulated patients they move others by 0.4% and 0.2% at most."""
 log = logging.getLogger(__name__)
 
 
+class NotCalibratedError(ValueError):
+    """Why a run's scores cannot be calibrated."""
+
+
 def calibrate(workspace: Workspace) -> Calibration:
-    """Calibrate what a finished run's models say, as far as there are patients enough to tell."""
+    """Calibrate what a finished run's models say, as far as it can be; why not, where it cannot, is logged."""
     hpv, survival, stages = None, None, workspace.settings.stages
     if Stage.HPV in stages:
-        known = with_status(workspace.patients)
-        status = np.array([p.outcome.hpv_positive for p in known], bool)
-        if min(status.sum(), (~status).sum()) >= LEAST_CASES:
-            hpv = calibrate_hpv(mean_over_schemes(workspace.read(HpvRecord).probability, known), status)
+        try:
+            hpv = calibrate_hpv_of(workspace)
             if hpv.sets is None:
                 log.warning("no sets of HPV statuses: too few patients, or most of them would be undecided")
-        else:
-            log.warning("HPV probabilities are not calibrated: fewer than %d patients of one status", LEAST_CASES)
+        except NotCalibratedError as why:
+            log.warning("HPV probabilities are not calibrated: %s", why)
     if Stage.SURVIVAL in stages:
-        followed = with_rfs(workspace.patients)
-        days, relapse = times_and_events(followed)
-        if relapse.sum() >= LEAST_CASES:
-            risk = mean_over_schemes(workspace.read(SurvivalRecord).risk, followed)
-            survival = calibrate_survival(risk, days, relapse, workspace.profile.training.seed)
-        else:
-            log.warning("risks are not calibrated: %d relapses, and %d are needed", relapse.sum(), LEAST_CASES)
+        try:
+            survival = calibrate_survival_of(workspace)
+        except NotCalibratedError as why:
+            log.warning("risks are not calibrated: %s", why)
     return Calibration(hpv, survival)
+
+
+def calibrate_hpv_of(workspace: Workspace) -> HpvCalibration:
+    """Calibrate a run's HPV score on all patients whose status is known.
+
+    Raises:
+        NotCalibratedError: There are too few of one status, or the score is lower of positive patients.
+    """
+    known = with_status(workspace.patients)
+    status = np.array([p.outcome.hpv_positive for p in known], bool)
+    if min(status.sum(), (~status).sum()) < LEAST_CASES:
+        raise NotCalibratedError(f"fewer than {LEAST_CASES} patients of one status")
+    fitted = calibrate_hpv(mean_over_schemes(workspace.read(HpvRecord).probability, known), status)
+    if fitted.slope <= 0:
+        raise NotCalibratedError("out of fold they are no higher of positive patients than of negative ones")
+    return fitted
+
+
+def calibrate_survival_of(workspace: Workspace, resamples: int = RESAMPLES) -> SurvivalCalibration:
+    """Calibrate a run's risk on all patients whose time and event are known.
+
+    Raises:
+        NotCalibratedError: There are too few relapses, or they come later where the risk is higher.
+    """
+    followed = with_rfs(workspace.patients)
+    days, relapse = times_and_events(followed)
+    if relapse.sum() < LEAST_CASES:
+        raise NotCalibratedError(f"{relapse.sum()} relapses, and {LEAST_CASES} are needed")
+    risk = mean_over_schemes(workspace.read(SurvivalRecord).risk, followed)
+    fitted = calibrate_survival(risk, days, relapse, workspace.profile.training.seed, resamples)
+    if not fitted.follows_risk:
+        raise NotCalibratedError("out of fold, relapses come no sooner where they are higher")
+    return fitted
 
 
 def calibrate_hpv(score: ArrayLike, positive: ArrayLike) -> HpvCalibration:

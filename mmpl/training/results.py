@@ -1,6 +1,7 @@
 """What a run's models say of the patients that they never saw, lined up with what became of them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,13 @@ from mmpl.cohort_scores import MASK_COLUMNS, SET_NUMBERS, YEARS_SCORED, Results
 from mmpl.evaluate import describe_patients
 from mmpl.names import DAYS_PER_YEAR, Stage
 from mmpl.schema import ClinicalSchema
-from mmpl.training.calibration import LEAST_CASES, calibrate_hpv, calibrate_survival
+from mmpl.training.calibration import (
+    NotCalibratedError,
+    calibrate_hpv,
+    calibrate_hpv_of,
+    calibrate_survival,
+    calibrate_survival_of,
+)
 from mmpl.training.forest import choose_threshold
 from mmpl.training.hpv import with_status
 from mmpl.training.outcome_network import mean_over_schemes
@@ -91,9 +98,13 @@ def calibrated_hpv(workspace: Workspace) -> dict[str, Results]:
 
     Returns:
         Results of the patients whose status is known, by rule of decision.
+
+    Raises:
+        NotCalibratedError: The score of all of them cannot be calibrated.
     """
     from sklearn.model_selection import StratifiedKFold
 
+    calibrate_hpv_of(workspace)
     patients = with_status(workspace.patients)
     values = mean_over_schemes(workspace.read(HpvRecord).probability, patients)
     status = np.array([bool(p.outcome.hpv_positive) for p in patients])
@@ -117,9 +128,14 @@ def calibrated_hpv(workspace: Workspace) -> dict[str, Results]:
 
 
 def calibrated_survival(workspace: Workspace) -> Results:
-    """Calibrate the ensemble's risk part by part, on the patients whose time and event are known."""
+    """Calibrate the ensemble's risk part by part, on the patients whose time and event are known.
+
+    Raises:
+        NotCalibratedError: The risk of all of them cannot be calibrated.
+    """
     from sklearn.model_selection import KFold
 
+    calibrate_survival_of(workspace, resamples=1)
     patients = with_rfs(workspace.patients)
     risk = mean_over_schemes(workspace.read(SurvivalRecord).risk, patients)
     days, relapse = times_and_events(patients)
@@ -142,7 +158,7 @@ def calibrated_survival(workspace: Workspace) -> Results:
 
 
 def out_of_fold_results(workspace: Workspace) -> Results:
-    """Put together what the models say of every patient they never saw, calibrated where there are patients enough.
+    """Put together what the models say of every patient they never saw, calibrated where it can be.
 
     Outcomes of a stage that the run has not are left out: nothing was said of them.
     """
@@ -155,11 +171,10 @@ def out_of_fold_results(workspace: Workspace) -> Results:
         results = replace(results, days=unknown, relapse=unknown)
     if Stage.HPV in stages:
         known = with_status(patients)
-        status = [bool(p.outcome.hpv_positive) for p in known]
         probability = mean_over_schemes(workspace.read(HpvRecord).probability, known)
         by_name = {p.patient_id: float(value) for p, value in zip(known, probability, strict=True)}
         found = make_results(known, probability=by_name, decision=decide(workspace, Scheme.PATIENT, by_name))
-        if min(status.count(True), status.count(False)) >= LEAST_CASES:
+        with suppress(NotCalibratedError):
             found = calibrated_hpv(workspace)[BY_THRESHOLD]
         results = _spread(
             results, found, ("hpv_probability", "hpv_decision", "hpv_calibrated", "hpv_set"), known, patients
@@ -168,7 +183,7 @@ def out_of_fold_results(workspace: Workspace) -> Results:
         known = with_rfs(patients)
         risk = mean_over_schemes(workspace.read(SurvivalRecord).risk, known)
         found = make_results(known, risk={p.patient_id: float(value) for p, value in zip(known, risk, strict=True)})
-        if found.relapse.sum() >= LEAST_CASES:
+        with suppress(NotCalibratedError):
             found = calibrated_survival(workspace)
         results = _spread(results, found, ("risk", "no_recurrence", "curve_days", "curve"), known, patients)
     return results

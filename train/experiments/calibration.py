@@ -3,7 +3,8 @@
 Each part of the patients is calibrated by the rest (`mmpl.training.results`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -20,38 +21,47 @@ from mmpl.cohort_scores import (
     score_groups,
 )
 from mmpl.names import DAYS_PER_YEAR
-from mmpl.training.calibration import LEAST_CASES
-from mmpl.training.hpv import with_status
+from mmpl.training.calibration import NotCalibratedError
 from mmpl.training.records import HpvRecord, SurvivalRecord
 from mmpl.training.results import BY_RATIO, BY_THRESHOLD, calibrated_hpv, calibrated_survival
-from mmpl.training.survival import times_and_events, with_rfs
 from mmpl.training.workspace import Workspace
 from train.experiments.results import with_interval
 
 
 def calibration_tables(workspace: Workspace) -> list[str]:
-    """Write both as lines of Markdown, with 95% bootstrap intervals; nothing where there are too few to calibrate."""
+    """Write both as lines of Markdown, with 95% bootstrap intervals; nothing of scores that cannot be calibrated."""
     lines = list[str]()
-    status = [p.outcome.hpv_positive for p in with_status(workspace.patients)]
-    if workspace.has(HpvRecord) and min(status.count(True), status.count(False)) >= LEAST_CASES:
-        by_rule = calibrated_hpv(workspace)
-        names = ["hpv_auc", *(name for name in score(by_rule[BY_RATIO]).by_name if name.startswith(_OF_HPV))]
-        lines += ["### HPV probability", "", *_table(by_rule[BY_RATIO], names), ""]
-        accuracy = "hpv_balanced_accuracy"
-        lines += ["| decided by | balanced accuracy |", "|---|---|"]
-        lines += [f"| {rule} | {_measured(results, [accuracy])[accuracy]} |" for rule, results in by_rule.items()]
-        less = differences(by_rule[BY_RATIO], by_rule[BY_THRESHOLD])[accuracy]
-        lines += [f"| {BY_RATIO} less {BY_THRESHOLD} | {with_interval(less.value, less.interval, '+')} |", ""]
-        lines += _decisions(by_rule[BY_THRESHOLD])
-        lines += _groups(by_rule[BY_THRESHOLD], "hpv_calibration_intercept", "few_of_one_status")
-    if workspace.has(SurvivalRecord) and times_and_events(with_rfs(workspace.patients))[1].sum() >= LEAST_CASES:
-        results = calibrated_survival(workspace)
-        names = ["c_index", *(name for name in score(results).by_name if name.startswith(_OF_SURVIVAL))]
-        lines += ["### Survival", "", *_table(results, names), ""]
-        lines += ["| years | mean probability of no recurrence | Kaplan-Meier |", "|---|---|---|"]
-        lines += [f"| {year} | {mean:.3f} | {followed:.3f} |" for year, mean, followed in against_kaplan_meier(results)]
-        lines += ["", *_decisions(results), *_groups(results, _INTERCEPT, "few_relapses")]
+    if workspace.has(HpvRecord):
+        with suppress(NotCalibratedError):
+            lines += _hpv_tables(calibrated_hpv(workspace))
+    if workspace.has(SurvivalRecord):
+        with suppress(NotCalibratedError):
+            lines += _survival_tables(calibrated_survival(workspace))
     return lines
+
+
+def _hpv_tables(by_rule: Mapping[str, Results]) -> list[str]:
+    names = ["hpv_auc", *(name for name in score(by_rule[BY_RATIO]).by_name if name.startswith(_OF_HPV))]
+    accuracy = "hpv_balanced_accuracy"
+    less = differences(by_rule[BY_RATIO], by_rule[BY_THRESHOLD])[accuracy]
+    return [
+        *("### HPV probability", "", *_table(by_rule[BY_RATIO], names), ""),
+        *("| decided by | balanced accuracy |", "|---|---|"),
+        *(f"| {rule} | {_measured(results, [accuracy])[accuracy]} |" for rule, results in by_rule.items()),
+        *(f"| {BY_RATIO} less {BY_THRESHOLD} | {with_interval(less.value, less.interval, '+')} |", ""),
+        *_decisions(by_rule[BY_THRESHOLD]),
+        *_groups(by_rule[BY_THRESHOLD], "hpv_calibration_intercept", "few_of_one_status"),
+    ]
+
+
+def _survival_tables(results: Results) -> list[str]:
+    names = ["c_index", *(name for name in score(results).by_name if name.startswith(_OF_SURVIVAL))]
+    return [
+        *("### Survival", "", *_table(results, names), ""),
+        *("| years | mean probability of no recurrence | Kaplan-Meier |", "|---|---|---|"),
+        *(f"| {year} | {mean:.3f} | {followed:.3f} |" for year, mean, followed in against_kaplan_meier(results)),
+        *("", *_decisions(results), *_groups(results, _INTERCEPT, "few_relapses")),
+    ]
 
 
 def against_kaplan_meier(results: Results) -> list[tuple[int, float, float]]:
