@@ -245,7 +245,7 @@ def _save_noise(store: PatchStore, profile: Profile, patients: int) -> Segmentat
     labels[(slice(None), *middle)] = 1
     for name in names:
         images = rng.standard_normal((2, *grid.shape_zyx), np.float32)
-        store.save(PreparedCase(name, images, labels, grid, grid, ()))
+        store.save(PreparedCase(name, images, labels, grid, grid, ()), name)
     training, spacing_mm = profile.training, profile.preprocess.spacing_mm
     return SegmentationCrops(store, names, training.segmentation, training.augmentation, spacing_mm, seed=0)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from mmpl.case import Grid
+from mmpl.case import Grid, Image
 from mmpl.files import write_json
 from mmpl.geometry import place_box
 from mmpl.preprocess import PreparedCase
@@ -34,7 +34,7 @@ class Description:
         ct_grid: Grid of the CT, on which the answer has to lie.
         flags: Flags of the preparation.
         file_bytes: The length of each of the patient's files.
-        image_hash: 16 digits of the images' SHA-256, the same for the same patient under any name.
+        image_hash: What tells the patient by the CT, whatever its name and its file's format (`hash_of`).
     """
 
     roi: Grid
@@ -50,6 +50,12 @@ class Description:
 
 
 _DESCRIPTION = TypeAdapter(Description)
+
+
+def hash_of(ct: Image) -> str:
+    """Give 16 digits of the SHA-256 of a CT's voxels in whole HU, which every format keeps as they are."""
+    whole = np.rint(ct.voxels).clip(-(1 << 15), (1 << 15) - 1).astype("<i2")
+    return hashlib.sha256(np.ascontiguousarray(whole).data).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,8 @@ class PatchStore:
         paths = {self._path(patient_id, name): size for name, size in self.describe(patient_id).file_bytes.items()}
         return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
-    def save(self, prepared: PreparedCase, reference: NDArray[np.uint8] | None = None) -> None:
-        """Add a patient, with its label map on the CT's own grid where there is one."""
+    def save(self, prepared: PreparedCase, image_hash: str, reference: NDArray[np.uint8] | None = None) -> None:
+        """Add a patient, with the hash of its CT and its label map on the CT's own grid where there is one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         paths = {name: self._path(prepared.patient_id, name) for name in (IMAGES, LABELS, REFERENCE, "json")}
         for path in paths.values():
@@ -82,7 +88,6 @@ class PatchStore:
         if reference is not None:
             np.savez_compressed(paths[REFERENCE], labels=reference)
         sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
-        image_hash = hashlib.sha256(images.data).hexdigest()[:16]
         description = Description(prepared.roi, prepared.ct_grid, prepared.flags, sizes, image_hash)
         write_json(paths["json"], description)
 

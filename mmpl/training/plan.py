@@ -27,7 +27,7 @@ from mmpl.profile import Profile, load_profile
 from mmpl.radiomics import measure_lesions
 from mmpl.segmentation import UNTUNED, lesion_center, window_boxes
 from mmpl.training.command import Changes, CohortName, ProfileName
-from mmpl.training.patches import SegmentationCrops
+from mmpl.training.patches import SegmentationCrops, hash_of
 from mmpl.training.segmentation import measure_overlaps, out_of_fold_mask
 from mmpl.training.splits import FOLDS, Scheme, Splits, write_splits
 from mmpl.training.workspace import RunSettings, Workspace
@@ -73,7 +73,7 @@ def measure_parts(workspace: Workspace, most: int) -> Parts:
         if case.reference is not None:
             with_mask.append(case)
             with _timed(spent, "preparing"):
-                store.save(prepare(case, workspace.profile.preprocess), case.reference.voxels)
+                store.save(prepare(case, workspace.profile.preprocess), hash_of(case.ct), case.reference.voxels)
     if not with_mask:
         raise ValueError(f"{workspace.cohort}: no reference mask to measure with")
     names = [case.patient_id for case in with_mask]

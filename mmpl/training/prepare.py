@@ -24,6 +24,7 @@ from mmpl.training.command import (
 )
 from mmpl.training.memory import IMAGES_GIB
 from mmpl.training.parallel import Engine
+from mmpl.training.patches import hash_of
 from mmpl.training.workspace import RunSettings, Workspace
 
 
@@ -37,7 +38,8 @@ class PreparePatient:
         """Read, prepare and keep a patient."""
         case = self.workspace.source.read_case(patient_id)
         reference = None if case.reference is None else case.reference.voxels
-        self.workspace.store.save(prepare(case, self.workspace.profile.preprocess), reference)
+        prepared = prepare(case, self.workspace.profile.preprocess)
+        self.workspace.store.save(prepared, hash_of(case.ct), reference)
 
 
 def begin(

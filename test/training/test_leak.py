@@ -72,7 +72,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     centers = {}
     for patient in cohort.patients:
         images = rng.normal(size=(2, *size[::-1])).astype(np.float32)
-        noise.store.save(PreparedCase(patient.patient_id, images, None, roi, roi, ()))
+        noise.store.save(PreparedCase(patient.patient_id, images, None, roi, roi, ()), "0123")
         centers[patient.patient_id] = tuple(rng.uniform(8, 20, 3).tolist())
         path = noise.features_file(patient.patient_id)
         path.parent.mkdir(exist_ok=True)

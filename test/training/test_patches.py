@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mmpl.case import Grid
+from mmpl.case import Grid, Image
 from mmpl.geometry import place_box
+from mmpl.io.images import read_image, write_image
 from mmpl.names import Stage
 from mmpl.network import StageNetwork, build_network
 from mmpl.preprocess import PreparedCase
@@ -28,7 +29,7 @@ from mmpl.training.augment import Warp, _interpolate, vary_intensities, warped_c
 from mmpl.training.boxed import Boxed
 from mmpl.training.loop import Job, average_decay, draw_ahead, learning_rate, train
 from mmpl.training.outcome_network import training_center
-from mmpl.training.patches import Batch, DrawBatch, LesionCrops, PatchStore, SegmentationCrops
+from mmpl.training.patches import Batch, DrawBatch, LesionCrops, PatchStore, SegmentationCrops, hash_of
 from mmpl.training.records import SegmentationRecord
 from mmpl.training.workspace import RunSettings, Workspace
 
@@ -57,7 +58,7 @@ def two_lesions() -> NDArray[np.float32]:
 def store(tmp_path: Path) -> PatchStore:
     store = PatchStore(tmp_path / "patches")
     for name in ("A", "B", "C"):
-        store.save(make_case(name, two_lesions()))
+        store.save(make_case(name, two_lesions()), "0123")
     return store
 
 
@@ -81,7 +82,7 @@ class TestStore:
         case = make_case("A", rng.random((2, *SHAPE), np.float32), rng.normal(0, 5, (2, *SHAPE)))
         store = PatchStore(tmp_path / "new" / "patches")
         assert not store.has("A")
-        store.save(case)
+        store.save(case, "0123")
         assert store.has("A")
         back = store.load("A")
         assert replace(back, images=case.images, labels=case.labels) == case
@@ -91,30 +92,32 @@ class TestStore:
 
     def test_whole_labels_come_back_exactly(self, tmp_path: Path) -> None:
         store = PatchStore(tmp_path)
-        store.save(make_case("A", (two_lesions() > 0).astype(np.float32)))
+        store.save(make_case("A", (two_lesions() > 0).astype(np.float32)), "0123")
         np.testing.assert_array_equal(store.load("A").labels, two_lesions() > 0)
 
     def test_a_patient_may_have_no_labels(self, tmp_path: Path) -> None:
         store = PatchStore(tmp_path)
-        store.save(make_case("A", None))
+        store.save(make_case("A", None), "0123")
         assert store.labels("A") is None
         assert store.load("A").labels is None
 
     def test_keeps_the_reference_mask_as_it_was_drawn(self, tmp_path: Path) -> None:
         store = PatchStore(tmp_path)
         drawn = np.random.default_rng(0).integers(0, 3, CT_GRID.shape_zyx).astype(np.uint8)
-        store.save(make_case("A", two_lesions()), drawn)
-        store.save(make_case("B", None))
+        store.save(make_case("A", two_lesions()), "0123", drawn)
+        store.save(make_case("B", None), "0123")
         np.testing.assert_array_equal(store.reference("A"), drawn)
         assert store.reference("B") is None
 
-    def test_a_patient_is_known_by_the_images_under_any_name(self, store: PatchStore) -> None:
-        store.save(make_case("renamed", None))
-        other = np.stack([PLACES, PLACES])
-        other[1, 0, 0, 0] += 1
-        store.save(make_case("other", None, other))
-        known = {name: store.describe(name).image_hash for name in ("A", "renamed", "other")}
-        assert known["A"] == known["renamed"] != known["other"]
+    def test_a_patient_is_known_by_the_ct_in_any_format(self, tmp_path: Path) -> None:
+        voxels = np.random.default_rng(0).integers(-1024, 3000, CT_GRID.shape_zyx).astype(np.int16)
+        hashes = [hash_of(Image(voxels, CT_GRID)), hash_of(Image(voxels.astype(np.float32), CT_GRID))]
+        for name in ("ct.mha", "ct.nii.gz", "ct.nrrd"):
+            write_image(tmp_path / name, Image(voxels, CT_GRID))
+            hashes.append(hash_of(read_image(tmp_path / name)))
+        voxels[0, 0, 0] += 1
+        assert len(set(hashes)) == 1
+        assert hash_of(Image(voxels, CT_GRID)) != hashes[0]
 
     def test_half_a_patient_does_not_count(self, store: PatchStore) -> None:
         (store.folder / "A.json").unlink()
@@ -137,11 +140,11 @@ class TestStore:
 
         monkeypatch.setattr(patches.np, "save", save_half)
         with pytest.raises(Killed):
-            store.save(make_case("A", None))
+            store.save(make_case("A", None), "0123")
         assert not store.has("A")
 
     def test_a_patient_that_is_written_again_keeps_nothing_of_before(self, store: PatchStore) -> None:
-        store.save(make_case("A", None))
+        store.save(make_case("A", None), "0123")
         assert store.load("A").labels is None
         assert {path.name for path in store.folder.glob("A.*")} == {"A.images.npy", "A.json"}
 
@@ -222,7 +225,7 @@ def test_boxed_labels_give_the_same_batches_to_the_last_bit(tmp_path: Path, lesi
     ]
     store = PatchStore(tmp_path)
     for case in cases:
-        store.save(case)
+        store.save(case, "0123")
     draw = segmentation_draw(store, lesion_fraction=lesion_fraction, seed=5, patients="ABCD")
     settings, plain = draw.func.settings, {case.patient_id: keep_plainly(case) for case in cases}
     batches = [(draw(step), draw_plainly(plain, settings, LIVELY, 5, step)) for step in range(60)]
@@ -316,7 +319,7 @@ class TestDraw:
 
     def test_a_patient_without_lesion_is_drawn_too(self, tmp_path: Path) -> None:
         store = PatchStore(tmp_path)
-        store.save(make_case("A", np.zeros((2, *SHAPE), np.float32)))
+        store.save(make_case("A", np.zeros((2, *SHAPE), np.float32)), "0123")
         (labels,) = segmentation_draw(store, lesion_fraction=1.0, patients="A")(0).targets
         assert not labels.any()
 
@@ -334,7 +337,7 @@ class TestDraw:
     def test_targets_go_with_their_patients(self, tmp_path: Path) -> None:
         store = PatchStore(tmp_path)
         for number, name in enumerate("ABC"):
-            store.save(make_case(name, None, np.full((2, *SHAPE), 10.0 * (number + 1))))
+            store.save(make_case(name, None, np.full((2, *SHAPE), 10.0 * (number + 1))), name)
         batch = lesion_draw(store, batch=3)(0)
         number, row = batch.targets
         assert sorted(number.ravel().tolist()) == [0, 1, 2]  # each once
@@ -364,12 +367,12 @@ def test_crops_of_later_stages_lie_around_the_reference_mask_or_else_the_predict
     labels = two_lesions()
     labels[0, 4, 5, 5] = 0.4  # no lesion yet
     for name, mask in (("A", labels), ("B", None), ("C", 0 * labels)):
-        workspace.store.save(make_case(name, mask))
+        workspace.store.save(make_case(name, mask), "0123")
     keep_centers(workspace, {"B": (1.0, 2.0, 3.0), "C": (4.0, 5.0, 6.0)})
     found = [training_center(workspace, name).tolist() for name in "ABC"]
     assert found == [[6.5, 5.5, 4.5], [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
     labels[1] = 0
-    workspace.store.save(make_case("A", labels))
+    workspace.store.save(make_case("A", labels), "0123")
     assert training_center(workspace, "A").tolist() == [2.0, 2.0, 1.5]
 
 

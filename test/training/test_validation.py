@@ -58,7 +58,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     labels[0, 20:24, 8:12, 8:12] = labels[1, 28:32, 16:20, 16:20] = 1
     for patient in cohort.patients:
         images = rng.normal(size=labels.shape).astype(np.float32)
-        noise.store.save(PreparedCase(patient.patient_id, images, labels, roi, roi, ()))
+        noise.store.save(PreparedCase(patient.patient_id, images, labels, roi, roi, ()), "0123")
     return noise
 
 
