@@ -227,7 +227,7 @@ def draw_kaplan_meier(results: Results) -> Plot | None:
     Beside it stands the mean of their calibrated curves, where there are any, as far as those go.
 
     It ends where a tenth of the patients is still followed; beyond, steps are those of a few. None of fewer than two
-    patients in a group, or without a recurrence.
+    patients in a group, without a recurrence, or where so few are followed beyond day 0.
     """
     known = results.take(~np.isnan(results.days) & ~np.isnan(results.risk))
     relapse = known.relapse == 1
@@ -235,6 +235,8 @@ def draw_kaplan_meier(results: Results) -> Plot | None:
     if min(high.sum(), (~high).sum()) < 2 or not relapse.any():
         return None
     end = float(np.quantile(known.days, 1 - AT_RISK_AT_END))
+    if not end:
+        return None
     years = range(int(end / DAYS_PER_YEAR) + 1)
     groups = ("lower risk", "second", ~high), ("higher risk", "first", high)
     series, counts, samples = [], {}, []
@@ -258,7 +260,11 @@ def draw_kaplan_meier(results: Results) -> Plot | None:
             said = known.curve[chosen, : len(days)].mean(axis=0)
             line = tuple(zip((days / end).tolist(), said.tolist(), strict=True))
             series.append(Series(f"{label}, as said", kind, line=line, dashed=True))
-    p = float(stats.logrank(*samples).pvalue)
+    with np.errstate(invalid="ignore"):
+        p = float(stats.logrank(*samples).pvalue)
+    tested = f"log-rank p {'below 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    if math.isnan(p):
+        tested = "no log-rank test, as no relapse came while both were followed"
     return Plot(
         "No recurrence, by risk",
         "years from treatment",
@@ -266,7 +272,7 @@ def draw_kaplan_meier(results: Results) -> Plot | None:
         tuple(series),
         tuple((year * DAYS_PER_YEAR / end, str(year)) for year in years),
         _shares(),
-        f"Parted at the patients' median risk; log-rank p {'below 0.001' if p < 0.001 else f'= {p:.3f}'}.",
+        f"Parted at the patients' median risk; {tested}.",
         counts,
     )
 

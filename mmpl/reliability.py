@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 _LEAST_PROBABILITY = 1e-6  # whose log odds are taken in the place of those of 0
 _WIDEST = 50.0  # log odds; where an intercept must lie further out, all have one outcome
 _BINS = 10
-_NEWTON_STEPS, _NEWTON_DONE, _LARGEST_STEP = 50, 1e-9, 5.0
+_NEWTON_STEPS, _NEWTON_DONE = 50, 1e-9
 
 
 def brier(probability: ArrayLike, happened: ArrayLike, weight: ArrayLike = 1.0) -> float:
@@ -67,31 +67,34 @@ def calibration_slope(probability: ArrayLike, happened: ArrayLike, weight: Array
     """Find the slope of a logistic regression of the outcomes on the log odds (Cox, 1958).
 
     Returns:
-        1 is right; below 1 says that probabilities are too extreme. NaN where all have one outcome or one probability.
+        1 is right; below 1 says that probabilities are too extreme. NaN where all have one outcome or one probability,
+        and where probabilities divide the outcomes: whoever has it none below whoever has not, or none above. Every
+        steeper slope fits better there.
     """
     values, truth, weights = _aligned(probability, happened, weight)
-    odds = _log_odds(values)
-    if _one_outcome(truth, weights) or np.ptp(odds[weights > 0]) == 0:
+    used = weights > 0
+    odds, truth, weights = _log_odds(values)[used], truth[used], weights[used]
+    positive, negative = odds[truth == 1], odds[truth == 0]
+    if _one_outcome(truth, weights) or positive.min() >= negative.max() or negative.min() >= positive.max():
         return math.nan
-    columns = np.column_stack([np.ones_like(odds), odds])
+    columns = np.column_stack([np.ones_like(odds), (odds - odds.mean()) / odds.std()])
 
     def likelihood(parameters: Floats) -> float:
         line = columns @ parameters
         return float(weights @ (truth * line - np.logaddexp(0, line)))
 
-    fitted = np.array([0.0, 1.0])
-    for _ in range(_NEWTON_STEPS):  # where probabilities divide the outcomes, the slope has no end
+    fitted = np.zeros(2)
+    for _ in range(_NEWTON_STEPS):
         fit = expit(columns @ fitted)
         curvature = (columns.T * (weights * fit * (1 - fit))) @ columns
         step = np.linalg.lstsq(curvature, columns.T @ (weights * (truth - fit)), rcond=None)[0]
-        step /= max(1.0, np.abs(step).max() / _LARGEST_STEP)
         reached = likelihood(fitted)
         while likelihood(fitted + step) < reached and np.abs(step).max() > _NEWTON_DONE:
             step /= 2  # a whole step from where the fit is nearly 0 or 1 goes too far
         fitted += step
         if np.abs(step).max() < _NEWTON_DONE:
             break
-    return float(fitted[1])
+    return float(fitted[1] / odds.std())
 
 
 def net_benefit(probability: ArrayLike, happened: ArrayLike, threshold: float, weight: ArrayLike = 1.0) -> float:

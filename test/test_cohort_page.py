@@ -1,5 +1,6 @@
 """The page of a cohort: its table, and its plots against figures worked otherwise."""
 
+import csv
 import json
 import time
 from collections.abc import Iterator
@@ -175,6 +176,31 @@ def test_kaplan_meier_is_lifelines(folders: tuple[Path, Path]) -> None:
         assert plot.counts[series.label][2] == at_two_years
     assert draw_kaplan_meier(results.take(np.arange(3))) is None
     assert draw_kaplan_meier(replace(results, relapse=np.zeros(len(results)))) is None
+
+
+def test_there_is_no_curve_where_nobody_is_followed(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    results = collect(folders[1], folders[0])
+    nearly = np.where(np.arange(len(results)) < 5, 100.0, 0.0)
+    for days in (np.zeros(len(results)), nearly):
+        assert draw_kaplan_meier(replace(results, days=days, relapse=np.ones(len(results)))) is None
+    cohort, answers = write_cohort_and_answers(tmp_path, 12)
+    with (cohort / "EHR.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    write_table(cohort, *({**row, "Relapse": "1", "RFS": "0"} for row in rows))
+    page = write_cohort_page(answers, cohort, count=2).read_text()
+    assert "HPV score: ROC" in page
+    assert "No recurrence, by risk" not in page
+
+
+def test_there_is_no_test_where_one_group_is_followed_to_no_relapse(folders: tuple[Path, Path]) -> None:
+    results = collect(folders[1], folders[0])
+    high = results.risk > np.median(results.risk)
+    plot = draw_kaplan_meier(replace(results, days=np.where(high, 0.0, 900.0), relapse=np.where(high, 0.0, 1.0)))
+    assert plot is not None
+    assert (
+        plot.note
+        == "Parted at the patients' median risk; no log-rank test, as no relapse came while both were followed."
+    )
 
 
 def test_roc_has_its_area(folders: tuple[Path, Path]) -> None:

@@ -142,6 +142,45 @@ def test_one_outcome_says_nothing() -> None:
     assert math.isnan(reliability.calibration_slope([0.5, 0.5], [0, 1]))
 
 
+@pytest.mark.parametrize(
+    ("probability", "happened", "weight"),
+    [
+        ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], 1.0),
+        ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], 1.0),
+        ([0.1, 0.3, 0.3, 0.9], [0, 0, 1, 1], 1.0),
+        ([0.3, 0.3, 0.9], [1, 0, 0], 1.0),
+        ([0.1, 0.2, 0.8, 0.9], [0, 1, 0, 1], [1, 0, 2, 1]),
+        ([0, 0, 1, 1], [0, 0, 1, 1], 1.0),
+    ],
+)
+def test_probabilities_that_divide_the_outcomes_have_no_slope(
+    probability: list[float], happened: list[int], weight: float | list[float]
+) -> None:
+    assert math.isnan(reliability.calibration_slope(probability, happened, weight))
+
+
+@pytest.mark.parametrize("spread", [1e-4, 1e-2, 1.0])
+def test_a_slope_may_be_steep_where_probabilities_are_nearly_the_same(spread: float) -> None:
+    """Its size is what the patients say, not how many steps it is sought in."""
+    rng = np.random.default_rng(3)
+    steps = rng.normal(size=60)
+    happened = rng.random(60) < expit(3 * steps)
+    wanted = LogisticRegression(C=np.inf, tol=1e-12).fit(steps[:, None], happened).coef_[0, 0] / spread
+    found = reliability.calibration_slope(expit(1 + spread * steps), happened)
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_slope_is_found_where_two_patients_alone_keep_it_from_dividing_the_outcomes() -> None:
+    """There the likelihood is as high as anywhere near: its derivatives are 0."""
+    probability = np.array([0.01, 0.1, 0.2, 0.5, 0.5 - 1e-9, 0.7, 0.9])
+    happened = np.array([0, 0, 0, 0, 1, 1, 1])
+    slope = reliability.calibration_slope(probability, happened)
+    assert 5 < slope < 100
+    odds = slope * logit(probability)
+    level = reliability.calibration_intercept(expit(odds), happened)
+    assert np.abs((happened - expit(odds + level)) @ logit(probability)) < 1e-5
+
+
 def test_probabilities_of_0_and_1_stay_finite() -> None:
     assert math.isfinite(reliability.calibration_slope([0, 1, 0.4, 0.6], [0, 1, 1, 0]))
     assert math.isfinite(reliability.calibration_intercept([0, 1, 0.4, 0.6], [1, 1, 1, 0]))

@@ -15,6 +15,9 @@ Polygon = NDArray[np.float64]
 _ON_CENTER = 0.01
 """A point as near to a center as this, voxels, lies on it: files round to a hundredth of a millimeter."""
 
+_FINER = 4
+"""Cells a voxel has in a row or a column where it is told whether a polygon lies in another."""
+
 _Corner = tuple[int, int]
 
 
@@ -85,7 +88,7 @@ def fill(polygons: Iterable[Polygon], shape: tuple[int, int]) -> NDArray[np.bool
     """Fill polygons by the even-odd rule of all of them together: a mask (rows, columns).
 
     A voxel belongs if its center lies inside, or on a polygon: of a contour through centers, the voxels that it runs
-    through are part. So a polygon in another is a hole, and polygons that overlap in part are best filled one by one.
+    through are part. So a polygon in another is a hole, and what an even number of polygons share is one, too.
     """
     mask = np.zeros(shape, bool)
     snapped = [np.where(np.abs(p - np.rint(p)) <= _ON_CENTER, np.rint(p), p) for p in polygons]
@@ -106,3 +109,37 @@ def fill(polygons: Iterable[Polygon], shape: tuple[int, int]) -> NDArray[np.bool
         for low, high in zip(np.ceil(lower - _ON_CENTER), np.floor(upper + _ON_CENTER), strict=True):
             mask[row, max(0, int(low)) : max(0, int(high) + 1)] = True
     return mask
+
+
+def combine(polygons: Iterable[Polygon], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Fill polygons as people mean them: a mask (rows, columns).
+
+    A polygon in another is a hole of it, one in a hole an island, and so on. Else polygons add up, whether they overlap
+    in part, touch or lie apart, and one that was drawn twice counts once.
+    """
+    mask = np.zeros(shape, bool)
+    drawn: dict[frozenset[int], Polygon] = {}
+    for polygon in polygons:
+        if area := _area(polygon, shape):
+            drawn[area] = polygon
+        else:  # a point, or a line
+            mask |= fill([polygon], shape)
+    is_hole: dict[frozenset[int], bool] = {}
+    for area in sorted(drawn, key=len, reverse=True):
+        around = [each for each in is_hole if area < each]
+        is_hole[area] = bool(around) and not is_hole[around[-1]]  # the smallest round it
+    holes = [area for area in drawn if is_hole[area]]
+    for area in drawn.keys() - holes:
+        inside = fill([drawn[area]], shape)
+        for hole in holes:
+            if hole < area:
+                inside &= fill([drawn[area], drawn[hole]], shape)
+        mask |= inside
+    return mask
+
+
+def _area(polygon: Polygon, shape: tuple[int, int]) -> frozenset[int]:
+    """Give the cells of a finer grid in a polygon; contours through centers or edges of voxels run between them."""
+    rows, columns = shape
+    finer = fill([_FINER * polygon + (_FINER - 1) / 2], (_FINER * rows, _FINER * columns))
+    return frozenset(np.flatnonzero(finer).tolist())

@@ -64,9 +64,14 @@ _CODES = {
 }
 _GTVP = re.compile(r"(gtv)?(p|t|primary|primary ?tumou?r|tumou?r)?")
 _GTVN = re.compile(r"(gtv)?(n|ln|node|nodes|nodal|lymph ?nodes?)")
-_SIDE = re.compile(r" (l|r|li|re|left|right)$")
+_SIDE = re.compile(r" (l|r|li|re|left|right|links|rechts)$")
 _NOT_A_LETTER = re.compile(r"[^a-z]+")
-_LIKE_A_LESION = re.compile(r"gtv|tumou?r|neoplasm|cancer|carcinoma|lesion|metasta|node|nodal|ln\d", re.IGNORECASE)
+_LIKE_A_LESION = re.compile(
+    r"gtv|tumou?r|neoplasm|cancer|carcinoma|lesion|metasta|primary|node|nodal|lymph|ln\d"
+    r"|(?<![a-z])(l[nk]s?(?![a-z])|n[\W_]?\d)",  # words of letters: LN_II, LK links, N2a
+    re.IGNORECASE,
+)
+_LETTERS_ALONE = re.compile(r"[ptn]( [ptn])*")
 _OTHER_TARGET = re.compile(r"[cip]tv", re.IGNORECASE)
 _SINGLE_LETTERS = frozenset(("", "p", "t", "n"))
 
@@ -97,7 +102,7 @@ def label_of(named: Named) -> Label | None:
         InvalidInputError: Code and name say different lesions.
     """
     found = {_CODES[code] for code in named.codes if code in _CODES}
-    words = _SIDE.sub("", _NOT_A_LETTER.sub(" ", named.name.casefold()).strip())
+    words = _words_of(named.name)
     for spelling in (words, words.replace(" ", "")):
         for label, pattern in ((Label.GTVP, _GTVP), (Label.GTVN, _GTVN)):
             if spelling not in _SINGLE_LETTERS and pattern.fullmatch(spelling):
@@ -105,6 +110,18 @@ def label_of(named: Named) -> Label | None:
     if len(found) > 1:
         raise InvalidInputError(f"{named.name!r} is GTVp by its code or name, and GTVn by the other")
     return found.pop() if found else None
+
+
+def _words_of(name: str) -> str:
+    """Give a name's words of letters, without a side at its end."""
+    return _SIDE.sub("", _NOT_A_LETTER.sub(" ", name.casefold()).strip())
+
+
+def _may_be_a_lesion(named: Named) -> bool:
+    """Tell whether what is no lesion by code and name may be one, as LN II, N2 or T may, and no organ or CTV."""
+    if named.is_gtv or _LETTERS_ALONE.fullmatch(_words_of(named.name)):
+        return True
+    return bool(_LIKE_A_LESION.search(named.name)) and not _OTHER_TARGET.search(named.name)
 
 
 def match_lesions(found: Iterable[Named], what: str) -> list[Label | None]:
@@ -119,11 +136,7 @@ def match_lesions(found: Iterable[Named], what: str) -> list[Label | None]:
     """
     named = list(found)
     labels = [label_of(each) for each in named]
-    unclear = [
-        each.name
-        for each, label in zip(named, labels, strict=True)
-        if label is None and (each.is_gtv or (_LIKE_A_LESION.search(each.name) and not _OTHER_TARGET.search(each.name)))
-    ]
+    unclear = [each.name for each, label in zip(named, labels, strict=True) if label is None and _may_be_a_lesion(each)]
     wanted = " or ".join(LESION_OF[label].name for label in LESIONS)
     if unclear:
         raise InvalidInputError(f"{what} that may be {wanted}, but do not say which: {some_of(unclear, 10)}")

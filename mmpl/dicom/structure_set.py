@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity
-from mmpl.dicom.contours import Polygon, fill, outline
+from mmpl.dicom.contours import Polygon, combine, fill, outline
 from mmpl.dicom.ct_series import CtSeries
 from mmpl.dicom.headers import quiet
 from mmpl.dicom.lesions import LESION_OF, Named, Term, match_lesions
@@ -35,7 +35,9 @@ STRUCTURE_SET_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 
 _STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """Retired long since, but what a structure set calls the study's class."""
-_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "POINT")
+_EVEN_ODD = "CLOSEDPLANAR_XOR"
+"""Contours of which an even number has nothing, whether one lies in another or not."""
+_CLOSED = ("CLOSED_PLANAR", _EVEN_ODD, "POINT")
 """Contours that have voxels; a point is what programs make of a single one."""
 _MOST_BEYOND = 1.0
 """Voxels that a contour may reach beyond the outermost centers: along the voxels' edges, or a little carelessly."""
@@ -157,8 +159,9 @@ def _code(term: Term) -> "Dataset":
 def lay_structure_set_on(content: "Dataset", grid: Grid, series: SeriesIdentity | None = None) -> Image:
     """Read an RT structure set as a label map on the grid of its CT; where lesions overlap, the tumor comes first.
 
-    A voxel belongs to a lesion if its center lies inside the ROI's contours on its slice, or on one of them; a contour
-    inside another is a hole.
+    A voxel belongs to a lesion if its center lies inside the ROI's contours on its slice, or on one of them. A contour
+    inside another is a hole, one inside that an island; else contours add up, and one that was drawn twice counts once.
+    Of an ROI with contours of type CLOSEDPLANAR_XOR, what lies inside an even number of contours does not belong.
 
     Args:
         content: The object.
@@ -184,9 +187,11 @@ def lay_structure_set_on(content: "Dataset", grid: Grid, series: SeriesIdentity 
             except InvalidInputError as error:
                 name = named[numbers.index(int(region.ReferencedROINumber))].name
                 raise InvalidInputError(f"ROI {name!r}: {error}") from error
+            types = {contour.ContourGeometricType for contour in region.get("ContourSequence") or []}
+            filled = fill if _EVEN_ODD in types else combine
             for index, polygons in planes.items():
                 plane = labels[index]
-                plane[fill(polygons, plane.shape) & (plane != Label.GTVP)] = label
+                plane[filled(polygons, plane.shape) & (plane != Label.GTVP)] = label
         return Image(labels, grid)
 
 

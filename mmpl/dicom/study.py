@@ -352,7 +352,7 @@ def _share_frame(ct: Series, pet: Series) -> bool:
 
 
 def _the_one(place: Path, candidates: Sequence[Series], modality: Modality, number: int | None) -> Series:
-    name, option = modality.upper(), f"--{modality}-series"
+    name = modality.upper()
     named = candidates if number is None else [each for each in candidates if each.number == str(number)]
     if len(named) == 1:
         return named[0]
@@ -365,7 +365,8 @@ def _the_one(place: Path, candidates: Sequence[Series], modality: Modality, numb
         raise InvalidInputError(
             f"{place}: {len(named)} {name} series of one number, {listed}; move them into folders of their own"
         )
-    raise InvalidInputError(f"{place}: {len(named)} {name} series, {listed}; name one with {option}")
+    option = f"`mmpl case` by --{modality}-series"
+    raise InvalidInputError(f"{place}: {len(named)} {name} series, {listed}; leave one there, or name it to {option}")
 
 
 def _numbers(series: Sequence[Series]) -> str:

@@ -19,7 +19,7 @@ _STATUS = {
     **dict.fromkeys(("0", "0.0", "neg", "negative", "p16-", "p16neg", "p16negative"), False),
 }
 _HIGHEST = {T_STAGE: 4, N_STAGE: 3}
-_STAGE = re.compile(r"[cpry]*([tn]?)([0-4])[abc]?", re.ASCII)
+_STAGE = re.compile(r"[cpry]*([tn]?)(?:([0-4])[abc]?|x)", re.ASCII)
 _DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "------")
 
 _T = TypeVar("_T")
@@ -79,7 +79,7 @@ def read_known_status(text: str) -> bool | None:
 
 
 def read_stage(column: str, text: str) -> int | None:
-    """Read a stage such as T4a, N2, 2 or cT3 as its number; TX and NX, which were not assessed, as None.
+    """Read a stage such as T4a, N2, 2 or cT3 as its number; TX, NX and the like, not assessed, as None.
 
     Args:
         column: T_STAGE or N_STAGE.
@@ -88,13 +88,11 @@ def read_stage(column: str, text: str) -> int | None:
     Raises:
         ValueError: It is no stage.
     """
-    letter, plain = column[0].casefold(), _plain(text).removesuffix(".0")
-    if plain in ("x", f"{letter}x"):
-        return None
-    found = _STAGE.fullmatch(plain)
-    if not found or found[1] not in ("", letter) or int(found[2]) > _HIGHEST[column]:
+    found = _STAGE.fullmatch(_plain(text).removesuffix(".0"))
+    stage = int(found[2]) if found and found[2] else None
+    if not found or found[1] not in ("", column[0].casefold()) or (stage or 0) > _HIGHEST[column]:
         raise ValueError(f"not {column[0]}0 to {column[0]}{_HIGHEST[column]}, or {column[0]}X")
-    return int(found[2])
+    return stage
 
 
 def _plain(text: str) -> str:

@@ -60,14 +60,18 @@ def test_a_study_is_read_in_hu_and_suv(place):
 def test_one_of_several_pets_must_be_named(place):
     write_pet(place / "c", PET, number=5)
     said = message(place)
-    assert said.endswith("2 PET series, 2 (10 slices), 5 (10 slices); name one with --pet-series")
+    assert said.endswith(
+        "2 PET series, 2 (10 slices), 5 (10 slices); leave one there, or name it to `mmpl case` by --pet-series"
+    )
     assert find_study(place, pet_number=5).pet.number == "5"
     assert "no PET series 7; there are 2 (10 slices), 5 (10 slices)" in message(place, pet_number=7)
 
 
 def test_one_of_several_cts_must_be_named(place):
     write_ct(place / "c", CT, number=4)
-    assert message(place).endswith("2 CT series, 1 (12 slices), 4 (12 slices); name one with --ct-series")
+    assert message(place).endswith(
+        "2 CT series, 1 (12 slices), 4 (12 slices); leave one there, or name it to `mmpl case` by --ct-series"
+    )
     assert find_study(place, ct_number=4).ct.number == "4"
 
 

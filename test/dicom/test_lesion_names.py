@@ -1,5 +1,7 @@
 """Segments and ROIs by the names that people give them, and by their codes."""
 
+import re
+
 import pytest
 
 from mmpl.case import InvalidInputError
@@ -8,16 +10,43 @@ from mmpl.names import Label
 
 PRIMARIES = ["GTV", "GTVp", "GTV-T", "gtv_70", "GTVp_left", "Tumor", "tumour", "Primary", "GTV_primary", "GTVp1"]
 NODES = ["GTVn", "GTV_N", "GTVn1", "gtv-ln3", "Node", "Nodes", "GTV_N_L", "LN2", "Lymph_nodes", "GTVnodal"]
-OTHERS = ["T", "N", "P", "Parotid_L", "CTV", "PTV_GTVp", "SpinalCord", "BrainStem", "Tonsil_R", "Liver"]
-UNCLEAR = ["GTVtn", "GTV_boost", "Lesion", "tumorbed", "Node_level2x"]
+TARGETS = ["CTV", "PTV_GTVp", "CTV_N2", "PTV LN II", "ITV T"]
+ORGANS = [
+    "Parotid_L",
+    "SpinalCord",
+    "SpinalCanal",
+    "BrainStem",
+    "Tonsil_R",
+    "Liver",
+    "Lung",
+    "Lens",
+    "Larynx",
+    "Pharynx",
+]
+OTHERS = [*TARGETS, *ORGANS, "Optic Nerve", "N_opticus_R", "CN7", "vertebrae_T1", "Pons", "Bulb", "Milk", "L", "12"]
+UNCLEAR = ["GTVtn", "GTV_boost", "Lesion", "tumorbed", "Node_level2x", "primary boost"]
+UNCLEAR_NODES = [
+    "LN level II",
+    "LN 2a",
+    "LN_II_L",
+    "LNs",
+    "reLN2",
+    "LK links",
+    "LK2",
+    "Lymphknoten",
+    "N2b",
+    "N 2b",
+    "N_1 x",
+]
+LETTERS = ["T", "N", "P", "T1", "N2", "N1 re", "P_L", "N links", "T rechts", "T+N", "p/n"]
 
 
 @pytest.mark.parametrize(
     ("name", "label"),
     [
         *((name, Label.GTVP) for name in (*PRIMARIES, "Primary tumor", "GTV 1")),
-        *((name, Label.GTVN) for name in (*NODES, "Lymph nodes R", "GTV N 2")),
-        *((name, None) for name in (*OTHERS, *UNCLEAR, "")),
+        *((name, Label.GTVN) for name in (*NODES, "Lymph nodes R", "GTV N 2", "GTVn links")),
+        *((name, None) for name in (*OTHERS, *UNCLEAR, *UNCLEAR_NODES, *LETTERS, "")),
     ],
 )
 def test_names(name: str, label: Label | None) -> None:
@@ -29,9 +58,11 @@ def test_organs_and_other_targets_are_left_aside(name: str) -> None:
     assert match_lesions([Named(name), Named("GTVn")], "ROIs") == [None, Label.GTVN]
 
 
-@pytest.mark.parametrize("name", UNCLEAR)
+@pytest.mark.parametrize("name", [*UNCLEAR, *UNCLEAR_NODES, *LETTERS])
 def test_a_lesion_of_unclear_kind_is_not_left_aside(name: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"ROIs that may be GTVp or GTVn, but do not say which: {name}"):
+    with pytest.raises(
+        InvalidInputError, match=re.escape(f"ROIs that may be GTVp or GTVn, but do not say which: {name}")
+    ):
         match_lesions([Named("GTVp"), Named(name)], "ROIs")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from by_winding import rasterize
+from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from small_series import NAME, ORIENTATIONS, PATIENT_ID, lesions_on, make_series, order_slices
 
@@ -104,6 +105,39 @@ def test_contours_through_centers_and_holes_as_contours_of_their_own() -> None:
     expected[4, 12:41, 10:31] = Label.GTVP
     expected[4, 17:22, 15:20] = 0
     np.testing.assert_array_equal(lay_structure_set_on(made, series.grid).voxels, expected)
+
+
+def read_drawn(contours: list[list[tuple[float, float]]], *types: str) -> NDArray[np.uint8]:
+    """Read what is drawn of the primary on one slice: that slice."""
+    series = order_slices(make_series())
+    made = make_structure_set(lesions_on(series.grid), series)
+    drawn = [draw(series, 4, corners) for corners in contours]
+    for contour, kind in zip(drawn, types, strict=False):
+        contour.ContourGeometricType = kind
+    made.ROIContourSequence[0].ContourSequence = drawn
+    del made.ROIContourSequence[1].ContourSequence
+    return lay_structure_set_on(made, series.grid).voxels[4]
+
+
+WHOLE = [(9.5, 11.5), (29.5, 11.5), (29.5, 39.5), (9.5, 39.5)]
+ASIDE = [(20.5, 20.5), (40.5, 20.5), (40.5, 30.5), (20.5, 30.5)]
+NEXT_TO_IT = [(29.5, 11.5), (34.5, 11.5), (34.5, 39.5), (29.5, 39.5)]
+
+
+@pytest.mark.parametrize("again", [WHOLE, WHOLE[::-1], [*WHOLE[2:], *WHOLE[:2]]])
+def test_a_contour_that_was_drawn_twice_counts_once(again: list[tuple[float, float]]) -> None:
+    np.testing.assert_array_equal(read_drawn([WHOLE, again]), read_drawn([WHOLE]))
+    assert read_drawn([WHOLE]).sum() == 20 * 28
+
+
+@pytest.mark.parametrize("other", [ASIDE, NEXT_TO_IT])
+def test_contours_that_overlap_or_touch_add_up(other: list[tuple[float, float]]) -> None:
+    np.testing.assert_array_equal(read_drawn([WHOLE, other]), read_drawn([WHOLE]) | read_drawn([other]))
+
+
+@pytest.mark.parametrize("types", [("CLOSEDPLANAR_XOR",) * 2, ("CLOSEDPLANAR_XOR", "CLOSED_PLANAR")])
+def test_where_a_file_says_so_an_overlap_is_a_hole(types: tuple[str, str]) -> None:
+    np.testing.assert_array_equal(read_drawn([WHOLE, ASIDE], *types), read_drawn([WHOLE]) ^ read_drawn([ASIDE]))
 
 
 def moved(by: float) -> Callable[[Dataset], None]:

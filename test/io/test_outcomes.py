@@ -23,6 +23,11 @@ from mmpl.schema import CategoricalField, ClinicalSchema, default_schema
         (T_STAGE, "cT1", 1),
         (N_STAGE, "pN0", 0),
         (T_STAGE, "TX", None),
+        (T_STAGE, "cTX", None),
+        (T_STAGE, "pTx", None),
+        (N_STAGE, "cNX", None),
+        (N_STAGE, "ypNX", None),
+        (N_STAGE, "pX", None),
         (N_STAGE, "x", None),
     ],
 )
@@ -30,7 +35,7 @@ def test_stages_are_read_as_their_numbers(column: str, cell: str, stage: int | N
     assert read_stage(column, cell) == stage
 
 
-@pytest.mark.parametrize("cell", ["IV", "T5", "N1", "T", "1.5", "early", "-1", "T4d", "10", "Tis"])
+@pytest.mark.parametrize("cell", ["IV", "T5", "N1", "T", "1.5", "early", "-1", "T4d", "10", "Tis", "TXa", "cNX", "c"])
 def test_a_stage_that_is_none_is_refused(cell: str) -> None:
     with pytest.raises(ValueError, match="not T0 to T4, or TX"):
         read_stage(T_STAGE, cell)
