@@ -58,13 +58,19 @@ def chosen_tasks(able: Collection[Task]) -> frozenset[Task]:
         raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unknown)}; {asked}")
     if unable := [name for name in names if Task(name) not in able]:
         raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unable)}, for which these weights were not trained")
-    if not names and (lacking := [task for task in edition.tasks if task not in able]):
-        left_out = ", ".join(lacking)
-        log.info("note: %s asks for %s, too, for which these weights were not trained", edition.name, left_out)
+    for note in () if names else lacking_tasks(able):
+        log.info("note: %s", note)
     tasks = frozenset(map(Task, names)) or frozenset(edition.tasks) & frozenset(able)
     if not tasks:
         raise ValueError(f"these weights were trained for nothing that {edition.name} asks for")
     return tasks
+
+
+def lacking_tasks(able: Collection[Task]) -> list[str]:
+    """Say in one sentence which of the edition's tasks the weights cannot answer; none where they can answer all."""
+    edition = read_edition()
+    lacking = ", ".join(task for task in edition.tasks if task not in able)
+    return [f"{edition.name} asks for {lacking}, too, for which these weights were not trained"] if lacking else []
 
 
 def chosen_budget_s(tasks: Collection[Task], gpu: bool) -> float | None:
@@ -87,12 +93,12 @@ def chosen_budget_s(tasks: Collection[Task], gpu: bool) -> float | None:
     return seconds or None
 
 
-def note_missing_days(ensemble: Ensemble, tasks: Collection[Task]) -> None:
-    """Say so where the edition asks for a time, and the weights do not know what their risk means in days."""
+def why_no_days(ensemble: Ensemble, tasks: Collection[Task]) -> str:
+    """Say why there are no days where the edition asks for a time; blank where there are some, or none is asked for."""
     fitted, answer = ensemble.calibration.survival, read_edition().answers.get(Task.SURVIVAL)
-    if answer and answer.form is Form.DAYS and Task.SURVIVAL in tasks and not (fitted and fitted.follows_risk):
-        why = "its calibration does not follow the risk" if fitted else "these weights were not calibrated"
-        log.info("note: %s is the negative risk score, no number of days, as %s", answer.path, why)
+    if not (answer and answer.form is Form.DAYS and Task.SURVIVAL in tasks) or (fitted and fitted.follows_risk):
+        return ""
+    return "its calibration does not follow the risk" if fitted else "these weights were not calibrated"
 
 
 def chosen_hpv_prevalence() -> float | None:
@@ -136,7 +142,9 @@ class Algorithm:
         use_allowed_cores()
         ensemble = load_ensemble(keep_networks=keep_networks)
         tasks = chosen_tasks(ensemble.tasks)
-        note_missing_days(ensemble, tasks)
+        if why := why_no_days(ensemble, tasks):
+            path = read_edition().answers[Task.SURVIVAL].path
+            log.info("note: %s is the negative risk score, no number of days, as %s", path, why)
         gpu = torch.cuda.is_available()
         device = torch.device("cuda" if gpu else "cpu")
         where = torch.cuda.get_device_name() if gpu else "the CPU, as no GPU can be used"

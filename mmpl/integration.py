@@ -16,6 +16,7 @@ from mmpl.weights import Ensemble, EnsembleMember
 
 CLINICAL_ASSUMED = "clinical fields assumed"
 HPV_KNOWN = "the risk rests on a known HPV status"
+HPV_UNUSED = "the known HPV status has no part in the risk: these models were trained without"
 
 
 def integrate_hpv(
@@ -90,6 +91,8 @@ def stated_flags(
         flags.append(f"{CLINICAL_ASSUMED}: {', '.join(dict.fromkeys(fields))}")
     if hpv and survival and patient.known_hpv is not None:
         flags.append(f"{HPV_KNOWN} ({status_name(patient.known_hpv)})")
+    if survival and not hpv and patient.known_hpv is not None:
+        flags.append(HPV_UNUSED)
     return flags
 
 

@@ -213,6 +213,8 @@ def read_fields(arguments: list[str], schema: ClinicalSchema) -> dict[str, str]:
             )
         if not given and (value := next(words, "--")).startswith("--"):
             raise ValueError(f"{word} has no value")
+        if any(schema.field_of_key(known) == schema.field_of_key(name) for known in fields):
+            raise ValueError(f"--{name} is given twice")
         fields[name] = value
     return fields
 

@@ -16,6 +16,7 @@ import torch
 from joblib import cpu_count
 from rich.progress import Progress
 
+from mmpl.algorithm import lacking_tasks, why_no_days
 from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
 from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
@@ -307,6 +308,11 @@ def predict(
     answering = Answering.open(order, 1 if scheduler else workers)
     for remark in answering.patients.remarks:
         log.warning("%s: %s", answering.patients.table, remark)
+    ensemble = answering.pipeline.ensemble
+    for note in lacking_tasks(ensemble.tasks):
+        log.warning("note: %s", note)
+    if why := why_no_days(ensemble, ensemble.tasks):
+        log.warning("note: no days without recurrence, as %s", why)
     table = AnswerTables(out, answering.answerer)
     names, failures = answering.names, dict[str, str]()
     table.begin(names)

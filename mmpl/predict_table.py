@@ -1,12 +1,14 @@
 """Answers for the patients of a table, without images, by weights that were fitted to tables (`train.tabular`)."""
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mmpl.algorithm import why_no_days
 from mmpl.calibration import check_prevalence
 from mmpl.case import InvalidInputError, Patient
 from mmpl.errors import some_of
@@ -24,6 +26,8 @@ from mmpl.report import YEARS, read_report
 from mmpl.schema import ClinicalSchema
 from mmpl.survival import SurvivalResult
 from mmpl.weights import Ensemble, WeightsError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ def predict_table(
         raise OverwriteError(f"{target}: is read, and would be written; name another folder")
     if any(map(read_report, out.glob("[!.]*.json"))):
         raise OverwriteError(f"{out}: holds answers of mmpl predict, whose table would be lost; name another folder")
+    if why := why_no_days(ensemble, ensemble.tasks):
+        log.warning("note: no days without recurrence, as %s", why)
     known_hpv = read_edition().known_hpv
     read = read_patients(table, ensemble.profile.clinical, outcomes=False, where=where, known_hpv=known_hpv)
     features = features_of(read.patients, radiomics, ensemble.profile.clinical)

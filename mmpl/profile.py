@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mmpl.datafiles import RESOURCES, load_yaml, read_data
 from mmpl.names import Modality
@@ -22,9 +22,31 @@ PROFILES = RESOURCES / "profiles"
 YAML_SUFFIXES = (".yaml", ".yml")
 
 Count = Annotated[int, Field(gt=0, strict=True)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_truth)]
+"""A number; `yes`, which YAML reads as true, is none."""
+Positive = Annotated[Number, Field(gt=0)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Size = tuple[Count, Count, Count]
+Choices = Annotated[tuple[Count, ...], Field(min_length=1)]
+MOST_SEED = 1 << 32
+"""Seeds of scikit-learn lie below."""
+
+
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError("the lower bound comes first")
+    return bounds
+
+
+Range = Annotated[tuple[Number, Number], AfterValidator(_rising)]
 
 
 class Settings(BaseModel):
@@ -43,11 +65,11 @@ class PreprocessSettings(Settings):
     spacing_mm: Positive
     roi_size_xyz: Size
     localize: Literal["head", "middle"]
-    cranial_fraction: Annotated[float, Field(gt=0, le=1)]
+    cranial_fraction: Annotated[Number, Field(gt=0, le=1)]
     cranial_limit_mm: Positive
-    pet_z_threshold: float
-    ct_range_hu: tuple[float, float]
-    pet_floor_suv: float
+    pet_z_threshold: Number
+    ct_range_hu: Range
+    pet_floor_suv: Annotated[Number, Field(ge=0)]
     label_interpolation: Literal["nearest", "linear"]
 
 
@@ -108,13 +130,13 @@ class AugmentationSettings(Settings):
         modality_dropout: Probability that CT or PET is blank.
     """
 
-    flip: Annotated[float, Field(ge=0, le=1)]
-    rotation_degrees: Annotated[float, Field(ge=0, le=45)]
+    flip: Annotated[Number, Field(ge=0, le=1)]
+    rotation_degrees: Annotated[Number, Field(ge=0, le=45)]
     scale: Fraction
-    misalignment_mm: Annotated[float, Field(ge=0)]
+    misalignment_mm: Annotated[Number, Field(ge=0)]
     gain: Fraction
-    offset: Annotated[float, Field(ge=0)]
-    noise: Annotated[float, Field(ge=0)]
+    offset: Annotated[Number, Field(ge=0)]
+    noise: Annotated[Number, Field(ge=0)]
     modality_dropout: Fraction
 
 
@@ -130,7 +152,7 @@ class SegmentationTraining(Settings):
     micro_batch: Count
     learning_rate: Positive
     crop_xyz: Size
-    lesion_fraction: Annotated[float, Field(ge=0, le=1)]
+    lesion_fraction: Annotated[Number, Field(ge=0, le=1)]
 
 
 class OutcomeTraining(Settings):
@@ -145,7 +167,7 @@ class OutcomeTraining(Settings):
     micro_batch: Count
     learning_rate: Positive
     crop_xyz: Size
-    jitter_mm: Annotated[float, Field(ge=0)]
+    jitter_mm: Annotated[Number, Field(ge=0)]
 
 
 class TrainingSettings(Settings):
@@ -157,13 +179,13 @@ class TrainingSettings(Settings):
             for whoever reads the log; nothing is chosen by it.
     """
 
-    seed: int
-    weight_decay: Annotated[float, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=MOST_SEED, strict=True)]
+    weight_decay: Annotated[Number, Field(ge=0)]
     gradient_clip: Positive
     warmup_fraction: Fraction
     average_decay: Fraction
     checkpoint_every: Count
-    validation_fraction: Annotated[float, Field(ge=0, le=0.5)]
+    validation_fraction: Annotated[Number, Field(ge=0, le=0.5)]
     augmentation: AugmentationSettings
     segmentation: SegmentationTraining
     hpv: OutcomeTraining
@@ -174,7 +196,7 @@ class SurvivalSettings(Settings):
     """Discrete time and the Cox model; see `mmpl.survival`."""
 
     intervals: Count
-    screening_p: Annotated[float, Field(gt=0, lt=1)]
+    screening_p: Annotated[Number, Field(gt=0, lt=1)]
 
 
 class ForestSettings(Settings):
@@ -186,11 +208,11 @@ class ForestSettings(Settings):
         inner_folds: Number of folds of the inner cross-validation, which is repeated `inner_repeats` times.
     """
 
-    trees: tuple[Count, ...]
-    depth: tuple[Count, ...]
-    minimum_leaf: tuple[Count, ...]
+    trees: Choices
+    depth: Choices
+    minimum_leaf: Choices
     radiomics_images: tuple[Literal["original", "log", "wavelet"], ...]
-    radiomics_kept: tuple[Count, ...]
+    radiomics_kept: Choices
     inner_folds: Annotated[int, Field(ge=2)]
     inner_repeats: Count
 
@@ -205,16 +227,9 @@ class GrayLevels(Settings):
     """
 
     bin_width: Positive
-    fill: float
-    range: tuple[float, float]
-    resegment: tuple[float, float] | None
-
-    @model_validator(mode="after")
-    def _ranges_rise(self) -> Self:
-        for name, bounds in (("range", self.range), ("resegment", self.resegment)):
-            if bounds and not bounds[0] < bounds[1]:
-                raise ValueError(f"{name} {bounds}: the lower bound comes first")
-        return self
+    fill: Number
+    range: Range
+    resegment: Range | None
 
 
 class FilterSettings(Settings):
@@ -280,7 +295,7 @@ class DoseSettings(Settings):
     levels_gy: tuple[Count, ...]
     features: tuple[Annotated[str, Field(pattern=r"^original_(firstorder|glcm|glrlm|glszm|gldm|ngtdm)_\w+$")], ...]
     gray_levels: GrayLevels
-    least_covered: Annotated[float, Field(gt=0, le=1)]
+    least_covered: Annotated[Number, Field(gt=0, le=1)]
 
 
 class Profile(Settings):
@@ -373,7 +388,7 @@ def load_profile(profile: str, changes: Sequence[str] = ()) -> Profile:
 
 
 def change_profile(profile: Profile, changes: Sequence[str]) -> Profile:
-    """Change settings of a profile, each as `load_profile` takes it.
+    """Change settings of a profile, each as `load_profile` takes it; of one that comes twice the last counts.
 
     Raises:
         ValueError: A setting is unknown or out of range; one line says which.
@@ -383,17 +398,20 @@ def change_profile(profile: Profile, changes: Sequence[str]) -> Profile:
         setting, equals, text = change.partition("=")
         if not equals:
             raise ValueError(f"{change!r} is not SETTING=VALUE")
-        *groups, name = setting.strip().split(".")
+        setting = setting.strip()
+        *groups, name = setting.split(".")
         group: Any = content
         for part in groups:
             group = group.get(part) if isinstance(group, dict) else None
         if not isinstance(group, dict) or name not in group:
             there = f"; there are {', '.join(group)}" if isinstance(group, dict) else ""
-            raise ValueError(f"no setting {setting.strip()!r}{there}")
+            raise ValueError(f"no setting {setting!r}{there}")
         try:
             group[name] = load_yaml(text)
         except yaml.YAMLError as error:
             raise ValueError(f"{change!r}: not a readable value ({_one_line(error)})") from error
+        if type(group[name]) is int and str(group[name]) != text.strip():
+            raise ValueError(f"{change!r}: YAML reads {group[name]}; write it as a plain number")
     return Profile.from_dict(content)
 
 

@@ -415,6 +415,12 @@ def test_fields_are_options_by_any_of_their_names():
     }
 
 
+@pytest.mark.parametrize("again", ["--age=99", "--Age=61"])
+def test_a_field_that_is_given_twice_is_refused(again):
+    with pytest.raises(ValueError, match="is given twice"):
+        read_fields(["--age", "61", again], SCHEMA)
+
+
 def test_a_folder_of_studies_is_answered_without_a_table(written, tmp_path, monkeypatch, blind_ensemble):
     cohort = tmp_path / "cohort"
     shutil.copytree(written, cohort / "first")

@@ -309,7 +309,7 @@ def three_statuses(cohort, names, tmp_path) -> Path:
 
 
 def test_in_an_edition_that_has_it_as_an_input_the_released_status_is_known(
-    three_statuses, names, tmp_path, use, monkeypatch, capfd
+    three_statuses, names, tmp_path, use, monkeypatch, capfd, caplog
 ):
     """Table, report and page say what was given and what was predicted; in 2025 it is an outcome, not looked at."""
     predicted = {}
@@ -335,6 +335,9 @@ def test_in_an_edition_that_has_it_as_an_input_the_released_status_is_known(
             assert (note in content["clinical_notes"]) == (edition == "hecktor-2026" and given is None)
             assert (note.replace("'", "&#39;") in page) == (note in content["clinical_notes"])
     capfd.readouterr()
+    noted = [record.getMessage() for record in caplog.records]
+    assert "note: hecktor-2026 asks for t-stage, n-stage, too, for which these weights were not trained" in noted
+    assert "note: no days without recurrence, as these weights were not calibrated" in noted
     before = state(out)
     assert run(monkeypatch, "predict", three_statuses, out, "--edition", "hecktor-2025") == 1
     wanted = f"{out / names[0]}.json: answered for another edition, hecktor-2026; name another folder"

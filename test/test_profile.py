@@ -145,6 +145,13 @@ def test_sizes_have_to_divide_and_to_fit(demo: dict[str, Any], group: str, key: 
     ("group", "key", "value"),
     [
         ("preprocess", "spacing_mm", 0.0),
+        ("preprocess", "spacing_mm", True),
+        ("preprocess", "ct_range_hu", [1024, -1024]),
+        ("preprocess", "ct_range_hu", [0, 0]),
+        ("forest", "trees", []),
+        ("forest", "radiomics_kept", []),
+        ("training", "seed", -1),
+        ("training", "seed", 1 << 32),
         ("preprocess", "cranial_fraction", 1.5),
         ("preprocess", "label_interpolation", "bspline"),
         ("network", "norm", "batch"),
@@ -225,6 +232,8 @@ def test_a_change_among_clinical_fields_is_told_by_the_fields_name(demo: dict[st
         ),
         ("network.convolutions=[1, 2]", r"network: .*same number of levels"),
         ("network.norm=[", r"'network\.norm=\[': not a readable value"),
+        ("training.segmentation.steps=010", r"'training\.segmentation\.steps=010': YAML reads 8"),
+        ("training.segmentation.steps=1:30", r"'training\.segmentation\.steps=1:30': YAML reads 90"),
     ],
 )
 def test_a_change_that_cannot_be_made_is_refused_in_one_line(change: str, message: str) -> None:

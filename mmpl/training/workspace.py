@@ -20,7 +20,7 @@ from mmpl.errors import some_of
 from mmpl.evidence import DOSE_KNOWN, FeatureTable
 from mmpl.files import read_json, write_json
 from mmpl.names import NETWORK_STAGES, Stage
-from mmpl.profile import Profile, change_profile, differences, load_profile
+from mmpl.profile import MOST_SEED, Profile, change_profile, differences, load_profile
 from mmpl.radiomics import feature_names
 from mmpl.schema import ClinicalSchema
 from mmpl.staging import GEOMETRY
@@ -471,7 +471,8 @@ class Workspace:
 
     def seed(self, member: Member, stage: Stage) -> int:
         """The seed of one network's training."""
-        return self.profile.training.seed * 1000 + self.splits.members.index(member) * 10 + list(Stage).index(stage)
+        own = self.splits.members.index(member) * 10 + list(Stage).index(stage)
+        return (self.profile.training.seed * 1000 + own) % MOST_SEED
 
     def keep(self, record: Record) -> None:
         """Keep what a step says, whole or not at all."""

@@ -14,6 +14,7 @@ from mmpl.case import InvalidInputError
 from mmpl.cohort_scores import score
 from mmpl.evaluate import collect, evaluate
 from mmpl.files import OverwriteError
+from mmpl.integration import HPV_UNUSED, stated_flags
 from mmpl.io.patients import read_patients
 from mmpl.metrics import c_index, roc_auc
 from mmpl.names import Stage
@@ -176,6 +177,15 @@ def test_a_known_status_moves_the_risk_its_way(folder: Path) -> None:
         assert survival is not None
         risk[known] = survival.risk_score
     assert risk[True] < risk[False]
+
+
+def test_a_known_status_that_no_model_reads_is_said(folder: Path) -> None:
+    ensemble = load_ensemble(folder / "run" / "weights")
+    run = read_run(folder)
+    patient = replace(run.patients[0], known_hpv=True)
+    survival = answer_patient(ensemble, patient, run.radiomics(run.patients[:1])).survival
+    assert stated_flags((), patient, None, survival) == [HPV_UNUSED]
+    assert stated_flags((), patient, None, None) == []
 
 
 def test_in_2026_a_table_has_the_status_as_an_input_and_days_are_answered(
