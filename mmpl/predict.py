@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
-from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
+from mmpl.evaluate import DISAGREEMENT, NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
 from mmpl.export import check_study, export_answer, find_answers, refer, study_of
 from mmpl.files import refuse_inside, refuse_to_replace, write_whole
 from mmpl.io.challenge import EDITION_VARIABLE, read_edition
@@ -173,7 +173,7 @@ class Answering:
         """Answer a patient who is not finished; what went wrong, if anything did."""
         out, order, ensemble = self.order.out, self.order, self.pipeline.ensemble
         mask, report = out / f"{name}.nii.gz", out / f"{name}.json"
-        features, differing = out / f"{name}_radiomics.csv", out / f"{name}_disagreement.nii.gz"
+        features, differing = out / f"{name}_radiomics.csv", out / f"{name}{DISAGREEMENT}"
         wanted = [mask, *[features] * order.all_radiomics, *[differing] * order.disagreement]
         given = self.given_masks.get(name)
         try:
