@@ -55,7 +55,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Image:
-    """Voxels (z, y, x) and the grid they lie on."""
+    """Voxels (z, y, x), real numbers, and the grid they lie on."""
 
     voxels: NDArray
     grid: Grid
@@ -67,6 +67,8 @@ class Image:
             raise InvalidInputError(f"voxels {self.voxels.shape} do not fit the grid {self.grid.shape_zyx} (z, y, x)")
         if self.voxels.size == 0:
             raise InvalidInputError("the image is empty")
+        if self.voxels.dtype.kind not in "biuf":
+            raise InvalidInputError(f"the image's voxels are {self.voxels.dtype}, not real numbers")
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
         raise InvalidInputError(f"{answers}: no answers, which `mmpl predict` writes")
     outcomes, plots, evaluation = dict[str, Outcome](), list[Plot](), None
     if cohort:
-        outcomes = {patient.patient_id: patient.outcome for patient in read_cohort(cohort).patients}
+        outcomes = {patient.patient_id: patient.outcome for patient in read_cohort(cohort, images=False).patients}
         edition = read_edition()
         results = collect(answers, cohort, edition=edition)
         evaluation = assess(results, count, edition=edition)

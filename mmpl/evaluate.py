@@ -46,7 +46,7 @@ from mmpl.io.cohort import Cohort, read_cohort, read_table_alone
 from mmpl.io.images import read_grid
 from mmpl.io.masks import read_mask
 from mmpl.io.tables import read_table, require
-from mmpl.names import Column, Task, stage_name
+from mmpl.names import DISAGREEMENT, Column, Task, stage_name
 from mmpl.report import read_curve
 from mmpl.schema import ClinicalSchema
 
@@ -59,6 +59,8 @@ STAGE_COLUMNS = {Task.T_STAGE: "t_stage", Task.N_STAGE: "n_stage"}
 NO_RECURRENCE = "no_recurrence_{}y"
 """Column of the calibrated probability of no recurrence after so many years."""
 TRUTH_FILE = "truth.csv"
+DIFFERING = f"_{DISAGREEMENT}"
+"""What follows a patient's name in the name of the file of how the models' masks differ."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def collect(
     """
     if where and cohort.is_dir():
         raise InvalidInputError(f"{cohort}: rows are chosen of a table alone, and this is a folder")
-    released = read_table_alone(cohort, where) if cohort.is_file() else read_cohort(cohort)
+    released = read_table_alone(cohort, where) if cohort.is_file() else read_cohort(cohort, images=False)
     patients, answers = released.patients, _read_answers(predictions / PREDICTIONS_FILE)
     strangers = sorted(answers.keys() - {p.patient_id for p in patients})
     if strangers and len(strangers) == len(answers):
@@ -385,7 +387,12 @@ def _without_nan(content: Any) -> Any:
 
 
 def _score_masks(predictions: Path, cohort: Cohort) -> dict[str, Any]:
-    """Score the mask of every patient with a reference, a missing one as empty; columns of `Results`."""
+    """Score the mask of every patient with a reference, a missing one as empty; columns of `Results`.
+
+    Raises:
+        InvalidInputError: A mask cannot be read, or there are references and masks, and none of these is of a patient.
+    """
+    _name_strange_masks(predictions, cohort)
     rows = []
     console = Console(stderr=True)
     for patient in track(
@@ -400,6 +407,22 @@ def _score_masks(predictions: Path, cohort: Cohort) -> dict[str, Any]:
         rows.append((*score_mask(reference.voxels, found, reference.grid.spacing_xyz), path.is_file()))
     table = np.array(rows, float).reshape(-1, len(MASK_COLUMNS) + 1)
     return dict(zip(MASK_COLUMNS, table[:, :-1].T, strict=True)) | {"mask_predicted": table[:, -1] == 1}
+
+
+def _name_strange_masks(predictions: Path, cohort: Cohort) -> None:
+    """Log which masks are of no patient, where patients have references.
+
+    Raises:
+        InvalidInputError: All are.
+    """
+    names = {patient.patient_id for patient in cohort.patients}
+    masks = sorted(path.name for path in predictions.glob("[!.]*.nii.gz") if not path.name.endswith(DIFFERING))
+    strange = [name for name in masks if name.removesuffix(".nii.gz") not in names]
+    if not strange or not any(map(cohort.has_mask, names)):
+        return
+    if strange == masks:
+        raise InvalidInputError(f"{predictions}: none of its masks ({masks[0]}, ...) is of a patient in {cohort.table}")
+    log.warning("%s: masks of no patient: %s: not scored", predictions, some_of(strange))
 
 
 def _line_up_truth(path: Path, patients: Sequence[str]) -> dict[str, Any]:

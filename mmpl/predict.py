@@ -19,7 +19,7 @@ from rich.progress import Progress
 from mmpl.algorithm import lacking_tasks, why_no_days
 from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
-from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
+from mmpl.evaluate import DIFFERING, NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
 from mmpl.export import check_study, export_answer, find_answers, refer, study_of
 from mmpl.files import OverwriteError, refuse_inside, refuse_to_replace, write_whole
 from mmpl.io.challenge import EDITION_VARIABLE, read_edition
@@ -59,8 +59,8 @@ COLUMNS = (
 
 HPV columns are what the models predict, but for the status that was given, `hpv_known`.
 """
-_FEATURES, _DIFFERING = "_radiomics.csv", "_disagreement.nii.gz"
-_ENDINGS = (*SUFFIX.values(), ".json", ".png", ".html", _FEATURES, _DIFFERING)
+_FEATURES = "_radiomics.csv"
+_ENDINGS = (*SUFFIX.values(), ".json", ".png", ".html", _FEATURES, DIFFERING)
 """What follows a patient's name in the names of the files that are written."""
 
 LESIONS_FILE = "lesions.csv"
@@ -186,7 +186,7 @@ class Answering:
         """Answer a patient who is not finished; what went wrong, if anything did."""
         out, order, ensemble = self.order.out, self.order, self.pipeline.ensemble
         mask, report = out / f"{name}.nii.gz", out / f"{name}.json"
-        features, differing = out / f"{name}{_FEATURES}", out / f"{name}{_DIFFERING}"
+        features, differing = out / f"{name}{_FEATURES}", out / f"{name}{DIFFERING}"
         wanted = [mask, *[features] * order.all_radiomics, *[differing] * order.disagreement]
         given = self.given_masks.get(name)
         try:

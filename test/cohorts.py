@@ -43,7 +43,7 @@ def write_images(folder: Path, patient_id: str, flat: bool = False, mask: Image 
     rng = np.random.default_rng(3)
     ct = rng.integers(-1000, 1000, CT_GRID.shape_zyx).astype(np.int16)
     write_image(images / f"{patient_id}__CT.nii.gz", Image(ct, CT_GRID))
-    write_image(images / f"{patient_id}__PT.nii.gz", Image(rng.random(PET_GRID.shape_zyx, np.float32), PET_GRID))
+    write_image(images / f"{patient_id}__PT.nii.gz", Image(10 * rng.random(PET_GRID.shape_zyx, np.float32), PET_GRID))
     if mask is not None:
         write_image(images / f"{patient_id}.nii.gz", mask)
 

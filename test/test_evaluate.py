@@ -437,6 +437,38 @@ def test_results_are_given_by_center(tmp_path):
     assert np.isnan(centers["2"].scores.c_index)
 
 
+def test_a_cohort_of_labels_alone_is_scored(folders):
+    whole = evaluate(*folders)
+    for image in folders[1].glob("*/*__*.nii.gz"):
+        image.unlink()
+    assert evaluate(*folders).scores == whole.scores
+
+
+def test_masks_of_no_patient_are_named(folders, caplog):
+    out, cohort = folders
+    (out / "A-002_disagreement.nii.gz").write_bytes(b"no mask")
+    (out / "._A-002.nii.gz").write_bytes(b"no mask")
+    evaluate(out, cohort)
+    assert "masks of no patient" not in caplog.text
+    (out / "A-002.nii.gz").rename(out / "a-002.nii.gz")
+    found = evaluate(out, cohort)
+    assert f"{out}: masks of no patient: a-002.nii.gz: not scored" in caplog.text
+    assert found.counts.missing_masks == 1
+
+
+def test_masks_none_of_which_is_of_a_patient_are_refused(folders):
+    out, cohort = folders
+    for mask in out.glob("*.nii.gz"):
+        mask.rename(out / mask.name.lower())
+    with pytest.raises(InvalidInputError) as caught:
+        evaluate(out, cohort)
+    table = cohort / "table.csv"
+    assert str(caught.value) == f"{out}: none of its masks (a-001.nii.gz, ...) is of a patient in {table}"
+    for reference in cohort.glob("*/*.nii.gz"):
+        reference.unlink()
+    assert evaluate(out, cohort).counts.with_mask == 0
+
+
 def test_table_shows_values_and_counts(folders):
     printed = show(evaluate(*folders))
     assert "gtvp_dice_mean" in printed

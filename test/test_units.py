@@ -94,6 +94,86 @@ def test_a_body_cut_out_of_its_air_is_no_other_scale() -> None:
     assert check_units(make_case(cut, fill(1.5))).flags == ()
 
 
+def patient(noise: float = 12.0) -> np.ndarray:
+    """A neck in air, HU: fat round muscle, bone round an airway, and metal, with noise."""
+    middle = np.linspace(-1, 1, 40)
+    away = np.hypot(*np.meshgrid(middle, middle, indexing="ij"))
+    slices = np.select([away < 0.1, away < 0.2, away < 0.55, away < 0.75], [-1000, 700, 50, -100], -1000)
+    noisy = slices + np.random.default_rng(1).normal(0, noise, (10, *slices.shape))
+    noisy[5, 20, 25] = 3600
+    return np.rint(noisy).astype(np.int32)
+
+
+def flags_of(ct: np.ndarray) -> tuple[str, ...]:
+    grid = Grid(ct.shape[::-1], (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    pet = Image(np.full(ct.shape, 1.5, np.float32), grid)
+    return check_units(Case("A", Image(ct, grid), pet, ClinicalRecord())).flags
+
+
+def with_corners(hu: np.ndarray, value: int) -> np.ndarray:
+    padded = hu.copy()
+    padded[:, :8, :8] = value
+    return padded
+
+
+AIR_CUT = patient() > -300
+TO_1000 = (1000 / 4024, 1000 / 2000)  # of HU from -1024 to 3000, and from -1000 to 1000
+
+
+@pytest.mark.parametrize(
+    "ct",
+    [
+        patient() / 2,
+        *(np.clip((patient() + 1024) * scale, 0, 1000) for scale in TO_1000),
+        *(np.clip((patient() + 1000) * scale, 0, 500) for scale in (0.07, 0.12, 0.25)),  # soft tissue at 74, 126, 262
+        np.where(AIR_CUT, (patient() + 1000) * 0.07, 0),
+        np.where(patient() < 0, patient() + 4096, patient()),  # wrapped at 12 bits
+        np.where(AIR_CUT, patient(), 3096),
+        *(np.clip(patient(), *window) for window in ((-160, 240), (-200, 300), (-100, 400), (0, 1000), (-450, 1050))),
+        patient() + 1000,
+        np.maximum(patient() + 1000, 0),
+        np.maximum(patient(40) + 1000, 0),
+        np.where(AIR_CUT, patient() + 1000, 0),
+        -patient(),
+        np.where(AIR_CUT, -patient(), 0),
+        patient().max() - patient(),
+        np.where(AIR_CUT, patient() / 2, 0) + 300 * (patient() > 650),
+    ],
+)
+def test_a_ct_whose_tissues_are_not_where_hu_have_them_is_flagged(ct: np.ndarray) -> None:
+    assert flags_of(ct) == (NOT_HU,)
+
+
+def test_a_negated_ct_with_much_bone_is_flagged() -> None:
+    bone = patient()
+    bone[:, 18:22] += 1000 - bone[:, 18:22]  # which lies where air should, once negated
+    assert flags_of(-bone) == (NOT_HU,)
+
+
+@pytest.mark.parametrize(
+    "ct",
+    [
+        patient(),
+        patient(90),
+        *(np.maximum(patient(30), lowest) for lowest in (-1000, -1024)),
+        *(with_corners(patient(), value) for value in (-3024, -2000, -1024, 0)),
+        np.where(AIR_CUT, patient(), -1000),
+        np.where(AIR_CUT, patient(), 0),
+        patient()[:, 12:28, 18:28],  # muscle and bone, and a little of the airway
+        np.where(AIR_CUT, patient(), 50)[:, 14:26, 10:30],  # muscle, fat and bone alone
+    ],
+)
+def test_an_ordinary_ct_is_not_flagged(ct: np.ndarray) -> None:
+    assert flags_of(ct) == ()
+
+
+@pytest.mark.parametrize("noise", [5, 12, 25])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_noisy_ct_without_its_intercept_comes_back(noise: float, padded: bool) -> None:
+    stored = np.maximum(patient(noise) + 1024, 0)
+    assert flags_of(with_corners(stored, 0) if padded else stored) == (SHIFTED,)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_fill_of_the_corners_becomes_air(dtype: type) -> None:
     ct = body(dtype)
@@ -106,12 +186,27 @@ def test_the_fill_of_the_corners_becomes_air(dtype: type) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "flags"), [(0.0, ()), (15.0, ()), (99.0, ()), (4000.0, (NOT_SUV,)), (-500.0, (NOT_SUV,))]
-)
+    ("value", "flags"),
+    [(0.0, ()), (1.5, ()), (15.0, ()), (99.0, ()), (4000.0, (NOT_SUV,)), (-500.0, (NOT_SUV,)), (1.0, (NOT_SUV,)),
+     (0.4, (NOT_SUV,))],
+)  # fmt: skip
 def test_a_pet_that_cannot_be_in_suv_is_flagged(value: float, flags: tuple[str, ...]) -> None:
     checked = check_units(make_case(body(), fill(value)))
     assert checked.flags == flags
     assert checked.pet_is_suv == (not flags)
+
+
+def test_a_pet_scaled_to_8_bits_is_flagged() -> None:
+    scaled = np.arange(64).reshape(GRID.shape_zyx) ** 2 * 255 // 63**2
+    for pet, flags in (
+        (scaled.astype(np.uint8), (NOT_SUV,)),
+        (scaled.astype(np.float32), (NOT_SUV,)),
+        (scaled / 255, (NOT_SUV,)),
+        (scaled * 0.1, ()),
+        (np.minimum(scaled, 100), ()),
+        (scaled * (254.9 / 255), ()),
+    ):
+        assert check_units(make_case(body(), pet)).flags == flags
 
 
 def test_without_suv_the_pet_features_are_missing_and_the_others_are_not() -> None:

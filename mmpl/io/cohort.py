@@ -15,6 +15,7 @@ Where the challenge's three tasks came in folders `Task 1`, `Task 2` and `Task 3
 one cohort.
 """
 
+import filecmp
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -183,6 +184,7 @@ def read_cohort(
     training: bool = False,
     outcomes: bool = True,
     known_hpv: str | None = None,
+    images: bool = True,
 ) -> Cohort:
     """Read and check a cohort's table, and that every patient in it has images.
 
@@ -194,11 +196,12 @@ def read_cohort(
             answered with what there is. The cohort's remarks say what is not.
         outcomes: Whether HPV status, relapse and follow-up are looked at; for answers they are not.
         known_hpv: Column whose HPV status answers may rest on, beside `Known HPV Status`; that of the edition.
+        images: Whether every patient needs a CT and a PET; what compares answers with outcomes and masks needs none.
 
     Raises:
         InvalidInputError: There is no table, or more than there should be, or it has problems; the message lists them.
     """
-    cohort, problems = inspect_cohort(folder, schema, training, outcomes, known_hpv)
+    cohort, problems = inspect_cohort(folder, schema, training, outcomes, known_hpv, images)
     if problems:
         raise InvalidInputError(describe_problems(cohort.table, problems))
     return cohort
@@ -216,6 +219,7 @@ def inspect_cohort(
     training: bool = False,
     outcomes: bool = True,
     known_hpv: str | None = None,
+    images: bool = True,
 ) -> tuple[Cohort, list[str]]:
     """Read a cohort's table as far as it can be read, and list what is wrong with it and with the files it names.
 
@@ -225,6 +229,7 @@ def inspect_cohort(
         training: Whether every released column must be there, as in `read_cohort`.
         outcomes: Whether outcomes are looked at, as in `read_cohort`.
         known_hpv: Column of a known HPV status, as in `read_cohort`.
+        images: Whether every patient needs a CT and a PET, as in `read_cohort`.
 
     Raises:
         InvalidInputError: There is not exactly one table, or it cannot be read at all.
@@ -238,7 +243,7 @@ def inspect_cohort(
     read, problems = inspect_patients(table, problems, schema, training, outcomes, known_hpv)
     names, places = list(dict.fromkeys(patient.patient_id for patient in read.patients)), _places(folder)
     for name in filter(can_name_a_file, names):
-        problems += _check_images(places, name)
+        problems += _check_images(places, name, images)
     factors, wrong, remarks = read_suv_factors(places, names)
     found = Cohort(folder, read.path, read.patients, factors, (*read.remarks, *remarks), schema)
     return found, problems + wrong
@@ -321,7 +326,7 @@ def _find(places: Sequence[Path], patient_id: str, name: str) -> Path:
         if flat.is_file() and nested.is_file():
             raise InvalidInputError(f"{flat} and {nested}: one of the two is too many")
         found += [path for path in (flat, nested) if path.is_file()]
-    if len({path.stat().st_size for path in found}) > 1:
+    if not all(filecmp.cmp(found[0], other, shallow=False) for other in found[1:]):
         raise InvalidInputError(f"{' and '.join(map(str, found))}: not the same file")
     return found[0] if found else places[0] / patient_id / name
 
@@ -344,16 +349,16 @@ def _dicom_place(places: Sequence[Path], patient_id: str) -> Path | None:
     return found[0] if found else None
 
 
-def _check_images(places: Sequence[Path], patient_id: str) -> list[str]:
-    """List the images that a patient lacks, and the images and masks that are there twice."""
+def _check_images(places: Sequence[Path], patient_id: str, images: bool = True) -> list[str]:
+    """List the images that a patient lacks, where they are needed, and the images and masks that are there twice."""
     wrong = []
     try:
         dicom = _dicom_place(places, patient_id)
     except InvalidInputError as error:
         return [f"patient {patient_id}: {error}"]
     for name, needed in (
-        (f"{patient_id}__CT.nii.gz", None if dicom else "CT image"),
-        (f"{patient_id}__PT.nii.gz", None if dicom else "PT image"),
+        (f"{patient_id}__CT.nii.gz", "CT image" if images and not dicom else None),
+        (f"{patient_id}__PT.nii.gz", "PT image" if images and not dicom else None),
         (f"{patient_id}.nii.gz", None),
         *((f"{patient_id}{ending}", None) for ending in _DOSE_ENDINGS.values()),
     ):

@@ -22,7 +22,8 @@ MOST_SHEAR = 1e-4
 """Largest cosine between two axes that ITK takes for right-angled."""
 
 _HEADER = 348  # bytes
-_DIM, _PIXDIM, _UNITS, _CODES, _QUATERNION, _SROW = 40, 76, 123, 252, 256, 280
+_DIM, _PIXDIM, _START, _UNITS, _CODES, _QUATERNION, _SROW = 40, 76, 108, 123, 252, 256, 280
+_EARLIEST_START = 352  # bytes; where an earlier one stands, and be it zero, ITK reads the header's end as voxels
 _ORDERS: tuple[tuple[str, Literal["little", "big"]], ...] = (("<", "little"), (">", "big"))
 _MM_OF_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -47,8 +48,8 @@ def read_affine(path: Path) -> NDArray[np.float64] | None:
         (3, 4), voxel indices (x, y, z) to LPS, mm; None where this is no NIfTI header, which readers will say.
 
     Raises:
-        InvalidInputError: The header gives no place, two places, a voxel without extent, or axes that are not at right
-            angles.
+        InvalidInputError: The header gives no place, two places, a voxel without extent, axes that are not at right
+            angles, or a byte where no voxels can start.
     """
     try:
         with open_stored(path) as file:
@@ -62,6 +63,11 @@ def read_affine(path: Path) -> NDArray[np.float64] | None:
     def numbers(kind: str, count: int, at: int) -> NDArray[np.float64]:
         return np.frombuffer(header, order + kind, count, at).astype(float)
 
+    start = numbers("f4", 1, _START)[0]
+    if not (start >= _EARLIEST_START and start.is_integer()):
+        raise InvalidInputError(
+            f"{path}: the header's vox_offset is {start:g}, not a whole number of at least {_EARLIEST_START}"
+        )
     voxel_mm, shape = numbers("f4", 4, _PIXDIM), numbers("i2", 4, _DIM)[1:]
     qform, sform = numbers("i2", 2, _CODES)
     scale = _MM_OF_UNIT.get(header[_UNITS] & 7, 1.0)

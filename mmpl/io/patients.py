@@ -1,5 +1,6 @@
 """The patients of a table: identity, center, clinical record and outcome of each, read leniently and checked."""
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +26,7 @@ from mmpl.schema import CategoricalField, ClinicalSchema, default_schema, normal
 FEWEST_DAYS = 120
 """A median follow-up below this is more likely one of months, written as days."""
 
+_COLUMN_OF_IDS = re.compile(r"(patient|p)?[ _-]?id", re.IGNORECASE)
 _LONGEST_ID = 200  # bytes; with what follows it, a file's name may have 255
 _Row = dict[str, str]
 
@@ -218,6 +220,8 @@ def inspect_patients(
             patient = replace(patient, clinical=replace(patient.clinical, assumed=assumed))
         (t_stage, n_stage), odd = _read_stages(row, schema)
         about = f"line {line}, patient {patient.patient_id or '(none)'}"
+        if _is_second_header(patient, first=not patients):
+            wrong = ["a line of units or a second header, and no patient? delete it", *wrong]
         problems += [f"{about}: {what}" for what in wrong]
         odd_stages += [f"{about}: {what}" for what in odd]
         patients.append(replace(patient, outcome=replace(patient.outcome, t_stage=t_stage, n_stage=n_stage)))
@@ -274,6 +278,16 @@ def _read_row(row: _Row, schema: ClinicalSchema, has_plus: bool) -> tuple[Patien
             wrong.append(f"{KNOWN_HPV} is {row[KNOWN_HPV]!r}, {error}")
     record = schema.read({name: row[name] for name in schema.names})
     return Patient(patient_id, row[Column.CENTER_ID], record, outcome, known_hpv, row[WEIGHT]), wrong
+
+
+def _is_second_header(patient: Patient, first: bool) -> bool:
+    """Tell whether a row has the header's word for its ID, or is the first and has words alone, as of units.
+
+    Such a row is refused and not left out, as it may be a patient.
+    """
+    name, read = patient.patient_id, patient.clinical
+    nothing_read = bool(read.odd) and all(value is None for value in read.values.values())
+    return bool(_COLUMN_OF_IDS.fullmatch(name) or (first and nothing_read and not re.search(r"\d", name)))
 
 
 def _read_stages(row: _Row, schema: ClinicalSchema) -> tuple[list[int | None], list[str]]:

@@ -10,7 +10,7 @@ from mmpl.case import Image, InvalidInputError
 from mmpl.errors import some_of
 from mmpl.io.tables import read_table
 from mmpl.names import Column
-from mmpl.units import is_suv
+from mmpl.units import LEAST_PEAK_SUV, is_suv
 
 SUV_FACTORS_NAME = "suv_factors.csv"
 """Our table of patients whose PET is in Bq/ml: `PatientID` and `Factor`, which brings a voxel to SUV."""
@@ -24,7 +24,6 @@ _SPELLINGS = {
     "bqml_to_suvbw_factor": "factor",
     "units": "units",
 }
-_LEAST_PEAK_SUV = 0.5  # no patient's PET stays below it everywhere
 _ACTIVITY, _SUV = "BQML", "GML"  # as DICOM names the units of a PET
 
 
@@ -70,7 +69,7 @@ def to_suv(pet: Image, factor: float) -> Image:
         InvalidInputError: It is in SUV already, as far as its values tell, and would not be with the factor.
     """
     scaled = pet.voxels * np.float32(factor)
-    if is_suv(pet.voxels) and scaled.max() < _LEAST_PEAK_SUV <= pet.voxels.max():
+    if is_suv(pet.voxels) and scaled.max() < LEAST_PEAK_SUV:
         raise InvalidInputError(f"the PET is in SUV already, by its values, and has a factor ({factor:g}) all the same")
     return Image(scaled, pet.grid)
 

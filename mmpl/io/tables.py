@@ -46,7 +46,7 @@ def read_table(path: Path, spell: Spell) -> Table:
     """Read a table whose first line names its columns, `PatientID` among them; blank rows are skipped.
 
     Args:
-        path: A CSV file with commas, or a workbook of which one sheet has that column.
+        path: A CSV file with commas, or a workbook of which one sheet has that column; hidden ones are not looked at.
         spell: Function that gives the name by which a column is asked for, or None where it is not; `PatientID` for
             that of the patients, however it is spelled.
 
@@ -177,29 +177,44 @@ def _refuse_later_header(source: str, lines: _Lines, spell: Spell) -> None:
     Raises:
         InvalidInputError: It has lines before it.
     """
+    if lines and _is_header(lines[0][1], spell):
+        return
     for line, cells in lines[1:_HEADER_WITHIN]:
         if _is_header(cells, spell):
             raise InvalidInputError(f"{source}: the header is line {line}; delete the lines before it")
 
 
 def _read_xlsx(path: Path, spell: Spell) -> tuple[_Lines, list[str]]:
-    """Read the sheet that has the patients' column; the released workbook has a data dictionary on another."""
+    """Read the visible sheet that has the patients' column; the released workbook has a data dictionary on another."""
     try:
         values, formulas = _open(path, data_only=True), _open(path, data_only=False)
-        sheets = {sheet.title: _lines(sheet) for sheet in values.worksheets}
+        every = {sheet.title: _lines(sheet) for sheet in values.worksheets}
     except ModuleNotFoundError:
         raise
     except Exception as error:  # a damaged workbook ends in whatever its parsers meet first
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InvalidInputError(f"{path}: not a readable workbook ({reason})") from error
-    found = [title for title, lines in sheets.items() if lines and _is_header(lines[0][1], spell)]
-    if not found:
-        for title, lines in sheets.items():
-            _refuse_later_header(f"{path}, sheet {title}", lines, spell)
+    sheets = {title: lines for title, lines in every.items() if values[title].sheet_state == "visible"}
+    found = [title for title, lines in sheets.items() if _may_be_the_table(lines, spell)]
+    if len(found) < 2:
+        for title in found or sheets:
+            _refuse_later_header(f"{path}, sheet {title}", sheets[title], spell)
     if len(found) != 1:
-        raise InvalidInputError(f"{path}: {len(found)} sheets have a column {Column.PATIENT_ID}, and one is needed")
+        hidden = [f"{title} is hidden" for title, lines in every.items() if _may_be_the_table(lines, spell)]
+        which = f" ({', '.join(found or hidden)})" if found or hidden else ""
+        raise InvalidInputError(
+            f"{path}: {len(found)} sheets have a column {Column.PATIENT_ID}{which}, and one is needed"
+        )
     lines = sheets[found[0]]
     return lines, _sheet_problems(values[found[0]], formulas[found[0]], lines, spell)
+
+
+def _may_be_the_table(lines: _Lines, spell: Spell) -> bool:
+    """Tell whether a sheet has a header; one below its first line names more than the patients, as a dictionary may."""
+    return any(
+        _is_header(cells, spell) and (line == 1 or sum(spell(cell.strip()) is not None for cell in cells) > 1)
+        for line, cells in lines[:_HEADER_WITHIN]
+    )
 
 
 def _open(path: Path, data_only: bool) -> "Workbook":

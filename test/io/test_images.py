@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.io import images
 from mmpl.io.images import read_image, write_image
+from mmpl.io.masks import read_mask
 
 TILT = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 GRID = Grid((7, 6, 5), (0.9765625, 0.9765625, 3.27), (-249.51171875, -401.0123456789, 1.0 / 3.0))
@@ -208,6 +209,39 @@ def test_an_image_of_vectors(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 6, 7, 3), np.float32), isVector=True), str(path))
     assert message(path) == "the image has 3 channels, not 1"
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_an_image_of_complex_numbers(tmp_path, suffix):
+    sitk.WriteImage(sitk.Image([7, 6, 5], sitk.sitkComplexFloat32), str(tmp_path / f"a{suffix}"))
+    assert message(tmp_path / f"a{suffix}") == "the image's voxels are complex64, not real numbers"
+    with pytest.raises(InvalidInputError, match="complex64, not real numbers"):
+        read_mask(tmp_path / f"a{suffix}", GRID)
+    with pytest.raises(InvalidInputError, match="complex128, not real numbers"):
+        numbered(complex)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("offset", [0.0, 16.0, 348.0, 351.0, -1.0, 352.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("magic", [b"n+1\0", b"ni1\0"])
+@pytest.mark.parametrize("order", "<>")
+def test_voxels_that_would_be_read_from_another_place(tmp_path, suffix, offset, magic, order):
+    write_image(tmp_path / "a.nii", numbered())
+    stored = bytearray((tmp_path / "a.nii").read_bytes())
+    stored[108:112], stored[344:348] = struct.pack("<f", offset), magic
+    content = big_endian(bytes(stored), "i2") if order == ">" else bytes(stored)
+    path = tmp_path / f"b{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    assert message(path) == f"the header's vox_offset is {offset:g}, not a whole number of at least 352"
+
+
+def test_voxels_after_an_extension_of_the_header(tmp_path):
+    write_image(tmp_path / "a.nii", numbered())
+    stored = bytearray((tmp_path / "a.nii").read_bytes())
+    stored[108:112] = struct.pack("<f", 368.0)
+    stored[352:352] = bytes(16)
+    (tmp_path / "a.nii").write_bytes(stored)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.nii").voxels, numbered().voxels)
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".nii.gz"])

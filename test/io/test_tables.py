@@ -14,7 +14,7 @@ from openpyxl.styles import Font
 from openpyxl.worksheet.worksheet import Worksheet
 
 from mmpl.case import InvalidInputError, Outcome, Patient
-from mmpl.io.cohort import inspect_cohort, read_cohort
+from mmpl.io.cohort import inspect_cohort, read_cohort, read_table_alone
 
 IDS = ("P000", "P001", "P002", "P003")
 HEADER = list(ROW)
@@ -164,6 +164,73 @@ def test_lines_before_the_header_are_named(folder: Path, before: str) -> None:
 def test_lines_before_the_header_of_a_sheet_are_named(folder: Path) -> None:
     path = write_xlsx(folder, lambda sheet: sheet.insert_rows(1, 2))
     assert refusal(folder) == f"{path}, sheet Sheet: the header is line 3; delete the lines before it"
+
+
+def write_sheets(folder: Path, change: Callable[[Worksheet], object], state: str = "visible") -> Path:
+    """The table, changed, and an older one of one patient on another sheet."""
+    path = write_xlsx(folder, change)
+    book = load_workbook(path)
+    older = book.create_sheet("older")
+    older.append(HEADER)
+    older.append(ROWS[0])
+    older.sheet_state = state
+    book.save(path)
+    return path
+
+
+@pytest.mark.parametrize("state", ["hidden", "veryHidden"])
+def test_a_hidden_sheet_is_not_read(folder: Path, state: str) -> None:
+    wanted = sound(folder)
+    path = write_sheets(folder, lambda sheet: None, state)
+    assert read_cohort(folder).patients == wanted
+    write_sheets(folder, lambda sheet: sheet.insert_rows(1), state)
+    assert refusal(folder) == f"{path}, sheet Sheet: the header is line 2; delete the lines before it"
+    write_sheets(folder, lambda sheet: sheet.delete_rows(1, 9), state)
+    assert refusal(folder) == f"{path}: 0 sheets have a column PatientID (older is hidden), and one is needed"
+
+
+def test_two_sheets_that_may_both_be_the_table_are_named(folder: Path) -> None:
+    path = write_sheets(folder, lambda sheet: None)
+    assert refusal(folder) == f"{path}: 2 sheets have a column PatientID (Sheet, older), and one is needed"
+    write_sheets(folder, lambda sheet: sheet.insert_rows(1))
+    assert refusal(folder) == f"{path}: 2 sheets have a column PatientID (Sheet, older), and one is needed"
+
+
+def test_a_data_dictionary_is_no_second_table(folder: Path) -> None:
+    def change(sheet: Worksheet) -> None:
+        dictionary = sheet.parent.create_sheet("Data dictionary", 0)
+        for line in (["Variable", "Meaning"], ["PatientID", "who"], ["CenterID", "PatientID begins with it"]):
+            dictionary.append(line)
+
+    wanted = sound(folder)
+    write_xlsx(folder, change)
+    assert read_cohort(folder).patients == wanted
+
+
+# a header that comes again
+
+
+@pytest.mark.parametrize(
+    "line", ["ID,center,years,,,", "PatientID,CenterID,Age,Gender,,", "-,,years,0/1,0/1,", "id,1,,,,"]
+)
+def test_a_second_header_line_is_no_patient(tmp_path: Path, line: str) -> None:
+    table = tmp_path / "table.csv"
+    rows = ["PatientID,CenterID,Age,Gender,Treatment,M-stage", line, "P000,2,61,1,1,M0"]
+    for second in ("P001,2,odd,,,", "Mary,2,61,,,", ""):
+        table.write_text("\n".join([*rows, second]))
+        message = f"line 2, patient {line.split(',')[0]}: a line of units or a second header, and no patient? delete it"
+        with pytest.raises(InvalidInputError) as caught:
+            read_table_alone(table)
+        assert str(caught.value) == f"{table}: {message}"
+    table.write_text("\n".join([rows[0], "Mary,1,60,2,,", rows[2], "P001,2,years,,,", "Maria,1,years,,,"]))
+    assert len(read_table_alone(table).patients) == 4
+
+
+def test_a_header_between_the_patients_is_named(folder: Path) -> None:
+    path = write_csv(folder, [*ROWS, HEADER])
+    text = refusal(folder)
+    assert text.startswith(f"{path}: ")
+    assert "line 6, patient PatientID: a line of units or a second header, and no patient? delete it" in text
 
 
 def test_a_row_that_was_cut_is_named(folder: Path) -> None:
@@ -337,6 +404,15 @@ def test_the_tables_of_three_tasks_are_one(folder: Path) -> None:
     cohort = read_cohort(write_tasks(folder), training=True)
     assert cohort.patients == wanted
     assert cohort.read_case("P001").patient_id == "P001"
+
+
+def test_a_mask_that_two_tasks_have_is_the_same_in_both(folder: Path) -> None:
+    tasks = write_tasks(folder)
+    for task in (1, 3):
+        (tasks / f"Task {task}" / "P001.nii.gz").write_bytes(b"a mask of one size")
+    assert read_cohort(tasks).mask_path("P001") == tasks / "Task 1" / "P001.nii.gz"
+    (tasks / "Task 3" / "P001.nii.gz").write_bytes(b"a mask of the size")
+    assert refusal(tasks).endswith("P001.nii.gz: not the same file")
 
 
 def test_what_they_say_differently_is_listed(folder: Path) -> None:
