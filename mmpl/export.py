@@ -120,7 +120,7 @@ def export_answer(
     mask, series, pet = Image(as_labels(image.voxels), image.grid), None, None
     if place and DICOM_FORMATS & {*formats}:
         series = find_ct_series(place, mask, ct_series)
-        pet = _pet_of(place, answer.reported.weight_kg) if Format.SR in formats else None
+        pet = _pet_of(place, ct_series, answer.reported.weight_kg) if Format.SR in formats else None
     return write_forms(answer, mask, formats, folder, series, pet)
 
 
@@ -271,10 +271,10 @@ def study_of(name: str, study: Path, alone: bool) -> Path:
     raise InvalidInputError(f"{study / name}: no such folder")
 
 
-def _pet_of(place: Path, weight_kg: float | None) -> Image | None:
+def _pet_of(place: Path, ct_series: int | None, weight_kg: float | None) -> Image | None:
     """Read a study's PET in SUV; None where there is not one alone, or its headers do not say how to."""
     try:
-        image, suv = read_pet(find_study(place).pet, weight_kg)
+        image, suv = read_pet(find_study(place, ct_series).pet, weight_kg)
     except InvalidInputError:
         return None
     return image if suv.factor is not None else None
