@@ -56,12 +56,13 @@ def load(keep_networks: bool = False, began: float | None = None) -> Callable[[]
     """
     from mmpl.algorithm import Algorithm
     from mmpl.files import refuse_inside
-    from mmpl.io.challenge import clear_challenge_result
+    from mmpl.io.challenge import clear_challenge_result, former_answer
 
     source, target = (Path(os.environ.get(name) or path) for name, path in FOLDERS)
     picture, report, page = (Path(value) if (value := os.environ.get(name)) else None for name in EXTRAS)
     for output in filter(None, (target, picture, report, page)):
         refuse_inside(output, source)
+    former_answer(target)  # refuses a folder in which a person's files have the names of ours
     clear_challenge_result(
         target, picture, report, page
     )  # weights that cannot be loaded leave no answer of an earlier case, either

@@ -428,10 +428,13 @@ def evaluate(
     from mmpl.files import refuse_inside, write_whole
     from mmpl.io.challenge import read_edition
     from mmpl.io.patients import read_where
+    from mmpl.report import read_report
 
     if json:
-        for read in filter(None, (cohort, out, against)):
-            refuse_inside(json, read)
+        refuse_inside(json, cohort)
+        for answers in filter(None, (out, against)):
+            if json.exists() and (json.suffix != ".json" or read_report(json)):
+                refuse_inside(json, answers)
     chosen = read_edition(edition)
     evaluation = evaluate_predictions(out, cohort, against, where=read_where(where), edition=chosen)
     print_table(evaluation)

@@ -58,7 +58,7 @@ def chosen_tasks(able: Collection[Task]) -> frozenset[Task]:
         raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unknown)}; {asked}")
     if unable := [name for name in names if Task(name) not in able]:
         raise ValueError(f"{TASKS_VARIABLE} names {', '.join(unable)}, for which these weights were not trained")
-    for note in () if names else lacking_tasks(able):
+    if not names and (note := what_is_lacking(able)):
         log.info("note: %s", note)
     tasks = frozenset(map(Task, names)) or frozenset(edition.tasks) & frozenset(able)
     if not tasks:
@@ -66,11 +66,11 @@ def chosen_tasks(able: Collection[Task]) -> frozenset[Task]:
     return tasks
 
 
-def lacking_tasks(able: Collection[Task]) -> list[str]:
-    """Say in one sentence which of the edition's tasks the weights cannot answer; none where they can answer all."""
+def what_is_lacking(able: Collection[Task]) -> str:
+    """Say which of the edition's tasks the weights cannot answer; blank where they can answer all."""
     edition = read_edition()
     lacking = ", ".join(task for task in edition.tasks if task not in able)
-    return [f"{edition.name} asks for {lacking}, too, for which these weights were not trained"] if lacking else []
+    return f"{edition.name} asks for {lacking}, too, for which these weights were not trained" if lacking else ""
 
 
 def chosen_budget_s(tasks: Collection[Task], gpu: bool) -> float | None:

@@ -242,7 +242,7 @@ def collect(
     rfs = [p.outcome if p.outcome.has_rfs else Outcome() for p in patients]
     return Results(
         center=np.array([p.center_id for p in patients], str),
-        **_score_masks(predictions, released),
+        **_score_masks(predictions, released, all_patients=not where),
         answered=np.array([p.patient_id in answers for p in patients]),
         risk=np.array([answer.risk_score for answer in answered]),
         days=_column(outcome.rfs_days for outcome in rfs),
@@ -386,13 +386,14 @@ def _without_nan(content: Any) -> Any:
     return None if isinstance(content, float) and math.isnan(content) else content
 
 
-def _score_masks(predictions: Path, cohort: Cohort) -> dict[str, Any]:
+def _score_masks(predictions: Path, cohort: Cohort, all_patients: bool) -> dict[str, Any]:
     """Score the mask of every patient with a reference, a missing one as empty; columns of `Results`.
 
     Raises:
         InvalidInputError: A mask cannot be read, or there are references and masks, and none of these is of a patient.
     """
-    _name_strange_masks(predictions, cohort)
+    if all_patients:
+        _name_strange_masks(predictions, cohort)
     rows = []
     console = Console(stderr=True)
     for patient in track(

@@ -72,7 +72,7 @@ def export(
 
     Raises:
         InvalidInputError: There is no answer, or no CT that its mask lies on; of several answers, others are written.
-        OverwriteError: `out` lies in the study, or holds a mask of the same name.
+        OverwriteError: `out` lies in the study, or holds another mask under an answer's name.
         ValueError: A DICOM form is asked for without a study.
     """
     check_study(formats, study)
@@ -80,10 +80,10 @@ def export(
     if study:
         refuse_inside(target, study)
     found = find_answers(answers)
-    if target.resolve() != answers.resolve():
-        images = [target / f"{answer.name}{SUFFIX[form]}" for answer in found for form in {*formats} - DICOM_FORMATS]
-        if strange := next((path for path in images if path.exists()), None):
-            raise OverwriteError(f"{strange}: is there already, perhaps a person's mask; name another folder")
+    for answer in found:
+        for path in (target / f"{answer.name}{SUFFIX[form]}" for form in {*formats} - DICOM_FORMATS):
+            if path.exists() and not _is_mask_of(answer, path):
+                raise OverwriteError(f"{path}: is another mask, perhaps a person's; name another folder")
     target.mkdir(parents=True, exist_ok=True)
     written, problems = list[Path](), list[str]()
     for answer in found:
@@ -95,6 +95,17 @@ def export(
     if problems:
         raise InvalidInputError(problems[0] if len(found) == 1 else describe_problems(answers, problems))
     return written
+
+
+def _is_mask_of(answer: Answer, path: Path) -> bool:
+    """Tell whether a file holds an answer's mask."""
+    if path.resolve() == answer.mask_path.resolve():
+        return True
+    try:
+        there, ours = read_image(path), read_image(answer.mask_path)
+    except InvalidInputError:
+        return False
+    return there.voxels.shape == ours.voxels.shape and bool((there.voxels == ours.voxels).all())
 
 
 def export_answer(

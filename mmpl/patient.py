@@ -115,7 +115,7 @@ def answer_patient(
     formats: Collection[Format] = (),
     page: bool = True,
 ) -> None:
-    """Answer a patient: the mask on the CT's grid, then the report, the picture and the page, then the other forms.
+    """Answer a patient: the report, the mask on the CT's grid, then the picture and the page, then the other forms.
 
     Answers of an earlier run are removed first. That the CT can be referred to is seen before anything is answered;
     what keeps a form from being written after that, as a full disk, costs that form alone.
@@ -162,10 +162,10 @@ def answer_patient(
     files = {name: path for name, path in named.items() if path and path.is_file()}
     provenance = trace(ensemble, algorithm.pipeline.device, result.seconds, files)
     try:
-        write_image(out / MASK, result.segmentation.mask)
         write_report(out / REPORT, result, ensemble, provenance=provenance)
+        write_image(out / MASK, result.segmentation.mask)
     except BaseException:
-        (out / MASK).unlink(missing_ok=True)
+        (out / REPORT).unlink(missing_ok=True)
         raise
     answered = {Task.SEGMENTATION: MASK}
     reported = (

@@ -16,7 +16,7 @@ import torch
 from joblib import cpu_count
 from rich.progress import Progress
 
-from mmpl.algorithm import lacking_tasks, why_no_days
+from mmpl.algorithm import what_is_lacking, why_no_days
 from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
 from mmpl.evaluate import DIFFERING, NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
@@ -59,6 +59,7 @@ COLUMNS = (
 
 HPV columns are what the models predict, but for the status that was given, `hpv_known`.
 """
+_LESION_KEYS = (Column.PATIENT_ID.value, "lesion")
 _FEATURES = "_radiomics.csv"
 _ENDINGS = (*SUFFIX.values(), ".json", ".png", ".html", _FEATURES, DIFFERING)
 """What follows a patient's name in the names of the files that are written."""
@@ -309,7 +310,7 @@ def predict(
     for remark in answering.patients.remarks:
         log.warning("%s: %s", answering.patients.table, remark)
     ensemble = answering.pipeline.ensemble
-    for note in lacking_tasks(ensemble.tasks):
+    if note := what_is_lacking(ensemble.tasks):
         log.warning("note: %s", note)
     if why := why_no_days(ensemble, ensemble.tasks):
         log.warning("note: no days without recurrence, as %s", why)
@@ -462,13 +463,15 @@ class AnswerTables:
             OverwriteError: It has a file of one of the patients, and is no folder of answers yet.
             ValueError: It holds an answer of another answerer.
         """
-        table, answers = self._folder / PREDICTIONS_FILE, self._answers()
-        if not answers and not ((self._folder / LESIONS_FILE).exists() and _is_ours(table)):
-            files = [table, *(self._folder / f"{name}{end}" for name in patients for end in _ENDINGS)]
-            if strange := next((path for path in files if path.exists()), None):
-                raise OverwriteError(f"{strange}: is no answer's file, and would be lost; name another folder")
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._write([])
+        tables = self._folder / LESIONS_FILE, self._folder / PREDICTIONS_FILE
+        files = [*tables, *(self._folder / f"{name}{end}" for name in patients for end in _ENDINGS)]
+        strange = next((path for path in files if path.exists()), None)
+        if self._answers() or all(map(_is_ours, tables)):  # by now, should another program have begun meanwhile
+            return
+        if strange and not (strange == tables[0] and _is_ours(strange)):  # which a killed program leaves alone
+            raise OverwriteError(f"{strange}: is no answer's file, and would be lost; name another folder")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._write([])
 
     def write_now_and_then(self) -> None:
         """Write the tables if that has not taken more than its share of the time of late."""
@@ -493,8 +496,8 @@ class AnswerTables:
 
     def _write(self, answers: Sequence[ReportedAnswer]) -> None:
         for name, rows in (
-            (PREDICTIONS_FILE, [COLUMNS, *map(_row, answers)]),
             (LESIONS_FILE, tabulate_lesions(answers)),
+            (PREDICTIONS_FILE, [COLUMNS, *map(_row, answers)]),
         ):
             with write_whole(self._folder / name) as partial, partial.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(rows)
@@ -518,10 +521,11 @@ class AnswerTables:
 
 
 def _is_ours(table: Path) -> bool:
-    """Tell whether a table of predictions has our columns; without a table of lesions it may be of `predict-table`."""
+    """Tell whether a table begins with our columns; predictions without lesions are those of `predict-table`."""
+    ours = list(COLUMNS if table.name == PREDICTIONS_FILE else _LESION_KEYS)
     try:
         with table.open(newline="", encoding="utf-8") as file:
-            return next(csv.reader(file), None) == list(COLUMNS)
+            return next(csv.reader(file), [])[: len(ours)] == ours
     except (OSError, ValueError):
         return False
 
@@ -532,7 +536,7 @@ def tabulate_lesions(answers: Sequence[ReportedAnswer]) -> list[tuple[object, ..
     uptake = any(UPTAKE_COLUMNS & each.keys() for *_, each in lesions)
     columns = [column for column in LESION_COLUMNS if uptake or column not in UPTAKE_COLUMNS]
     rows = [(name, number, *(each.get(column) for column in columns)) for name, number, each in lesions]
-    return [(Column.PATIENT_ID.value, "lesion", *columns), *rows]
+    return [(*_LESION_KEYS, *columns), *rows]
 
 
 def _row(answer: ReportedAnswer) -> tuple[str, ...]:

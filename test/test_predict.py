@@ -448,6 +448,18 @@ def test_a_folder_of_masks_is_not_written_over(cohort, names, finished, tmp_path
         predict(cohort, labels)
 
 
+def test_what_a_program_leaves_that_is_killed_as_it_begins_is_gone_on_with(finished, names, tmp_path):
+    out = tmp_path / "out"
+    module.AnswerTables(out).begin(names)
+    assert sorted(state(out)) == ["lesions.csv", "predictions.csv"]
+    (out / "predictions.csv").unlink()
+    module.AnswerTables(out).begin(names)
+    (out / "predictions.csv").unlink()
+    (out / "lesions.csv").write_text("a person's\n")
+    with pytest.raises(OverwriteError, match=r"lesions\.csv: is no answer's file"):
+        module.AnswerTables(out).begin(names)
+
+
 def test_two_programs_that_answer_otherwise_do_not_mix(cohort, names, tmp_path, use, monkeypatch):
     """Both began in an empty folder; the other finishes a patient while the first answers."""
     out, other, read_case = tmp_path / "out", tmp_path / "other", module.Cohort.read_case
@@ -571,7 +583,8 @@ def test_evaluate_prints_a_table_and_writes_json(cohort, finished, monkeypatch, 
     printed = capfd.readouterr()
     assert printed.err == ""
     found = json.loads(path.read_text())
-    for among in (cohort / "truth.csv", finished / "predictions.csv", finished / "metrics.json"):
+    report = next(finished.glob("*.json"))
+    for among in (cohort / "truth.csv", finished / "predictions.csv", report):
         assert run(monkeypatch, "evaluate", finished, cohort, "--json", among) == 1
         assert "which is read" in capfd.readouterr().err
     assert set(found) >= OFFICIAL | ORACLE

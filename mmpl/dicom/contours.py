@@ -15,6 +15,7 @@ Polygon = NDArray[np.float64]
 _ON_CENTER = 0.01
 """A point as near to a center as this, voxels, lies on it: files round to a hundredth of a millimeter."""
 
+_ALL_BUT, _SMALLER = 0.95, 0.75
 _FINER = 4
 """Cells a voxel has in a row or a column where it is told whether a polygon lies in another."""
 
@@ -126,16 +127,22 @@ def combine(polygons: Iterable[Polygon], shape: tuple[int, int]) -> NDArray[np.b
             mask |= fill([polygon], shape)
     is_hole: dict[frozenset[int], bool] = {}
     for area in sorted(drawn, key=len, reverse=True):
-        around = [each for each in is_hole if area < each]
+        around = [each for each in is_hole if _lies_in(area, each)]
         is_hole[area] = bool(around) and not is_hole[around[-1]]  # the smallest round it
     holes = [area for area in drawn if is_hole[area]]
     for area in drawn.keys() - holes:
         inside = fill([drawn[area]], shape)
         for hole in holes:
-            if hole < area:
+            if _lies_in(hole, area):
                 inside &= fill([drawn[area], drawn[hole]], shape)
         mask |= inside
     return mask
+
+
+def _lies_in(area: frozenset[int], other: frozenset[int]) -> bool:
+    """Tell whether an area lies in another, or all but in it and is much smaller, as of a hole drawn carelessly."""
+    careless = len(area) <= _SMALLER * len(other) and len(area & other) >= _ALL_BUT * len(area)
+    return area < other or careless
 
 
 def _area(polygon: Polygon, shape: tuple[int, int]) -> frozenset[int]:

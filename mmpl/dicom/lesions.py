@@ -71,7 +71,8 @@ _LIKE_A_LESION = re.compile(
     r"|(?<![a-z])(l[nk]s?(?![a-z])|n[\W_]?\d)",  # words of letters: LN_II, LK links, N2a
     re.IGNORECASE,
 )
-_LETTERS_ALONE = re.compile(r"[ptn]( [ptn])*")
+_LETTER_ALONE = re.compile(r"p|t[0-4]?[a-c]?|n")
+_NODE_LEVEL = re.compile(r"ln_neck_", re.IGNORECASE)  # a region by the standard of names (TG-263), and no lesion
 _OTHER_TARGET = re.compile(r"[cip]tv", re.IGNORECASE)
 _SINGLE_LETTERS = frozenset(("", "p", "t", "n"))
 
@@ -119,9 +120,11 @@ def _words_of(name: str) -> str:
 
 def _may_be_a_lesion(named: Named) -> bool:
     """Tell whether what is no lesion by code and name may be one, as LN II, N2 or T may, and no organ or CTV."""
-    if named.is_gtv or _LETTERS_ALONE.fullmatch(_words_of(named.name)):
+    words = _SIDE.sub("", re.sub(r"[\W_]+", " ", named.name.casefold()).strip()).split()
+    if named.is_gtv or (words and all(map(_LETTER_ALONE.fullmatch, words))):
         return True
-    return bool(_LIKE_A_LESION.search(named.name)) and not _OTHER_TARGET.search(named.name)
+    none = _OTHER_TARGET.search(named.name) or _NODE_LEVEL.match(named.name)
+    return bool(_LIKE_A_LESION.search(named.name)) and not none
 
 
 def match_lesions(found: Iterable[Named], what: str) -> list[Label | None]:

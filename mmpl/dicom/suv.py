@@ -18,7 +18,9 @@ above the other it may be one, of a slim patient, and is flagged."""
 LEAST_BQ, MOST_BQ = 1e6, 2e10
 """Doses outside are no doses of a scan in Bq: 350 is one in MBq, 0.35 in GBq."""
 LEAST_M, MOST_M = 0.4, 2.5
-"""Heights outside are none; a hundred times as many are centimeters."""
+"""Heights outside are none."""
+LEAST_CM = 100.0
+"""Heights from here to the tallest are in centimeters; those below may be in inches, and are none."""
 LEAST_HALF_LIFE_S = 60.0
 LEAST_UPTAKE_S, MOST_HALF_LIVES = 300.0, 3.0
 """From the injection to the scan, five minutes and, of fluorine-18, five and a half hours. Less or more says that one
@@ -254,8 +256,8 @@ def weight_flags(suv: SuvFactor) -> tuple[str, ...]:
 
 def _meters(height: float | None) -> float | None:
     """Give a height in meters, whether it is stated in them or in centimeters; None where it is absurd."""
-    stated = (height, height / 100) if height else ()
-    return next((meters for meters in stated if LEAST_M <= meters <= MOST_M), None)
+    meters = (height or 0.0) / (100 if height and height >= LEAST_CM else 1)
+    return meters if LEAST_M <= meters <= MOST_M else None
 
 
 def _dose(dose: float | None) -> float:

@@ -397,22 +397,27 @@ def write_challenge_result(result: PatientResult, folder: Path, tasks: Collectio
     return paths
 
 
-def former_answer(folder: Path) -> list[Path]:
+def former_answer(folder: Path, extras: Collection[Path] = ()) -> list[Path]:
     """List what an earlier answer may have left in its folder, by whichever program and for whichever edition.
 
-    The challenge's masks, written first, are last: as all of it is removed, no other answer stands without its mask.
+    The challenge's masks, written first, are last: as all of it is removed, no other answer stands without its mask;
+    nor, of `mmpl case`, any file without the report.
+
+    Args:
+        folder: The folder.
+        extras: Files that are named to be written, whosever they are.
 
     Raises:
-        OverwriteError: A file has one of those names, and there is no answer that it could be of.
+        OverwriteError: Another file has one of those names, and there is no answer that it could be of.
     """
-    names = (REPORT, PICTURE, PAGE, DISAGREEMENT, DISAGREEMENT_MHA)
-    beside = [*(folder / name for name in names), *exported(folder)]
+    beside = [folder / name for name in (PICTURE, PAGE, DISAGREEMENT, DISAGREEMENT_MHA)]
+    beside += [*exported(folder), folder / REPORT]
     answers = [
         edition.output_path(task, folder)
         for edition in map(read_edition, known_editions())
         for task in reversed(edition.tasks)
     ]
-    strange = next((path for path in beside if path.is_file()), None)
+    strange = next((path for path in beside if path.is_file() and path not in extras), None)
     if strange and not _is_report(folder / REPORT) and not any(path.is_file() for path in answers):
         raise OverwriteError(f"{strange}: is no file of an earlier answer, and would be lost; name another folder")
     return [*beside, *folder.glob(f"{PARTIAL}*"), *answers]
@@ -435,7 +440,8 @@ def clear_challenge_result(folder: Path, *extras: Path | None) -> None:
     Raises:
         OverwriteError: As for `former_answer`; nothing is removed.
     """
-    for path in (*filter(None, extras), *former_answer(folder)):
+    named = [path for path in extras if path]
+    for path in (*named, *former_answer(folder, named)):
         path.unlink(missing_ok=True)
 
 

@@ -69,7 +69,7 @@ def to_suv(pet: Image, factor: float) -> Image:
         InvalidInputError: It is in SUV already, as far as its values tell, and would not be with the factor.
     """
     scaled = pet.voxels * np.float32(factor)
-    if is_suv(pet.voxels) and scaled.max() < LEAST_PEAK_SUV:
+    if is_suv(pet.voxels) and scaled.max() < LEAST_PEAK_SUV <= pet.voxels.max():
         raise InvalidInputError(f"the PET is in SUV already, by its values, and has a factor ({factor:g}) all the same")
     return Image(scaled, pet.grid)
 

@@ -34,7 +34,7 @@ class Description:
         ct_grid: Grid of the CT, on which the answer has to lie.
         flags: Flags of the preparation.
         file_bytes: The length of each of the patient's files.
-        image_hash: What tells the patient by the CT, whatever its name and its file's format (`hash_of`).
+        image_hash: What tells the patient by the CT, whatever its name, format and orientation (`hash_of`).
     """
 
     roi: Grid
@@ -53,9 +53,11 @@ _DESCRIPTION = TypeAdapter(Description)
 
 
 def hash_of(ct: Image) -> str:
-    """Give 16 digits of the SHA-256 of a CT's voxels in whole HU, which every format keeps as they are."""
-    whole = np.rint(ct.voxels).clip(-(1 << 15), (1 << 15) - 1).astype("<i2")
-    return hashlib.sha256(np.ascontiguousarray(whole).data).hexdigest()[:16]
+    """Give 16 digits of the SHA-256 of how often each whole HU comes in a CT: in any format and orientation."""
+    lowest, highest = -(1 << 15), (1 << 15) - 1
+    whole = np.rint(ct.voxels).clip(lowest, highest).astype(np.int32).ravel() - lowest
+    counts = np.bincount(whole, minlength=highest - lowest + 1).astype("<i8")
+    return hashlib.sha256(counts.data).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class StartRecord(Record):
 
     Attributes:
         cohorts: Cohorts that those weights, and any they began with, were trained on; none for untrained networks.
-        image_hashes: What tells the patients of those cohorts apart by their images (`patches.Description`).
+        image_hashes: What tells the patients of those cohorts apart by their CTs (`patches.Description`).
         code_version: Version of the code that trained those weights.
         step: Step of stage 1's schedule at which they were taken to stand.
     """

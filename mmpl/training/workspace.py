@@ -288,7 +288,7 @@ class Workspace:
 
     @property
     def image_hashes(self) -> dict[str, str]:
-        """The patients that are prepared, by the hash of their images."""
+        """The patients that are prepared, by the hash of their CT."""
         names = [patient.patient_id for patient in self.patients if self.store.has(patient.patient_id)]
         return {self.store.describe(name).image_hash: name for name in names}
 

@@ -184,6 +184,17 @@ def test_a_hole_that_was_drawn_again_a_little_off_stays_one() -> None:
     )
 
 
+def test_a_hole_that_reaches_a_little_beyond_stays_one() -> None:
+    outer, hole = box(0.5, 0.5, 20.5, 20.5), box(5.5, 5.5, 10.5, 20.7)
+    np.testing.assert_array_equal(combine([outer, hole], PLANE), fill([outer], PLANE) & ~fill([hole], PLANE))
+
+
+def test_a_contour_drawn_again_a_little_off_is_no_hole() -> None:
+    drawn = box(0.5, 0.5, 20.5, 20.5)
+    expected = fill([drawn], PLANE) | fill([drawn + 0.3], PLANE)
+    np.testing.assert_array_equal(combine([drawn, drawn + 0.3], PLANE), expected)
+
+
 @pytest.mark.parametrize("beyond", [0.3, 0.45])
 def test_what_reaches_beyond_by_less_than_a_voxel_is_no_hole(beyond: float) -> None:
     outer, added = box(0.5, 0.5, 10.3, 20.5), box(8.8, 5.5, 10.3 + beyond, 9.5)

@@ -99,9 +99,13 @@ def test_a_mask_that_is_there_is_not_written_over(
     (labels / f"{NAMES[1]}.nii.gz").write_bytes(b"drawn by a person")
     code, error = run("export", answers, "--format", "nifti", "--out", labels)
     assert code == 1
-    assert error.endswith(f"{NAMES[1]}.nii.gz: is there already, perhaps a person's mask; name another folder")
+    assert error.endswith(f"{NAMES[1]}.nii.gz: is another mask, perhaps a person's; name another folder")
     assert [path.name for path in labels.iterdir()] == [f"{NAMES[1]}.nii.gz"]
-    assert run("export", answers, "--format", "nifti", "--out", tmp_path / "images") == (0, "")
+    for _ in range(2):
+        assert run("export", answers, "--format", "nifti", "--format", "mha", "--out", tmp_path / "images") == (0, "")
+    mask = read_image(answers / f"{NAMES[0]}.nii.gz")
+    write_image(answers / f"{NAMES[0]}.mha", Image(2 * mask.voxels, mask.grid))
+    assert run("export", answers, "--format", "mha")[0] == 1
 
 
 def test_every_answer_beside_its_own_ct(

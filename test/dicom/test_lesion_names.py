@@ -23,7 +23,23 @@ ORGANS = [
     "Larynx",
     "Pharynx",
 ]
-OTHERS = [*TARGETS, *ORGANS, "Optic Nerve", "N_opticus_R", "CN7", "vertebrae_T1", "Pons", "Bulb", "Milk", "L", "12"]
+OTHERS = [
+    *TARGETS,
+    *ORGANS,
+    "Optic Nerve",
+    "N_opticus_R",
+    "CN7",
+    "vertebrae_T1",
+    "T12",
+    "T4-L1",
+    "P1",
+    "LN_Neck_II_L",
+    "Pons",
+    "Bulb",
+    "Milk",
+    "L",
+    "12",
+]
 UNCLEAR = ["GTVtn", "GTV_boost", "Lesion", "tumorbed", "Node_level2x", "primary boost"]
 UNCLEAR_NODES = [
     "LN level II",

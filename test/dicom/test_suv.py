@@ -167,6 +167,7 @@ def test_suv_by_surface_is_converted():
     [
         ({"suv_type": "LBM", "height_m": None}, "height is missing or absurd"),
         ({"suv_type": "LBM", "height_m": 17.5}, "height is missing or absurd"),
+        ({"suv_type": "LBM", "height_m": 68.9}, "height is missing or absurd"),
         ({"suv_type": "LBM", "sex": "O"}, "sex is missing"),
         ({"suv_type": "LBM", "weight_kg": None}, "weight is missing or 0"),
         ({"suv_type": "IBW"}, "a measure of the body that is not known"),

@@ -309,6 +309,8 @@ def test_a_file_of_no_answer_is_not_removed(result, tmp_path, name):
     with pytest.raises(OverwriteError, match=f"{name}: is no file of an earlier answer"):
         clear_challenge_result(tmp_path, extra)
     assert files(tmp_path) == {name, "drawn.png"}
+    clear_challenge_result(tmp_path, tmp_path / name)  # a file that is named may be written over
+    assert files(tmp_path) == {"drawn.png"}
     write_challenge_result(result, tmp_path, set(Task) & set(challenge.read_edition().tasks))
     clear_challenge_result(tmp_path, extra)
     assert files(tmp_path) == set()

@@ -115,6 +115,7 @@ class TestStore:
         for name in ("ct.mha", "ct.nii.gz", "ct.nrrd"):
             write_image(tmp_path / name, Image(voxels, CT_GRID))
             hashes.append(hash_of(read_image(tmp_path / name)))
+        hashes.append(hash_of(Image(voxels[:, ::-1], CT_GRID)))  # as where an axis runs the other way
         voxels[0, 0, 0] += 1
         assert len(set(hashes)) == 1
         assert hash_of(Image(voxels, CT_GRID)) != hashes[0]
