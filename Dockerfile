@@ -31,17 +31,23 @@ RUN /opt/venv/bin/python -c 'import torch' \
 RUN torch=$(/opt/venv/bin/python -c 'from importlib.metadata import version; print(version("torch"))') \
     && sed "s/^torch==.*/torch==$torch/" requirements.txt >kept.txt && python3 -m pip install --requirement kept.txt
 
+# what lay under a umask of 077 must be read by another user
+FROM ${BASE_IMAGE} AS files
+USER root
+WORKDIR /opt/app
+COPY LICENSE inference.py ./
+COPY weights weights
+COPY resources resources
+COPY mmpl mmpl
+RUN chmod -R a+rX .
+
 FROM ${BASE_IMAGE} AS runtime
 USER root
 RUN groupadd --gid 10001 mmpl \
     && useradd --uid 10001 --gid mmpl --home-dir /tmp --no-create-home --shell /usr/sbin/nologin mmpl
 COPY --from=build /opt/venv /opt/venv
+COPY --from=files /opt/app /opt/app
 WORKDIR /opt/app
-COPY LICENSE ./
-COPY weights weights
-COPY resources resources
-COPY mmpl mmpl
-COPY inference.py ./
 # everything that is written besides /output goes to /tmp
 ENV HOME=/tmp USER=mmpl MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/cache \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -37,6 +37,7 @@ from mmpl.names import Task
 from mmpl.page import write_page
 from mmpl.patient import stated_weight_kg
 from mmpl.pipeline import PatientResult, Pipeline
+from mmpl.processor import PRECISION
 from mmpl.provenance import trace
 from mmpl.weights import load_ensemble
 
@@ -156,7 +157,7 @@ def load(
 
     Args:
         weights: The folder; by default what `MMPL_WEIGHTS` names, else the shipped ones of a checkout.
-        device: Device, as PyTorch names it; by default a GPU where there is one.
+        device: A CPU or a GPU of CUDA, as PyTorch names it; by default a GPU where there is one.
         models: Models of the ensemble that answer, by name; by default all.
         tasks: Tasks to answer, among "segmentation", "hpv", "survival", "t-stage" and "n-stage", as far as the weights
             can.
@@ -167,12 +168,14 @@ def load(
 
     Raises:
         WeightsError: The weights are missing or damaged, or have no such model.
-        ValueError: There is no such task, or no such prevalence.
+        ValueError: There is no such task or prevalence, or the device is another.
     """
     ensemble = load_ensemble(None if weights is None else Path(weights)).only(models)
     for member in ensemble.members:
         member.keep()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type not in PRECISION:
+        raise ValueError(f"device {chosen}: {' and '.join(PRECISION)} can be used")
     wanted = frozenset(map(Task, tasks))
     pipeline = Pipeline(
         ensemble,

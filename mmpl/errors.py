@@ -48,6 +48,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(explain(error).split())
 
 
+def step_command(step: str) -> str:
+    """Write how a training step is run: as a command of the package, or as a program of the checkout."""
+    return f"mmpl train {step}" if INSTALLED else f"python -m train.{step}"
+
+
 def report_error(text: str) -> None:
     """Print an error where a person and the platform look for it; a stream that cannot take every letter gets most."""
     stream = sys.stderr

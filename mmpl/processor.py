@@ -18,9 +18,15 @@ log = logging.getLogger(__name__)
 
 PRECISION = {"cpu": torch.float32, "cuda": torch.float16}
 """Precision of stage 1, by the kind of device; the weights are stored in half precision, so none is lost. Stages 2
-and 3 stay in single precision: they take one crop a model, where stage 1 takes some forty windows."""
+and 3 stay in single precision (TF32 in the convolutions of GPUs that have it): they take one crop a model, where stage
+1 takes some forty windows."""
 _GPU = threading.Lock()
 ON_CPU = "out of GPU memory: the rest on the CPU"
+NO_KERNELS = "this PyTorch cannot compute on this GPU: all on the CPU"
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")
+"""What CUDA and its libraries say where memory ends beside PyTorch's own count."""
+_UNABLE = "no kernel image"
+"""What CUDA says where PyTorch was built for other cards."""
 
 Network = TypeVar("Network", bound=nn.Module)
 Item = TypeVar("Item")
@@ -58,7 +64,12 @@ class Processor:
         self.dtype = PRECISION[device.type]
         self.notes: tuple[str, ...] = ()
         self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else _GPU
-        self._shared = True
+        self._shared = self._able = True
+
+    @property
+    def can_do_less(self) -> bool:
+        """Whether it may help to compute fewer windows at a time."""
+        return self._able
 
     @property
     def at_once(self) -> int:
@@ -83,18 +94,21 @@ class Processor:
             use_cores(cores)  # or threads that begin later had fewer, too
 
     def attempt(self, work: Callable[[], Result]) -> Result | None:
-        """Do some work; None where GPU memory ran out, and what the work had taken is free again.
+        """Do some work; None where GPU memory ran out, and what it had taken is free again, or the GPU cannot do it.
 
         Raises:
-            torch.OutOfMemoryError: It ran out on the CPU.
+            RuntimeError: The work failed on the CPU, or for another reason.
         """
         try:
             with self._turn:
                 return work()
-        except torch.OutOfMemoryError:
-            if self.device.type == "cpu":
+        except RuntimeError as error:
+            self._able = _UNABLE not in str(error)
+            out = isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in _OUT_OF_MEMORY)
+            if self.device.type == "cpu" or (self._able and not out):
                 raise
-        torch.cuda.empty_cache()  # not before the block ends: until then the traceback holds the activations
+        if self._able:
+            torch.cuda.empty_cache()  # not before the block ends: until then the traceback holds the activations
         return None
 
     def place(self, network: Network, dtype: torch.dtype) -> Network:
@@ -108,7 +122,7 @@ class Processor:
         """Go on on the CPU."""
         self.device, self.dtype = torch.device("cpu"), PRECISION["cpu"]
         self._turn, self._shared = nullcontext(), False
-        self.note(ON_CPU)
+        self.note(ON_CPU if self._able else NO_KERNELS)
 
     def leave_half_precision(self) -> None:
         """Go on in single precision."""

@@ -35,6 +35,8 @@ Number = Annotated[float, BeforeValidator(_no_truth)]
 Positive = Annotated[Number, Field(gt=0)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Size = tuple[Count, Count, Count]
+CHANNELS_A_GROUP = 8
+"""Channels that a group norm takes together, or a few more."""
 Choices = Annotated[tuple[Count, ...], Field(min_length=1)]
 MOST_SEED = 1 << 32
 """Seeds of scikit-learn lie below."""
@@ -99,6 +101,10 @@ class NetworkSettings(Settings):
             raise ValueError(
                 "stream_channels, fusion_channels and convolutions need the same number of levels, above 1"
             )
+        channels = (*self.stream_channels, *self.fusion_channels)
+        odd = [n for n in channels if n > CHANNELS_A_GROUP and n % (n // CHANNELS_A_GROUP)]
+        if odd and self.norm == "group":
+            raise ValueError(f"{odd[0]} channels are no multiple of the norm's {odd[0] // CHANNELS_A_GROUP} groups")
         return self
 
 

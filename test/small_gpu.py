@@ -31,6 +31,7 @@ class Memory:
     tried: list[tuple[str, int]] = field(default_factory=list)
     activations: list[weakref.ref] = field(default_factory=list)
     alive_when_freed: list[bool] = field(default_factory=list)
+    error: Exception = field(default_factory=lambda: torch.OutOfMemoryError("CUDA out of memory"))
 
     def take(self, where: str, images: Tensor) -> None:
         """Hold something like activations, and fail where too much is asked for."""
@@ -38,7 +39,7 @@ class Memory:
         held = torch.zeros(9)
         self.activations.append(weakref.ref(held))
         if where == "cuda" and len(images) > self.windows:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise type(self.error)(*self.error.args)  # another each time, as one keeps its traceback
 
     def free(self) -> None:
         """Stand in for `torch.cuda.empty_cache`."""

@@ -170,6 +170,8 @@ def test_a_cohort_is_answered_though_a_patient_cannot_be(
 
 
 def test_what_is_asked_for_is_answered(tiny_ensemble: Path, head: Case) -> None:
+    with pytest.raises(ValueError, match="device mps: cpu and cuda can be used"):
+        mmpl.load(tiny_ensemble, device="mps")
     alone = mmpl.load(tiny_ensemble, device="cpu", models=["center_0"], tasks=["segmentation"])
     result = alone.answer(to_sitk(head.ct), to_sitk(head.pet))
     assert (result.hpv, result.survival, result.radiomics, result.notes) == (None, None, None, ())

@@ -232,6 +232,7 @@ def test_a_change_among_clinical_fields_is_told_by_the_fields_name(demo: dict[st
         ),
         ("network.convolutions=[1, 2]", r"network: .*same number of levels"),
         ("network.norm=[", r"'network\.norm=\[': not a readable value"),
+        ("network.fusion_channels=[8, 16, 28, 64]", r"network: 28 channels are no multiple of the norm's 3 groups"),
         ("training.segmentation.steps=010", r"'training\.segmentation\.steps=010': YAML reads 8"),
         ("training.segmentation.steps=1:30", r"'training\.segmentation\.steps=1:30': YAML reads 90"),
     ],

@@ -18,7 +18,7 @@ from mmpl.geometry import index_to_mm
 from mmpl.names import Label, Stage
 from mmpl.network import build_network
 from mmpl.preprocess import PreparedCase, prepare_labels
-from mmpl.processor import ON_CPU, PRECISION, Processor
+from mmpl.processor import NO_KERNELS, ON_CPU, PRECISION, Processor
 from mmpl.profile import InferenceSettings, load_profile
 from mmpl.segmentation import (
     LOW_AGREEMENT,
@@ -580,6 +580,32 @@ class TestOutOfGpuMemory:
         assert processor.device == (CUDA if fits else CPU)
         expected = segment(prepared, [Steep(0.5)] * 2, HALVES, self.SETTINGS, Processor(CPU))
         np.testing.assert_array_equal(found.mask.voxels, expected.mask.voxels)
+
+    @pytest.mark.parametrize(
+        "said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"]
+    )
+    def test_other_words_for_it_are_understood(
+        self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch, said: str
+    ) -> None:
+        memory, processor = self.memory(monkeypatch, 0), Processor(CUDA)
+        memory.error = RuntimeError(said)
+        segment(prepared, [OnGpu(Steep(0.5), memory)], HALVES, self.SETTINGS, processor)
+        assert processor.notes == (self.HALF, self.ONE, ON_CPU)
+
+    def test_a_gpu_that_pytorch_was_not_built_for_is_left_at_once(
+        self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        memory, processor = self.memory(monkeypatch, 0), Processor(CUDA)
+        memory.error = RuntimeError("CUDA error: no kernel image is available for execution on the device")
+        segment(prepared, [OnGpu(Steep(0.5), memory)], HALVES, self.SETTINGS, processor)
+        assert processor.notes == (NO_KERNELS,)
+        assert [where for where, _ in memory.tried].count("cuda") == 1
+
+    def test_another_failure_is_none_of_memory(self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch) -> None:
+        memory = self.memory(monkeypatch, 0)
+        memory.error = RuntimeError("expected scalar type Half but found Float")
+        with pytest.raises(RuntimeError, match="expected scalar type"):
+            segment(prepared, [OnGpu(Steep(0.5), memory)], HALVES, self.SETTINGS, Processor(CUDA))
 
     def test_a_crop_is_done_on_the_cpu_and_all_that_follows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.manual_seed(0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmpl.profile import NetworkSettings
+from mmpl.profile import CHANNELS_A_GROUP, NetworkSettings
 
 
 class Norm(nn.GroupNorm):
@@ -26,7 +26,7 @@ class Norm(nn.GroupNorm):
 def make_norm(channels: int, settings: NetworkSettings) -> Norm:
     """Make the norm of a profile: of each sample by itself, as batch statistics mean little at the sizes that fit."""
     # an instance norm is a group norm of single channels, which PyTorch computes faster on a CPU (1.5 to 4 times)
-    return Norm(channels if settings.norm == "instance" else max(1, channels // 8), channels)
+    return Norm(channels if settings.norm == "instance" else max(1, channels // CHANNELS_A_GROUP), channels)
 
 
 class Convolution(nn.Conv3d):

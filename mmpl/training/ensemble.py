@@ -48,7 +48,7 @@ def main(
 ) -> None:
     """Run every step, each where it was left, and write the models' weights once all of them are trained."""
     need("lightning", "imblearn", "lifelines", "skglm")
-    engine, target = Engine(workers, scheduler), weights or run / "weights"
+    engine, target = Engine(workers, scheduler, devices), weights or run / "weights"
     workspace = prepare.begin(engine, cohort, run, profile, changes, folds, center_out, without)
     workspace.choose(only)
     if not force:

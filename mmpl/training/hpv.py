@@ -151,7 +151,7 @@ def main(
 ) -> None:
     """Train stage 2 of every model, or of some; after the last, fit the forests and choose the HPV threshold."""
     need("lightning", "imblearn")
-    workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    workspace, engine = Workspace.open(run), Engine(workers, scheduler, devices)
     if not workspace.trains(Stage.HPV):
         return
     if not only:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -110,7 +112,13 @@ def train(job: Job, devices: int = 1, accelerator: str = "auto") -> None:
         return
     job.folder.mkdir(parents=True, exist_ok=True)
     strategy = "ddp_spawn" if devices > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=choose_precision())
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
+        precision=choose_precision(),
+        plugins=[LightningEnvironment()],  # SLURM's ranks are of its tasks, and these processes are our own
+    )
     fabric.launch(partial(_train, job=job))
 
 
@@ -194,7 +202,8 @@ class Optimization:
         self.network.load_state_dict(state["network"])
         self.average = state["average"]
         self._optimizer.load_state_dict(state["optimizer"])
-        self._fabric.strategy.precision.load_state_dict(state["precision"])
+        if state["precision"]:  # none of a training in another precision, which knows no scale
+            self._fabric.strategy.precision.load_state_dict(state["precision"])
 
 
 def _train(fabric: Fabric, job: Job) -> None:
@@ -208,6 +217,7 @@ def _train(fabric: Fabric, job: Job) -> None:
         saved = torch.load(job.checkpoint, map_location=fabric.device, weights_only=True)
         optimization.restore(saved)
         first = job.first + optimization.steps
+    rank_zero_only.rank = fabric.global_rank  # which TensorBoard's log would else take from SLURM
     log = _Log(job, first) if fabric.is_global_zero else None
     optimization.network.train()
     turns = [step * fabric.world_size + fabric.global_rank for step in range(first, job.stage.steps)]
@@ -269,7 +279,7 @@ class _Log:
 
     def __init__(self, job: Job, first: int) -> None:
         self._path = job.folder / LOG_FILE
-        self._board = TensorBoardLogger(job.folder, name="", version="tensorboard")
+        self._board = TensorBoardLogger(job.folder, name="", version="tensorboard", purge_step=first + 1)
         self._job = job
         self._started = self._written = time.monotonic()
         self._steps: list[tuple[Tensor, Tensor]] = []

@@ -37,10 +37,19 @@ class Engine:
         workers: Processes of this machine; 0 for one a core, or for one network at a time on a GPU, as far as the
             memory that is free allows.
         scheduler: Address of a Dask scheduler, in place of them.
+        devices: GPUs that train each network together.
+
+    Raises:
+        ValueError: Several devices on a cluster: a worker of it cannot start processes for them.
     """
 
     workers: int = 0
     scheduler: str | None = None
+    devices: int = 1
+
+    def __post_init__(self) -> None:
+        if self.scheduler and self.devices > 1:
+            raise ValueError("--devices and --scheduler do not go together: a worker of a cluster trains on one GPU")
 
     def map(
         self,

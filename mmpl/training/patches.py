@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from mmpl.case import Grid, Image
+from mmpl.errors import step_command
 from mmpl.files import write_json
 from mmpl.geometry import place_box
 from mmpl.preprocess import PreparedCase
@@ -103,7 +104,7 @@ class PatchStore:
         try:
             return _DESCRIPTION.validate_json(path.read_bytes())
         except ValidationError:
-            advice = f"remove {self.folder} and run python -m train.prepare again"
+            advice = f"remove {self.folder} and run {step_command('prepare')} again"
             raise ValueError(f"{path}: not as this version of the program writes it; {advice}") from None
 
     def load(self, patient_id: str) -> PreparedCase:

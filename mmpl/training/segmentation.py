@@ -56,7 +56,7 @@ class Start:
 
         Raises:
             ValueError: They have seen patients of the same cohort, which would then not be out of fold; or they are
-                other networks or see other patches, or the step is not in the schedule.
+                other networks or see other patches, some are missing, or the step is not in the schedule.
         """
         ensemble, steps = load_ensemble(self.weights), workspace.profile.training.segmentation.steps
         settings = [profile.to_dict() for profile in (ensemble.profile, workspace.profile)]
@@ -72,6 +72,9 @@ class Start:
         theirs, wanted = ({"preprocess": p["preprocess"], "network": p["network"]} for p in settings)
         if other := differences(theirs, wanted):
             raise ValueError(f"{self.weights}: its networks are made for other settings: {'; '.join(other)}")
+        there = {member.name for member in ensemble.members}
+        if absent := [member.name for member in workspace.splits.members if member.name not in there]:
+            raise ValueError(f"{self.weights}: has no network for {some_of(absent)}")
         if not 0 <= self.step < steps:
             raise ValueError(f"step {self.step} is not one of the {steps} of the schedule")
         return StartRecord(cohorts=cohorts, image_hashes=hashes, code_version=ensemble.code_version, step=self.step)
@@ -270,7 +273,7 @@ def main(
 ) -> None:
     """Train stage 1 of every model, or of some, predict out of fold and, after the last, choose the thresholds."""
     need("lightning")
-    workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    workspace, engine = Workspace.open(run), Engine(workers, scheduler, devices)
     chosen, begin = workspace.choose(only), find_start(workspace, start, start_step)
     work = TrainAndPredict(workspace, devices=devices, start=begin)
     engine.train("stage 1", work, workspace, Stage.SEGMENTATION, chosen)

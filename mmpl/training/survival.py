@@ -224,7 +224,7 @@ def main(
 ) -> None:
     """Train stage 3 of every model, or of some; after the last, fit the Cox models."""
     need("lightning", "lifelines", "skglm")
-    workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    workspace, engine = Workspace.open(run), Engine(workers, scheduler, devices)
     if not workspace.trains(Stage.SURVIVAL):
         return
     if not only:

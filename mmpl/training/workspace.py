@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmpl.case import Case, Patient
 from mmpl.clinical import ClinicalEncoder
 from mmpl.dose import dose_names
-from mmpl.errors import some_of
+from mmpl.errors import some_of, step_command
 from mmpl.evidence import DOSE_KNOWN, FeatureTable
 from mmpl.files import read_json, write_json
 from mmpl.names import NETWORK_STAGES, Stage
@@ -166,7 +166,7 @@ class RunSettings:
             ValueError: There is no run, or it is of another version.
         """
         if not path.is_file():
-            raise ValueError(f"{path}: no such file; start with python -m train.prepare")
+            raise ValueError(f"{path}: no such file; start with {step_command('prepare')}")
         try:
             content = json.loads(path.read_text())
             stages = tuple(map(Stage, content["stages"]))
@@ -351,7 +351,7 @@ class Workspace:
             return None
         return (
             f"{stage} of {', '.join(names)} is still missing, and what needs every model waits for it; "
-            f"python -m train.{stage} {self.folder} goes on"
+            f"{step_command(stage)} {self.folder} goes on"
         )
 
     def trains(self, stage: Stage) -> bool:
@@ -369,7 +369,7 @@ class Workspace:
         """
         if stage in self.settings.stages and not self.has(STAGE_RECORD[stage]):
             path = self.folder / STAGE_RECORD[stage].FILE
-            raise ValueError(self.missing(stage) or f"{path}: no such file; python -m train.{stage} {self.folder}")
+            raise ValueError(self.missing(stage) or f"{path}: no such file; {step_command(stage)} {self.folder}")
 
     def require_radiomics(self) -> None:
         """Refuse to go on where a patient is not measured.
@@ -379,7 +379,7 @@ class Workspace:
         """
         absent = sum(not self.is_measured(patient.patient_id) for patient in self.patients)
         if absent:
-            raise ValueError(f"radiomics of {absent} patients are missing; python -m train.radiomics {self.folder}")
+            raise ValueError(f"radiomics of {absent} patients are missing; {step_command('radiomics')} {self.folder}")
 
     def is_measured(self, patient_id: str) -> bool:
         """Tell whether all is there that a patient's out-of-fold mask is measured for."""

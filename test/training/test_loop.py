@@ -98,6 +98,34 @@ class Killed(Exception):
     """Stands in for the end of the process."""
 
 
+@pytest.mark.parametrize(("tasks", "rank"), [("2", "1"), ("1", "0"), ("8", "3")])
+def test_the_ranks_of_slurm_are_not_ours(
+    tasks: str, rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"JOB_NAME": "train.sh", "LOCALID": rank, "NODEID": "0", "NTASKS": tasks, "PROCID": rank}
+    for name, value in names.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    job = make_job(tmp_path, steps=2)
+    loop.train(job, accelerator="cpu")
+    assert job.finished.is_file()
+    assert list(tmp_path.glob("tensorboard/events*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["float32", "bfloat16"])
+def test_a_training_goes_on_in_float16_on_another_machine(before: str, tmp_path: Path) -> None:
+    def killed(step: int, device: torch.device) -> Batch:
+        if step == 5:
+            raise Killed
+        return noise_batch(step)
+
+    with pytest.raises(Killed):
+        loop._train(make_fabric(before), make_job(tmp_path, draw=killed))
+    job = make_job(tmp_path)
+    loop._train(make_fabric("float16"), job)
+    assert job.finished.is_file()
+
+
 @pytest.mark.slow
 def test_a_training_in_float16_goes_on_after_overflows_and_a_kill_between_them(tmp_path: Path) -> None:
     """Four overflows, the process killed after the second; as if it had not been."""

@@ -177,6 +177,12 @@ def test_stage_1_goes_on_from_an_ensemble_of_other_patients(
     elsewhere = of_another_cohort(weights, tmp_path)
     with pytest.raises(ValueError, match=f"step {steps} is not one of the {steps}"):
         Start(elsewhere, steps).describe(other)
+    manifest = elsewhere / "manifest.json"
+    whole = manifest.read_text()
+    manifest.write_text(json.dumps(json.loads(whole) | {"members": [FIRST.name]}))
+    with pytest.raises(ValueError, match="has no network for "):
+        Start(elsewhere, 0).describe(other)
+    manifest.write_text(whole)
     start = Start(elsewhere, steps - 1)  # one small step from where the others ended
     record = start.describe(other)
     assert record.cohorts == ("phantom:20:9",)

@@ -32,7 +32,7 @@ def main(
 ) -> None:
     """Train the comparisons of a finished run and predict every patient out of fold."""
     need("lightning")
-    workspace, engine = Workspace.open(run), Engine(workers, scheduler)
+    workspace, engine = Workspace.open(run), Engine(workers, scheduler, devices)
     stages = workspace.settings.stages
     for stage in stages:
         workspace.require(stage)
