@@ -217,7 +217,7 @@ def _train(fabric: Fabric, job: Job) -> None:
         saved = torch.load(job.checkpoint, map_location=fabric.device, weights_only=True)
         optimization.restore(saved)
         first = job.first + optimization.steps
-    rank_zero_only.rank = fabric.global_rank  # which TensorBoard's log would else take from SLURM
+    rank_zero_only.rank = fabric.global_rank  # type: ignore[attr-defined]  # of TensorBoard's log, else SLURM's
     log = _Log(job, first) if fabric.is_global_zero else None
     optimization.network.train()
     turns = [step * fabric.world_size + fabric.global_rank for step in range(first, job.stage.steps)]
