@@ -26,7 +26,21 @@ from mmpl.io.dose import add_found_dose, say_why_not
 from mmpl.io.images import IMAGE_SUFFIXES, flags_of, read_image, write_image
 from mmpl.io.outcomes import read_known_status
 from mmpl.io.tables import cell_text
-from mmpl.names import DISAGREEMENT, DISAGREEMENT_MHA, PAGE, PICTURE, REPORT, SCORE_PARTS, Task, exported, stage_name
+from mmpl.names import (
+    ALONE,
+    DISAGREEMENT,
+    DISAGREEMENT_MHA,
+    MASK,
+    PAGE,
+    PICTURE,
+    REPORT,
+    SCORE_PARTS,
+    SUFFIX,
+    Format,
+    Task,
+    exported,
+    stage_name,
+)
 from mmpl.pipeline import PatientResult
 from mmpl.profile import Positive, describe_invalid
 from mmpl.schema import ClinicalSchema, default_schema, plain_name, shown
@@ -408,7 +422,7 @@ def former_answer(folder: Path, extras: Collection[Path] = ()) -> list[Path]:
         extras: Files that are named to be written, whosever they are.
 
     Raises:
-        OverwriteError: Another file has one of those names, and there is no answer that it could be of.
+        OverwriteError: Another file has a name that people give theirs, and there is no answer that it could be of.
     """
     beside = [folder / name for name in (PICTURE, PAGE, DISAGREEMENT, DISAGREEMENT_MHA)]
     beside += [*exported(folder), folder / REPORT]
@@ -417,7 +431,8 @@ def former_answer(folder: Path, extras: Collection[Path] = ()) -> list[Path]:
         for edition in map(read_edition, known_editions())
         for task in reversed(edition.tasks)
     ]
-    strange = next((path for path in beside if path.is_file() and path not in extras), None)
+    of_people = [folder / name for name in (MASK, f"{ALONE}{SUFFIX[Format.MHA]}", PICTURE, PAGE, REPORT)]
+    strange = next((path for path in of_people if path.is_file() and path not in extras), None)
     if strange and not _is_report(folder / REPORT) and not any(path.is_file() for path in answers):
         raise OverwriteError(f"{strange}: is no file of an earlier answer, and would be lost; name another folder")
     return [*beside, *folder.glob(f"{PARTIAL}*"), *answers]

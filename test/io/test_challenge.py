@@ -301,7 +301,7 @@ def test_a_risk_that_is_no_number_is_no_answer(result, tmp_path, risk):
     assert files(tmp_path) == set()
 
 
-@pytest.mark.parametrize("name", ["mask.nii.gz", "picture.png", "report.json", "mask_seg.dcm", "disagreement.mha"])
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.mha", "picture.png", "report.json", "report.html"])
 def test_a_file_of_no_answer_is_not_removed(result, tmp_path, name):
     (tmp_path / name).write_text("{}")
     extra = tmp_path / "drawn.png"
