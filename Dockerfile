@@ -33,6 +33,7 @@ RUN torch=$(/opt/venv/bin/python -c 'from importlib.metadata import version; pri
 
 # what lay under a umask of 077 must be read by another user
 FROM ${BASE_IMAGE} AS files
+# hadolint ignore=DL3002
 USER root
 WORKDIR /opt/app
 COPY LICENSE inference.py ./
