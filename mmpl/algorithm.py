@@ -73,17 +73,17 @@ def what_is_lacking(able: Collection[Task]) -> str:
     return f"{edition.name} asks for {lacking}, too, for which these weights were not trained" if lacking else ""
 
 
-def chosen_budget_s(tasks: Collection[Task]) -> float | None:
+def chosen_budget_s(tasks: Collection[Task], gpu: bool) -> float | None:
     """Read how many seconds a case may take from `MMPL_TIME_BUDGET_S`; 0 there, and None here, is no limit.
 
-    By default it is the edition's budget, which a case on a GPU needs where the CPU has to take over.
+    By default it is the edition's budget without a GPU, and None with one.
 
     Raises:
         ValueError: It is not a number of seconds.
     """
     text = os.environ.get(BUDGET_VARIABLE, "").strip()
     if not text:
-        return read_edition().budget_s(tasks)
+        return None if gpu else read_edition().budget_s(tasks)
     try:
         seconds = float(text)
     except ValueError:
@@ -148,7 +148,7 @@ class Algorithm:
         gpu = torch.cuda.is_available()
         device = torch.device("cuda" if gpu else "cpu")
         where = torch.cuda.get_device_name() if gpu else "the CPU, as no GPU can be used"
-        budget_s, count, profile = chosen_budget_s(tasks), len(ensemble.members), ensemble.profile.name
+        budget_s, count, profile = chosen_budget_s(tasks, gpu), len(ensemble.members), ensemble.profile.name
         limit = f", time budget {budget_s:g} s a case" if budget_s else ""
         log.info("%d models, profile %s, from %s, on %s%s", count, profile, ensemble.folder, where, limit)
         prevalence = chosen_hpv_prevalence()
