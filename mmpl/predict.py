@@ -279,7 +279,7 @@ def predict(
 
     Raises:
         OSError: An answer cannot be written, or there is no such cluster.
-        OverwriteError: `out` lies in the cohort's folder, or `masks` in `out`.
+        OverwriteError: `out` lies in the cohort's folder, or `masks` in `out`, or it holds files that are no answer's.
         InvalidInputError: The cohort's table cannot be used, or a mask is of no patient.
         ValueError: `out` holds answers of other weights, of other models of them or for another prevalence or edition,
             or the prevalence is not between 0 and 1; or a DICOM form is asked for without any DICOM file.
@@ -503,7 +503,7 @@ class AnswerTables:
                 csv.writer(file).writerows(rows)
 
     def _answers(self) -> list[ReportedAnswer]:
-        """Read the reports that are new; they are by patient.
+        """Read the reports that are new, and give the answers of all, by patient.
 
         Raises:
             ValueError: One is of another answerer.

@@ -56,6 +56,7 @@ class Processor:
         network_gib: Memory that a network takes on a CPU while it computes, of all cases at once.
         dtype: Precision that stage 1 computes in from now on.
         notes: Notes of what was given up, for the reader of the answers.
+        able: Whether the device can compute at all, so that fewer windows at a time may help.
     """
 
     def __init__(self, device: torch.device, network_gib: float = 0.0) -> None:
@@ -64,12 +65,7 @@ class Processor:
         self.dtype = PRECISION[device.type]
         self.notes: tuple[str, ...] = ()
         self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else _GPU
-        self._shared = self._able = True
-
-    @property
-    def can_do_less(self) -> bool:
-        """Whether it may help to compute fewer windows at a time."""
-        return self._able
+        self.able = self._shared = True
 
     @property
     def at_once(self) -> int:
@@ -103,11 +99,11 @@ class Processor:
             with self._turn:
                 return work()
         except RuntimeError as error:
-            self._able = _UNABLE not in str(error)
+            self.able = _UNABLE not in str(error)
             out = isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in _OUT_OF_MEMORY)
-            if self.device.type == "cpu" or (self._able and not out):
+            if self.device.type == "cpu" or (self.able and not out):
                 raise
-        if self._able:
+        if self.able:
             torch.cuda.empty_cache()  # not before the block ends: until then the traceback holds the activations
         return None
 
@@ -122,7 +118,7 @@ class Processor:
         """Go on on the CPU."""
         self.device, self.dtype = torch.device("cpu"), PRECISION["cpu"]
         self._turn, self._shared = nullcontext(), False
-        self.note(ON_CPU if self._able else NO_KERNELS)
+        self.note(ON_CPU if self.able else NO_KERNELS)
 
     def leave_half_precision(self) -> None:
         """Go on in single precision."""

@@ -237,7 +237,7 @@ class SlidingWindow:
         processor = self._processor
         while True:
             probability = processor.attempt(partial(self._run, images, network))
-            if probability is None and self._batch > 1 and processor.can_do_less:
+            if probability is None and self._batch > 1 and processor.able:
                 self._batch //= 2
                 processor.note(f"out of GPU memory: {self._batch} windows at a time")
             elif probability is None:

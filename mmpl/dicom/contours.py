@@ -16,6 +16,7 @@ _ON_CENTER = 0.01
 """A point as near to a center as this, voxels, lies on it: files round to a hundredth of a millimeter."""
 
 _ALL_BUT, _SMALLER = 0.95, 0.75
+"""Share of a hole drawn carelessly that lies inside, and its largest share of what is round it."""
 _FINER = 4
 """Cells a voxel has in a row or a column where it is told whether a polygon lies in another."""
 
