@@ -16,7 +16,7 @@ from mmpl.evidence import Evidence, Scale, survival_evidence
 from mmpl.files import write_json
 from mmpl.metrics import c_index
 from mmpl.names import Stage
-from mmpl.survival import TimeIntervals, expected_days, survival_curve
+from mmpl.survival import CoxModel, TimeIntervals, expected_days, survival_curve
 from mmpl.training.command import Devices, Only, RunFolder, Scheduler, Workers, need
 from mmpl.training.cox import SMALLEST_RISK_SD, fit_cox
 from mmpl.training.losses import discrete_time_nll
@@ -133,44 +133,70 @@ class TrainAndPredict:
 
 
 @dataclass(frozen=True)
+class CoxEvidence:
+    """What the Cox models of a run see of its patients, out of fold.
+
+    Attributes:
+        days: Expected days of every network; none without networks.
+        hpv_probability: HPV probabilities of the forests; None for models that see no HPV status.
+    """
+
+    workspace: Workspace
+    days: OutOfFold
+    hpv_probability: OutOfFold | None
+
+    @classmethod
+    def of(cls, workspace: Workspace, days: OutOfFold) -> "CoxEvidence":
+        """Take a run's networks' expected days, and its HPV probabilities where it has stage 2."""
+        has_hpv = Stage.HPV in workspace.settings.stages
+        return cls(workspace, days, workspace.read(HpvRecord).probability if has_hpv else None)
+
+    def __call__(self, member: Member, patients: Sequence[Patient], known: bool = False) -> Evidence:
+        """Give the evidence of some patients, with known HPV statuses where `known` says so and there are any."""
+        workspace, scheme, hpv = self.workspace, member.scheme, None
+        if self.hpv_probability is not None:
+            predicted = self.hpv_probability[scheme]
+            hpv = known_or_predicted(patients, predicted) if known else [predicted[p.patient_id] for p in patients]
+        scores = standardize(workspace.splits, self.days).get(scheme)
+        days_score = None if scores is None else [scores[p.patient_id] for p in patients]
+        clinical = workspace.encode(member, patients)
+        return survival_evidence(days_score, hpv, workspace.radiomics(patients), clinical, workspace.dose(patients))
+
+    def fit(self, member: Member) -> CoxModel:
+        """Fit a model's Cox model to the patients outside its fold."""
+        workspace = self.workspace
+        followed = with_rfs(workspace.splits.training(member, workspace.patients))
+        evidence, outcomes = self(member, followed, known=True), times_and_events(followed)
+        return fit_cox(
+            evidence, *outcomes, workspace.profile.survival.screening_p, workspace.seed(member, Stage.SURVIVAL)
+        )
+
+    def score(self, member: Member, cox: CoxModel, known: bool = False) -> tuple[Scale, dict[str, float]]:
+        """Give the scale of the log hazards inside a model's fold, and the risks there, standardized by it."""
+        held_out = self.workspace.splits.held_out(member, self.workspace.patients)
+        hazard = cox.log_partial_hazard(self(member, held_out, known))
+        scale = Scale.of(hazard, SMALLEST_RISK_SD)
+        return scale, {p.patient_id: scale.standardize(h) for p, h in zip(held_out, hazard.tolist(), strict=True)}
+
+
+@dataclass(frozen=True)
 class _FitCox:
     """Fit one Cox model outside its fold, keep the model's tables, and give the risks of those inside.
 
     Attributes:
         scales: Scale of each network's expected days; none without networks.
-        scores: Standardized expected days, out of fold; likewise.
-        hpv_probability: HPV probabilities of the forests, out of fold; None where the run has no stage 2.
     """
 
-    workspace: Workspace
+    evidence: CoxEvidence
     scales: Mapping[Member, Scale]
-    scores: OutOfFold
-    hpv_probability: OutOfFold | None
 
     def __call__(self, member: Member) -> dict[str, float]:
-        workspace, scheme = self.workspace, member.scheme
-        followed = with_rfs(workspace.splits.training(member, workspace.patients))
-        held_out = workspace.splits.held_out(member, workspace.patients)
-
-        def evidence(patients: list[Patient], known: bool = False) -> Evidence:
-            hpv = None
-            if self.hpv_probability is not None:
-                predicted = self.hpv_probability[scheme]
-                hpv = known_or_predicted(patients, predicted) if known else [predicted[p.patient_id] for p in patients]
-            scores = self.scores.get(scheme)
-            days_score = None if scores is None else [scores[p.patient_id] for p in patients]
-            clinical = workspace.encode(member, patients)
-            return survival_evidence(days_score, hpv, workspace.radiomics(patients), clinical, workspace.dose(patients))
-
-        days, relapse = times_and_events(followed)
-        seed = workspace.seed(member, Stage.SURVIVAL)
-        cox = fit_cox(evidence(followed, known=True), days, relapse, workspace.profile.survival.screening_p, seed)
-        hazard = cox.log_partial_hazard(evidence(held_out))
-        risk_scale = Scale.of(hazard, SMALLEST_RISK_SD)
-        scale = self.scales.get(member)
+        workspace, scale = self.evidence.workspace, self.scales.get(member)
+        cox = self.evidence.fit(member)
+        risk_scale, risks = self.evidence.score(member, cox)
         tables = SurvivalTables(cut_intervals(workspace, member) if scale else None, scale, cox, risk_scale)
         write_json(workspace.member_file(member, TABLES_FILE[Stage.SURVIVAL]), tables)
-        return {p.patient_id: float(risk_scale.standardize(h)) for p, h in zip(held_out, hazard, strict=True)}
+        return risks
 
 
 def known_or_predicted(patients: Sequence[Patient], probability: Mapping[str, float]) -> list[float]:
@@ -202,8 +228,7 @@ def fit_cox_models(workspace: Workspace, engine: Engine, days: OutOfFold) -> Sur
     """
     splits, members = workspace.splits, workspace.splits.members
     scores = standardize(splits, days)
-    probability = workspace.read(HpvRecord).probability if Stage.HPV in workspace.settings.stages else None
-    fit = _FitCox(workspace, own_scales(splits, days), scores, probability)
+    fit = _FitCox(CoxEvidence.of(workspace, days), own_scales(splits, days))
     risk = by_scheme(members, engine.map("Cox models", fit, members))
     known = with_rfs(workspace.patients)
     outcomes = times_and_events(known)

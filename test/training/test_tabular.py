@@ -24,10 +24,14 @@ from mmpl.profile import load_profile
 from mmpl.reliability import kaplan_meier
 from mmpl.schema import CategoricalField, ContinuousField, default_schema
 from mmpl.training.calibration import calibrate_survival
+from mmpl.training.outcome_network import by_scheme
+from mmpl.training.records import SurvivalRecord
 from mmpl.training.results import out_of_fold_results
-from mmpl.training.survival import with_rfs
+from mmpl.training.splits import Scheme
+from mmpl.training.survival import times_and_events, with_rfs
 from mmpl.training.tabular import EVALUATION_FILE, TabularRun, begin, extend_schema, main
 from mmpl.weights import WeightsError, load_ensemble
+from train.experiments.results import KnownHpv, NoHpv
 
 PATIENTS = 160
 QUICK = (
@@ -222,6 +226,20 @@ def test_in_2026_a_table_has_the_status_as_an_input_and_days_are_answered(
     ensemble = load_ensemble(folder / "run" / "weights")
     predict_table(ensemble, write(tmp_path / "named.csv", named), tmp_path / "named", radiomics)
     assert rows_of(tmp_path / "named" / "predictions.csv") == answers
+
+
+def test_a_known_status_ranks_better_than_none(folder: Path) -> None:
+    """HPV is planted in the hazard; models that see none must make do with pack-years and what tells of it."""
+    run = read_run(folder)
+    followed, scores = with_rfs(run.patients), dict[str, float]()
+    outcomes = times_and_events(followed)
+    for scorer in (NoHpv(run), KnownHpv(run)):
+        risks = by_scheme(run.splits.members, [scorer(member) for member in run.splits.members])[Scheme.PATIENT]
+        scores[type(scorer).__name__] = c_index([risks[p.patient_id] for p in followed], *outcomes)
+    predicted = run.read(SurvivalRecord).risk[Scheme.PATIENT]
+    scores["predicted"] = c_index([predicted[p.patient_id] for p in followed], *outcomes)
+    assert scores["KnownHpv"] > scores["NoHpv"] + 0.01
+    assert scores["KnownHpv"] > scores["predicted"] + 0.01
 
 
 def read_run(folder: Path) -> TabularRun:

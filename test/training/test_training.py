@@ -254,6 +254,7 @@ def test_the_papers_tables_come_out_of_a_run(trained: tuple[Path, Path, Path, di
         *("41% of SUVmax", "Dice-only", "ODA", "ODA less Dice-only"),
         *("Deep-only", "Deep-only, from scratch", "Clinical-only", "Radiomics-only", "Deep+Rad+Clin"),
         *("CoxPH integration", "CoxPH integration less Deep-only"),
+        *("CoxPH integration, known HPV status", "CoxPH integration less CoxPH integration, no HPV status"),
     ):
         assert method in rows, method
     assert rows.count("ODA") == 2  # one a scheme

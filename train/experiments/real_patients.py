@@ -16,26 +16,23 @@ import typer
 
 from mmpl.cohort_scores import Interval, Results, differences, intervals, score
 from mmpl.evaluate import collect
-from mmpl.evidence import Scale, survival_evidence
-from mmpl.files import read_json, write_whole
+from mmpl.files import write_whole
 from mmpl.names import Stage
 from mmpl.predict_table import predict_table
 from mmpl.profile import load_profile
 from mmpl.training.command import run_program
-from mmpl.training.cox import SMALLEST_RISK_SD
 from mmpl.training.export import export
 from mmpl.training.outcome_network import by_scheme, mean_over_schemes
 from mmpl.training.parallel import Engine
-from mmpl.training.records import HpvRecord, SurvivalRecord
+from mmpl.training.records import SurvivalRecord
 from mmpl.training.results import make_results, out_of_fold_results
-from mmpl.training.splits import Member
-from mmpl.training.survival import known_or_predicted, with_rfs
+from mmpl.training.survival import with_rfs
 from mmpl.training.tabular import TabularRun, begin, extend_schema, fit
 from mmpl.training.workspace import DEFAULT_PROFILE
 from mmpl.version import __version__
-from mmpl.weights import MANIFEST, TABLES_FILE, SurvivalTables, digest, load_ensemble
+from mmpl.weights import MANIFEST, digest, load_ensemble
 from train.experiments.calibration import calibration_tables
-from train.experiments.results import with_interval
+from train.experiments.results import KnownHpv, with_interval
 
 OROPHARYNX = {"Site": "oropharynx"}
 STAGES, SMOKED = ("T-stage", "N-stage"), ("Pack Years",)
@@ -94,22 +91,6 @@ def run_of(seen: Seen, tables: Path, runs: Path, engine: Engine) -> TabularRun:
     return run
 
 
-@dataclass(frozen=True)
-class _RiskWithStatus:
-    """Give the risks of a model's own fold from known HPV statuses, where there are any."""
-
-    run: TabularRun
-
-    def __call__(self, member: Member) -> dict[str, float]:
-        run, held_out = self.run, self.run.splits.held_out(member, self.run.patients)
-        tables = read_json(run.member_file(member, TABLES_FILE[Stage.SURVIVAL]), SurvivalTables)
-        hpv = known_or_predicted(held_out, run.read(HpvRecord).probability[member.scheme])
-        evidence = survival_evidence(None, hpv, run.radiomics(held_out), run.encode(member, held_out))
-        hazard = tables.cox.log_partial_hazard(evidence)
-        scale = Scale.of(hazard, SMALLEST_RISK_SD)  # as that of the predicted status is, of the same patients
-        return {p.patient_id: scale.standardize(h) for p, h in zip(held_out, hazard.tolist(), strict=True)}
-
-
 def risks(run: TabularRun, known_status: bool = False) -> Results:
     """Give the out-of-fold risks of the patients whose HPV status and recurrence-free survival are known.
 
@@ -121,7 +102,7 @@ def risks(run: TabularRun, known_status: bool = False) -> Results:
     risk = run.read(SurvivalRecord).risk
     if known_status:
         members = run.splits.members
-        risk = by_scheme(members, [_RiskWithStatus(run)(member) for member in members])
+        risk = by_scheme(members, [KnownHpv(run)(member) for member in members])
     patients = [p for p in with_rfs(run.patients) if p.outcome.hpv_positive is not None]
     values = mean_over_schemes(risk, patients)
     return make_results(patients, risk=dict(zip([p.patient_id for p in patients], values.tolist(), strict=True)))

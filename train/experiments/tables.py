@@ -20,7 +20,7 @@ from mmpl.files import write_whole
 from mmpl.names import Label
 from mmpl.training.command import RunFolder, Scheduler, Workers, run_program
 from mmpl.training.hpv import with_status
-from mmpl.training.outcome_network import standardize
+from mmpl.training.outcome_network import by_scheme, standardize
 from mmpl.training.parallel import Engine
 from mmpl.training.records import HpvRecord, OutOfFold, ScratchRecord, StartRecord, SurvivalRecord, Values
 from mmpl.training.results import decide, make_results, out_of_fold_results
@@ -31,7 +31,7 @@ from train.experiments import figures
 from train.experiments.ablation import DICE_ONLY
 from train.experiments.baseline import threshold_mask
 from train.experiments.calibration import calibration_tables
-from train.experiments.results import Baseline, score_masks, with_interval
+from train.experiments.results import Baseline, KnownHpv, NoHpv, score_masks, with_interval
 
 Measured = Mapping[str, float]
 Measure = Callable[[Results], Measured]
@@ -235,6 +235,7 @@ def _folds(workspace: Workspace, scheme: Scheme, patients: Sequence[Patient]) ->
     return np.array([workspace.splits.fold_of[scheme][p.patient_id] for p in patients])
 
 
+KNOWN_HPV, NO_HPV = "CoxPH integration, known HPV status", "CoxPH integration, no HPV status"
 HPV_COMPARISONS = (
     Comparison("Deep+Rad+Clin", "Deep-only"),
     Comparison("Deep+Rad+Clin", "Clinical-only"),
@@ -245,6 +246,8 @@ SURVIVAL_COMPARISONS = (
     Comparison("CoxPH integration", "Deep-only"),
     Comparison("CoxPH integration", "Clinical-only"),
     Comparison("CoxPH integration", "Radiomics-only"),
+    Comparison(KNOWN_HPV, "CoxPH integration"),
+    Comparison("CoxPH integration", NO_HPV),
     Comparison("Deep-only", "Deep-only, from scratch"),
 )
 SCHEME_TITLE = {Scheme.PATIENT: "patient-level folds", Scheme.CENTER: "center-out folds"}
@@ -278,6 +281,10 @@ def main(run: RunFolder, out: Path, threshold: bool = False, workers: Workers = 
             lines += ["### HPV status (Table 2)", ""]
             lines += [*write_table(methods, HPV_COMPARISONS, folds, measure_hpv), ""]
         if workspace.has(SurvivalRecord):
+            if workspace.has(HpvRecord):
+                for name, scorer in ((NO_HPV, NoHpv(workspace)), (KNOWN_HPV, KnownHpv(workspace))):
+                    tables = engine.map(f"{name}, {scheme}", scorer, members)
+                    risk[name] = by_scheme(members, tables)[scheme]
             outcomes, folds = survival_methods(workspace, scheme, risk), _folds(workspace, scheme, followed)
             lines += ["### Recurrence-free survival (Table 3)", ""]
             lines += [*write_table(outcomes, SURVIVAL_COMPARISONS, folds, measure_survival), ""]
@@ -299,10 +306,11 @@ Each patient is scored by a model that never saw that patient. "Folds" is the me
 paper; "pooled" is over all patients at once, with a 95% bootstrap interval. Masks are scored on the CT's own grid at an
 untuned threshold of one half. Scores of networks and of Cox models are standardized within each fold, without a label,
 before they are pooled. HPV decisions use a threshold chosen on the other folds' patients; the paper chooses it on the
-fold that it reports. Radiomics, and the crops of stages 2 and 3, rest on one mask a patient, the mean of both schemes'
-out-of-fold masks; so in the center-out tables half of that mask comes from a model that knows the center, though never
-from one that knows the patient. The paper's figures are of real patients and stand beside for the sign of a difference,
-not for its size.
+fold that it reports. Cox models learn of HPV from known statuses, where there are any, and answer by predicted ones
+(CoxPH integration), by known ones where there are any, or without any. Radiomics, and the crops of stages 2 and 3, rest
+on one mask a patient, the mean of both schemes' out-of-fold masks; so in the center-out tables half of that mask comes
+from a model that knows the center, though never from one that knows the patient. The paper's figures are of real
+patients and stand beside for the sign of a difference, not for its size.
 """
 
 CALIBRATION = """\
