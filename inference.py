@@ -4,7 +4,8 @@ Exits 0, or 1 with one line on stderr that says what is wrong. `MMPL_INPUT` and 
 local use, `MMPL_WEIGHTS` other weights, `MMPL_EDITION` another edition of the challenge, `MMPL_TASKS` some of its
 tasks; `MMPL_PICTURE`, `MMPL_REPORT` and `MMPL_PAGE` are paths for a picture, a report and a page of the case. Without a
 GPU a case keeps to the platform's limit of time, by doing less where it must; `MMPL_TIME_BUDGET_S` is another limit, in
-seconds, or 0 for none. Nothing but the challenge's own files ever lands in the output folder.
+seconds, or 0 for none. Nothing but the challenge's own files lands in the output folder, unless one of those three
+paths is in it, as `./run.sh` has them.
 """
 
 import os
@@ -39,6 +40,9 @@ def main(arguments: list[str]) -> int:
             serve(partial(load, keep_networks=True))
         else:
             load(began=began)()
+    except KeyboardInterrupt:
+        report_error("interrupted")
+        return 130
     except Exception as error:
         if wanted_in_full():
             raise

@@ -1,6 +1,7 @@
 """The Python interface on the sample case, as a notebook would use it: `python docs/python_interface.py [WEIGHTS]`.
 
 The images may be paths, SimpleITK images, or voxels with an affine as nibabel gives them; here each way is shown once.
+Processes that answer are to be spawned, not forked from one that has answered: PyTorch's threads do not survive that.
 """
 
 import json

@@ -135,7 +135,7 @@ def phantom(
     from mmpl.phantom.cohort import write_cohort
     from mmpl.phantom.dose import SHARE
 
-    share = (SHARE if dose_share is None else dose_share) if dose else 0.0
+    share = dose_share if dose_share is not None else SHARE * dose
     write_cohort(patients, seed, out, centers.value, hpv_positive, version, share, image_format=image_format)
 
 
@@ -216,7 +216,7 @@ def case(
     """
     from mmpl.algorithm import PREVALENCE_VARIABLE, Algorithm
     from mmpl.logs import set_up_logging
-    from mmpl.patient import Sources, answer_patient, read_fields
+    from mmpl.patient import Sources, answer_patient, make_room, read_fields
 
     use_weights(weights)
     set_up_logging()
@@ -225,6 +225,7 @@ def case(
     os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")
     status = None if known_hpv is None else known_hpv is HpvStatus.POSITIVE
     sources = Sources(dicom, ct, pet, ct_series, pet_series, record, {}, status, dose, planning_ct)
+    make_room(sources, out, mask)  # whatever is wrong with weights or fields, no earlier answer stays
     algorithm = Algorithm.load(disagreement=disagreement, lesions=True)
     fields = read_fields(context.args, algorithm.pipeline.ensemble.profile.clinical)
     answer_patient(replace(sources, fields=fields), out, algorithm, mask, form or (), page)

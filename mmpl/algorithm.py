@@ -201,8 +201,7 @@ class Algorithm:
             from mmpl.dicom.masks import give_mask
 
             case = give_mask(case, mask)
-        left_s = None if self.budget_s is None else began + self.budget_s - time.monotonic()
-        result = self.pipeline(case, budget_s=left_s)
+        result = self.pipeline(case, budget_s=self.left_s(began))
         log_remarks(result)
         written = write_challenge_result(result, target, self.pipeline.tasks)
         for task, path in written.items():
@@ -222,11 +221,14 @@ class Algorithm:
             except Exception as error:  # it is worth no answer
                 log.warning("note: no %s (%s)", name, one_line(error))
 
+    def left_s(self, began: float) -> float | None:
+        """Give the seconds left to a case that began at a moment of `time.monotonic`; None where there is no limit."""
+        return None if self.budget_s is None else began + self.budget_s - time.monotonic()
+
     def _draw(self, path: Path, case: Case, result: PatientResult) -> None:
         from mmpl.picture import draw
 
-        ensemble = self.pipeline.ensemble
-        draw(case, result, path, ensemble.hpv_threshold, ensemble.calibration.training_curve)
+        draw(case, result, path, self.pipeline.ensemble.hpv_threshold)
 
     def _report(self, path: Path, source: Path, result: PatientResult) -> None:
         from mmpl.report import write_report

@@ -27,11 +27,11 @@ from mmpl.case import GivenMask, Grid, Image, InvalidInputError
 from mmpl.dicom.dose import read_any_dose
 from mmpl.dicom.masks import give_mask
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, read_pair
-from mmpl.dose import give_dose
+from mmpl.dose import DOSE_UNREAD, give_dose
 from mmpl.geometry import lay_on, to_sitk
 from mmpl.io.challenge import read_edition, take_known_hpv
 from mmpl.io.cohort import read_cohort
-from mmpl.io.images import as_volume, flags_of, from_sitk, read_image
+from mmpl.io.images import NO_PLACE, as_volume, flags_of, from_sitk, read_image, says_no_place
 from mmpl.io.masks import as_labels
 from mmpl.names import Task
 from mmpl.page import write_page
@@ -75,17 +75,20 @@ class Model:
             record: Clinical fields by name, as in the challenge's `ehr.json`; what is missing is assumed, and said in
                 the result's `notes`. A `Weight` goes before the PET's header, and `HPV Status` is read where the
                 edition (`MMPL_EDITION`) has it as an input.
-            known_hpv: HPV status that replaces the predicted one in the survival model.
+            known_hpv: HPV status that replaces the predicted one in the survival model: True (or 1) for positive.
             patient_id: Name of the patient in the result.
             mask: A person's label map, which replaces the ensemble's; a path may be DICOM SEG or RTSTRUCT, too.
             page: HTML file to write, which shows the result to a person; None for none.
             dose: Planned dose of the radiotherapy, Gy, in the CT's space; a path may be a DICOM RT dose, too.
 
         Raises:
-            InvalidInputError: An image, the mask or the dose cannot be used, or CT and PET do not overlap.
+            InvalidInputError: An image, the mask or the dose cannot be used, or CT and PET do not overlap; or the known
+                status is none.
             OSError: The page cannot be written.
         """
-        schema, content, notes = self.pipeline.ensemble.profile.clinical, dict(record or {}), list[str]()
+        known_hpv = _checked_status(known_hpv)
+        content, notes = {} if record is None else dict(record), list[str]()
+        schema = self.pipeline.ensemble.profile.clinical
         if record is not None and known_hpv is None and (name := read_edition().known_hpv):
             known_hpv, notes = take_known_hpv(content, name, schema)
         if isinstance(ct, str | PathLike) and isinstance(pet, str | PathLike):
@@ -93,7 +96,10 @@ class Model:
         else:
             images = PatientImages(read_any_image("CT", ct), read_any_image("PET", pet))
             named = (Path(image) for image in (ct, pet) if isinstance(image, str | PathLike))
-            images = replace(images, flags=flags_of(*named))
+            flags = flags_of(*named)
+            if any(isinstance(image, sitk.Image) and says_no_place(image) for image in (ct, pet)):
+                flags = (NO_PLACE,)
+            images = replace(images, flags=flags)
         read = schema.read(content)
         clinical = schema.complete(replace(read, assumed=(*notes, *read.assumed)), images.found, DICOM_HEADER)
         case = images.to_case(patient_id, clinical, known_hpv=known_hpv)
@@ -101,6 +107,8 @@ class Model:
             case = give_dose(case, read_any_dose(Path(dose), case.ct_series))
         elif dose is not None:
             case = give_dose(case, read_any_image("dose", dose))
+        if case.dose and not self.pipeline.ensemble.reads_dose:
+            log.warning(DOSE_UNREAD)
         if isinstance(mask, str | PathLike):
             case = give_mask(case, Path(mask))
         elif mask is not None:
@@ -189,6 +197,13 @@ def load(
     return Model(pipeline)
 
 
+def _checked_status(known_hpv: bool | None) -> bool | None:
+    """Take a status as True or False, whatever type holds it; no text, of which "0" would be true."""
+    if known_hpv is None or known_hpv in (True, False):
+        return None if known_hpv is None else bool(known_hpv)
+    raise InvalidInputError(f"known_hpv is {known_hpv!r}: True, False or None is needed")
+
+
 def read_any_image(name: str, image: AnyImage) -> Image:
     """Read an image in any of the forms that the interface takes.
 
@@ -205,6 +220,8 @@ def read_any_image(name: str, image: AnyImage) -> Image:
         except InvalidInputError as error:
             raise InvalidInputError(f"{name}: {error}") from error
     if isinstance(image, tuple) and len(image) == 2:
+        if np.ma.is_masked(image[0]):
+            raise InvalidInputError(f"{name}: a masked array; fill what is masked (voxels.filled(-1024) in a CT)")
         return _from_affine(name, np.asarray(image[0]), np.asarray(image[1], dtype=float))
     if isinstance(image, str | PathLike):
         return read_image(Path(image))
@@ -216,6 +233,8 @@ def read_any_image(name: str, image: AnyImage) -> Image:
 def _from_affine(name: str, voxels: NDArray, affine: NDArray[np.float64]) -> Image:
     if voxels.ndim != 3 or affine.shape != (4, 4):
         raise InvalidInputError(f"{name}: voxels of shape {voxels.shape} and an affine of shape {affine.shape}")
+    if (affine[3] != (0, 0, 0, 1)).any():
+        raise InvalidInputError(f"{name}: the last row of the affine is {affine[3].tolist()}, not 0, 0, 0, 1")
     to_lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]
     spacing = np.linalg.norm(to_lps[:, :3], axis=0)
     if not (np.isfinite(to_lps).all() and (spacing > 0).all()):

@@ -203,17 +203,22 @@ class Calibration:
     """What an ensemble's scores mean; None of a stage that it lacks, or of weights that were never calibrated.
 
     Attributes:
+        survival_known: That of risks that rest on a known HPV status: Cox models that learn from known statuses answer
+            them at another level than predicted ones.
         version: Version of this record; another number where an older one would be read without error and mislead.
     """
 
     hpv: HpvCalibration | None = None
     survival: SurvivalCalibration | None = None
+    survival_known: SurvivalCalibration | None = None
     version: int = 1
 
-    @property
-    def training_curve(self) -> Floats | None:
-        """Probability of no recurrence of the training patients, on the days of a patient's curve; None likewise."""
-        return self.survival.training_curve() if self.survival else None
+    def of_risk(self, known_status: bool) -> SurvivalCalibration | None:
+        """Give the calibration of risks that rest on a known HPV status, or on a predicted one or none.
+
+        Where too few had a known status to calibrate by, it is that of the others.
+        """
+        return (known_status and self.survival_known) or self.survival
 
     def __post_init__(self) -> None:
         if self.version != 1:

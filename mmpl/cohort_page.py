@@ -48,6 +48,7 @@ _TITLES = {
     "relapse_5_years": "recurrence by 5 years",
 }
 _BINS = 5
+_LEAST_ON_ALL = -0.2  # net benefit down to which acting on all is drawn
 _SMALLEST_ML = 0.1  # where volumes of nothing are drawn
 _GROUP_METRICS = {"gtvp_dice_mean": "GTVp Dice", "c_index": "C-index", "hpv_auc": "HPV AUC"}
 
@@ -132,8 +133,8 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
     """
     if cohort:
         refuse_inside(answers, cohort)
-    reports = [read_report(path) for path in sorted(answers.glob("[!.]*.json"))]
-    found = [report for report in reports if report and (answers / f"{report.patient_id}.json").is_file()]
+    reports = {path.stem: read_report(path) for path in sorted(answers.glob("[!.]*.json"))}
+    found = [report for name, report in reports.items() if report and report.patient_id == name]
     if not found:
         raise InvalidInputError(f"{answers}: no answers, which `mmpl predict` writes")
     outcomes, plots, evaluation = dict[str, Outcome](), list[Plot](), None
@@ -180,7 +181,8 @@ def _page_name(reports: Sequence[ReportedAnswer]) -> str:
 def _row(answers: Path, report: ReportedAnswer, outcome: Outcome) -> Row:
     names = [f"{report.patient_id}{ending}" for ending in SHOWN_BESIDE]
     link = next(name for name in names if (answers / name).is_file())
-    flags = [words for flag in report.flags if (words := flag_in_words(flag))]
+    answers_outcomes = not (report.hpv_probability is None and report.risk_score is None)
+    flags = [words for flag in report.flags if (words := flag_in_words(flag, answers_outcomes))]
     return Row(report, quote(link), " ".join(flags), outcome)
 
 
@@ -353,16 +355,20 @@ def draw_decisions(name: str, points: Sequence[DecisionPoint]) -> Plot | None:
     known = [point for point in points if not math.isnan(point.net_benefit)]
     if not known:
         return None
-    values = [0.0, *(value for point in known for value in (point.net_benefit, point.acting_on_all))]
-    low, high = max(min(values), -0.2) - 0.02, max(values) + 0.02
+    on_all = [point.acting_on_all for point in known]
+    ours = [0.0, *(point.net_benefit for point in known)]
+    low, high = min(*ours, max(min(on_all), _LEAST_ON_ALL)) - 0.02, max(*ours, *on_all) + 0.02
 
     def place(value: float) -> float:
-        return min(1.0, max(0.0, (value - low) / (high - low)))
+        return (value - low) / (high - low)
 
     def line(kind: str) -> tuple[tuple[float, float], ...]:
-        return tuple((point.threshold, place(getattr(point, kind))) for point in known)
+        """Draw what is not below the plot, as acting on all is where it would do most harm."""
+        values = ((point.threshold, getattr(point, kind)) for point in known)
+        return tuple((threshold, place(value)) for threshold, value in values if value >= low)
 
-    ticks = [value for value in np.arange(-0.2, 1.0, 0.1 if high - low < 0.6 else 0.2) if low <= value <= high]
+    step = next(step for step in (0.1, 0.2, 0.5, 1.0, 2.0) if high - low < 6 * step)  # at 0.9 nobody loses over 9
+    ticks = [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return Plot(
         f"Decision curve: {_TITLES[name]}",
         "probability from which one acts",
@@ -373,7 +379,7 @@ def draw_decisions(name: str, points: Sequence[DecisionPoint]) -> Plot | None:
             Series("acting on the probability", "first", line=line("net_benefit"), dots=line("net_benefit")),
         ),
         _shares(),
-        tuple((place(float(value)), f"{value:.1f}") for value in ticks),
+        tuple((place(value), f"{value:.1f}") for value in ticks),
         "Where it lies above both others, acting on the probability brings more; `mmpl evaluate` gives intervals.",
     )
 

@@ -552,8 +552,10 @@ def differences(
 ) -> dict[str, Difference]:
     """Compare two sets of results of the same patients, in the same order, metric by metric: ours less theirs.
 
-    Metrics that one of them lacks, as it was not calibrated, are left out.
+    Metrics that one of them lacks, as it was not calibrated, are left out. Those that count only patients who have an
+    answer, as calibration does, count the patients who have both.
     """
+    ours, theirs = _leave_out_unshared(ours, theirs), _leave_out_unshared(theirs, ours)
 
     def subtract(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
         return {name: a[name] - b[name] for name in a if name in b and name not in NOT_RESAMPLED}
@@ -564,6 +566,17 @@ def differences(
         for chosen in resamples(len(ours), count, seed)
     ]
     return {name: Difference(value[name], interval([each[name] for each in drawn])) for name in value}
+
+
+def _leave_out_unshared(one: Results, other: Results) -> Results:
+    """Blank what metrics leave out where it is blank, of the patients of whom the other results have it blank."""
+    blanked = {}
+    for name in ("gtvp_hd95_mm", "hpv_calibrated", "hpv_set", "no_recurrence", "curve"):
+        ours, theirs = getattr(one, name), getattr(other, name)
+        if ours is not None and theirs is not None:
+            lacking = np.isnan(theirs[:, :1] if name == "curve" else theirs)  # whose days may be others
+            blanked[name] = np.where(lacking, np.nan, ours)
+    return replace(one, **blanked)
 
 
 def interval(values: Sequence[float]) -> Interval:

@@ -28,6 +28,7 @@ it was 1.00 in place, 0.51 to 0.63 shifted by 5 mm, 0.40 to 0.47 by 7 mm, 0.26 t
 two patients."""
 
 DOSE_LEFT_OUT = "planned dose left out"
+DOSE_UNREAD = "note: the planned dose has no part in the answers: these models were trained without"
 IN_CENTIGRAY = "planned dose was in cGy by its values: brought to Gy"
 PARTLY_COVERED = "planned dose covers"
 

@@ -167,6 +167,8 @@ _UNDEFINED = {
 
 def _why_undefined(metric: str) -> str:
     """Say what it lacks where a metric is undefined."""
+    if metric.endswith("_calibration_slope"):
+        return "one outcome alone, or probabilities that are all alike or part the outcomes"
     if metric.startswith("hpv_set_"):
         return _UNDEFINED.get(metric, "no such patient has a set")
     if metric.startswith("hpv_"):

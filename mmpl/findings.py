@@ -145,9 +145,9 @@ def _parts(name: str) -> tuple[str, str, str, str, str] | None:
 
 
 _FLAGS = {
-    NO_LESION: "No tumor and no node were found: HPV status and recurrence risk rest on that and the clinical record.",
+    NO_LESION: "No tumor and no node were found.",
     NO_DEEP_EVIDENCE: None,  # which that says
-    GIVEN: "The contours are a person's, not the models': HPV status and recurrence risk rest on them.",
+    GIVEN: "The contours are a person's, not the models'.",
     LOW_AGREEMENT: "The models disagree about the contours: look at them closely.",
     NO_PRIMARY: "No primary tumor was found: the T stage is that of training patients of whom none was found either.",
     UNLIKE_TRAINING: (
@@ -176,10 +176,22 @@ _FLAG_BEGINNINGS = {
 }
 
 
-def flag_in_words(flag: str) -> str | None:
-    """Say what a flag means for a reader of the answers; None where it means nothing, and a new one as it is."""
+_OUTCOMES_REST = {
+    NO_LESION: " HPV status and recurrence risk rest on that and the clinical record.",
+    GIVEN: " HPV status and recurrence risk rest on them.",
+}
+
+
+def flag_in_words(flag: str, outcomes: bool = True) -> str | None:
+    """Say what a flag means for a reader of the answers; None where it means nothing, and a new one as it is.
+
+    Args:
+        flag: A flag of a `PatientResult`.
+        outcomes: Whether HPV status or risk is among the answers.
+    """
     if flag in _FLAGS:
-        return _FLAGS[flag]
+        words = _FLAGS[flag]
+        return words + _OUTCOMES_REST[flag] if words and outcomes and flag in _OUTCOMES_REST else words
     for beginning, words in _FLAG_BEGINNINGS.items():
         if flag.startswith(beginning):
             return words and f"{words}{flag.removeprefix(beginning)}."

@@ -10,7 +10,7 @@ from mmpl.case import Case, Patient
 from mmpl.evidence import HPV_PROBABILITY, Evidence, Floats
 from mmpl.explanation import Explanation, Share, explain
 from mmpl.hpv import HpvResult, ensemble
-from mmpl.names import status_name
+from mmpl.names import Stage, status_name
 from mmpl.survival import SurvivalResult, combine
 from mmpl.weights import Ensemble, EnsembleMember
 
@@ -65,7 +65,8 @@ def integrate_survival(
     hazards = [float(each.cox.log_partial_hazard(evidence)[0]) for each, evidence in zip(tables, seen, strict=True)]
     shares = [each.cox.explain(evidence, each.risk_scale) for each, evidence in zip(tables, seen, strict=True)]
     scales = [each.risk_scale for each in tables]
-    result = combine(hazards, scales, curve_days, member_curves, weights.calibration.survival)
+    rests_on_known = Stage.HPV in weights.stages and patient.known_hpv is not None
+    result = combine(hazards, scales, curve_days, member_curves, weights.calibration.of_risk(rests_on_known))
     return replace(result, explanation=_explain(weights, members, shares, seen, patient))
 
 

@@ -8,6 +8,7 @@ or, where it is too small to hold one, those that its voxels lie in.
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +29,13 @@ What else the model marks does not count against it: one that marks far more has
 """
 MIDLINE_MM = 5.0
 """A lesion whose centroid is no further than this from the midline is on neither side."""
+CUT_MIDLINE_MM = 40.0
+"""How far from the middle of a body that is cut at both sides its midline may lie."""
 
 _BODY_HU, _OUTSIDE_HU = -300.0, -1024.0
 _SLICE_MM = 4.0  # spacing at which a slice is looked at for its midline
 _LEAST_BODY_MM2 = 2000.0  # less is no neck
+_FLAT = 0.5  # share of the body's height at which its edge is that of the field of view: a round one has about 0.3
 
 
 class Side(StrEnum):
@@ -205,18 +209,28 @@ def side_of(ct: Image, place_mm: Floats) -> Side | None:
     """Tell the side of the midline that a place is on.
 
     The midline at that level is where half of the body's area in the axial slice lies to either side. None where the
-    slice shows too little of a body, cuts it at one side alone, or shows two parts of it, as legs are.
+    slice shows too little of a body, cuts it at one side alone, or shows two parts of it, as legs are; and near the
+    middle of a body that is cut at both sides, as wide shoulders are.
     """
-    midline = _midline_mm(ct, float(place_mm[2]))
-    if midline is None:
+    body = _body_at(ct, float(place_mm[2]))
+    if body is None or body.cut == 1:
         return None
-    to_the_left = float(place_mm[0]) - midline
-    if abs(to_the_left) <= MIDLINE_MM:
+    to_the_left = float(place_mm[0]) - body.midline_mm
+    if abs(to_the_left) <= MIDLINE_MM and not body.cut:
         return Side.MIDLINE
+    if abs(to_the_left) <= CUT_MIDLINE_MM and body.cut:
+        return None
     return Side.LEFT if to_the_left > 0 else Side.RIGHT
 
 
-def _midline_mm(ct: Image, z_mm: float) -> float | None:
+class _Body(NamedTuple):
+    """The body in an axial slice: where half of it lies to either side, and how many of its two sides are cut."""
+
+    midline_mm: float
+    cut: int
+
+
+def _body_at(ct: Image, z_mm: float) -> _Body | None:
     lower, upper = extent_mm(ct.grid)
     columns, rows = (max(1, int((b - a) / _SLICE_MM)) for a, b in zip(lower[:2], upper[:2], strict=True))
     x, y = (lower[:2] + _SLICE_MM / 2).tolist()
@@ -229,9 +243,12 @@ def _midline_mm(ct: Image, z_mm: float) -> float | None:
     if np.sort(areas)[:-1].max(initial=0) >= areas.max() / 2:
         return None
     body = ndimage.binary_fill_holes(labels == areas.argmax() + 1)
-    if body.sum() * _SLICE_MM**2 < _LEAST_BODY_MM2 or body[:, 0].any() != body[:, -1].any():
+    if body.sum() * _SLICE_MM**2 < _LEAST_BODY_MM2:
         return None
-    return x + _SLICE_MM * float(np.median(np.nonzero(body)[1]))
+    inside = np.nonzero(body)[1]
+    height = np.ptp(np.nonzero(body)[0]) + 1
+    cut = sum(int(body[:, column].sum() >= _FLAT * height) for column in (inside.min(), inside.max()))
+    return _Body(x + _SLICE_MM * float(np.median(inside)), cut)
 
 
 def _found_by(places_mm: Floats, label: Label, masks: MemberMasks | None) -> float | None:

@@ -17,7 +17,6 @@ import jinja2
 import numpy as np
 
 from mmpl import datafiles
-from mmpl.calibration import SurvivalCurve
 from mmpl.case import Case, ClinicalRecord
 from mmpl.evidence import Floats
 from mmpl.explanation import Explanation
@@ -32,6 +31,7 @@ from mmpl.provenance import Provenance
 from mmpl.report import YEARS
 from mmpl.scene import SIDE_VOXELS, make_scene
 from mmpl.schema import TAKEN_AS_MISSING, ClinicalSchema
+from mmpl.survival import SurvivalResult
 from mmpl.weights import Ensemble
 
 FINDINGS_SHOWN = 8
@@ -121,7 +121,6 @@ def render_page(case: Case, result: PatientResult, ensemble: Ensemble, provenanc
     """Make the page of one patient; arguments as those of `write_page`."""
     scene, lesions, schema = make_scene(case, result.segmentation), result.lesions or (), ensemble.profile.clinical
     hpv, survival = result.hpv, result.survival
-    training = ensemble.calibration.training_curve
     data = {
         "voxels": SIDE_VOXELS,
         "spacing": scene.grid.spacing_xyz[0],
@@ -143,10 +142,10 @@ def render_page(case: Case, result: PatientResult, ensemble: Ensemble, provenanc
         pet=scene.pet,
         scene=data,
         volumes=scene.packed(),
-        still=base64.b64encode(draw_stills(case, result.segmentation.mask)).decode("ascii"),
+        still=base64.b64encode(draw_stills(case, result.segmentation)).decode("ascii"),
         hpv_strip=hpv and Strip.of(hpv.member_probabilities, hpv.probability, ensemble.hpv_threshold, 0.0, 1.0),
         risk_strip=survival and Strip.of(survival.member_risks, survival.risk_score, 0.0, -reach, reach),
-        curve=_draw_curve(survival.curve, training) if survival and survival.curve and training is not None else None,
+        curve=survival and _draw_curve(survival),
         why=[
             (name, _bars(answer.explanation, schema), answer.explanation)
             for name, answer in (("Recurrence risk", survival), ("HPV score", hpv))
@@ -197,9 +196,10 @@ def number(value: float, places: int = 2, sign: str = "") -> str:
 
 def _minded(result: PatientResult, schema: ClinicalSchema) -> list[str]:
     """Say what a reader should know before the answers."""
-    minded = [words for flag in result.flags if (words := flag_in_words(flag))]
+    outcomes = bool(result.hpv or result.survival)
+    minded = [words for flag in result.flags if (words := flag_in_words(flag, outcomes))]
     if result.gtvn_ml and not result.gtvp_ml:
-        minded.append("No primary tumor was found: the answers rest on the nodes.")
+        minded.append(f"No primary tumor was found{': the answers rest on the nodes' if outcomes else ''}.")
     why = result.survival.explanation.contributions if result.survival and result.survival.explanation else ()
     minded += [
         f"{each.name} is missing, which alone moves the risk by {number(each.added, 2, '+')}."
@@ -239,7 +239,11 @@ def _bars(explanation: Explanation, schema: ClinicalSchema) -> list[Bar]:
     return bars
 
 
-def _draw_curve(curve: SurvivalCurve, training: Floats) -> CurveDrawing:
+def _draw_curve(survival: SurvivalResult) -> CurveDrawing | None:
+    """Draw the calibrated curve beside that of the training patients; None of weights that were not calibrated."""
+    curve, training = survival.curve, survival.training_curve
+    if curve is None or training is None:
+        return None
     years = float(curve.days[-1] / DAYS_PER_YEAR)
     across = 300 * curve.days / curve.days[-1]
 

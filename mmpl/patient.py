@@ -1,6 +1,7 @@
 """One patient by name: images of any kind, and what is known of the patient, to a folder of answers."""
 
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmpl.dicom.masks import give_mask
 from mmpl.dicom.series import read_series
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_one, find_study, is_dicom_place, read_pair, read_study
 from mmpl.dicom.suv import read_weight_kg
-from mmpl.dose import give_dose
+from mmpl.dose import DOSE_UNREAD, give_dose
 from mmpl.errors import one_line
 from mmpl.export import check_study, find_answers, refer, write_forms
 from mmpl.files import OverwriteError, refuse_inside, refuse_to_replace
@@ -104,7 +105,28 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
     if any(value is not None for value in record.values.values()):
         return case
     rest = ", ".join(["the images", *(name for name in ("age", "sex") if name in images.found)])
-    return replace(case, flags=(*case.flags, f"{NO_RECORD}: HPV status and risk rest on {rest} alone"))
+    return replace(case, flags=(*case.flags, f"{NO_RECORD}: the answers rest on {rest} alone"))
+
+
+def make_room(sources: Sources, out: Path, mask: Path | None = None) -> None:
+    """Remove the answers of an earlier run from the folder that takes a patient's.
+
+    Raises:
+        OverwriteError: The folder lies in one that is read, or a file that is read is one of its answers.
+    """
+    for path in filter(is_dicom_place, sources.images):
+        refuse_inside(out, path)
+    former = former_answer(out) if out.is_dir() else []
+    if mask:
+        refuse_to_replace(mask, out)
+    replaced = {path.resolve() for path in former}
+    for path in filter(None, (*sources.images, sources.record)):
+        if path.resolve() in replaced:
+            raise OverwriteError(
+                f"{path}: {out} takes the answers, and this is one of its files; copy it elsewhere first"
+            )
+    for path in former:
+        path.unlink(missing_ok=True)
 
 
 def answer_patient(
@@ -133,30 +155,19 @@ def answer_patient(
         OSError: A file cannot be written; the message names it, and what was written before is whole.
         OverwriteError: The folder lies in one that is read, or the mask is one of its files.
     """
-    for path in filter(is_dicom_place, sources.images):
-        refuse_inside(out, path)
+    began = time.monotonic()
+    make_room(sources, out, mask)
     study = next((path for path in (sources.dicom, sources.ct) if path and is_dicom_place(path)), None)
     check_study(formats, study)
-    former = former_answer(out)
-    if mask:
-        refuse_to_replace(mask, out)
-    replaced = {path.resolve() for path in former}
-    for path in filter(None, (*sources.images, sources.record)):
-        if path.resolve() in replaced:
-            raise OverwriteError(
-                f"{path}: {out} takes the answers, and this is one of its files; copy it elsewhere first"
-            )
     out.mkdir(parents=True, exist_ok=True)
-    for path in former:
-        path.unlink(missing_ok=True)
     ensemble = algorithm.pipeline.ensemble
     case = read_patient(sources, ensemble.profile.clinical, out.resolve().name)
     if mask:
         case = give_mask(case, mask)
     series = refer(formats, study, case.ct.grid, sources.ct_series, case.ct_series)
     if case.dose and not ensemble.reads_dose:
-        log.warning("note: the planned dose has no part in the answers: these models were trained without")
-    result = algorithm.pipeline(case)
+        log.warning(DOSE_UNREAD)
+    result = algorithm.pipeline(case, budget_s=algorithm.left_s(began))
     log_remarks(result)
     named = {"ct": sources.ct, "pet": sources.pet, "dose": sources.dose, "planning_ct": sources.planning_ct}
     files = {name: path for name, path in named.items() if path and path.is_file()}
@@ -178,7 +189,7 @@ def answer_patient(
     for task, name in answered.items():
         log.info("%s: %s", algorithm.describe(task, result), out / name)
     extras: list[tuple[str, Callable[[Path], None]]] = [
-        (PICTURE, lambda path: draw(case, result, path, ensemble.hpv_threshold, ensemble.calibration.training_curve))
+        (PICTURE, lambda path: draw(case, result, path, ensemble.hpv_threshold))
     ]
     if page:
         extras.append((PAGE, lambda path: write_page(path, case, result, ensemble, provenance)))

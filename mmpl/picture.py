@@ -21,6 +21,7 @@ from mmpl.files import write_whole
 from mmpl.geometry import Interpolation, extent_mm, index_to_mm, resample
 from mmpl.lesions import components
 from mmpl.names import CLASS_NAMES, DAYS_PER_YEAR, LESIONS, Label, status_name
+from mmpl.segmentation import Segmentation
 from mmpl.surroundings import without_plot_backend
 
 if TYPE_CHECKING:
@@ -106,7 +107,6 @@ def draw(
     result: "PatientResult",
     path: Path,
     hpv_threshold: float | None = None,
-    training_curve: NDArray[np.float64] | None = None,
 ) -> None:
     """Write the picture of one patient as PNG.
 
@@ -115,16 +115,14 @@ def draw(
         result: The ensemble's answers; its mask lies on the CT's grid.
         path: File to write, which is whole or absent.
         hpv_threshold: The decision threshold on the HPV probability, drawn where given.
-        training_curve: Probability of no recurrence of the training patients, on the days of the calibrated curve,
-            which is compared with it where given.
     """
     with without_plot_backend():
         import matplotlib
     with _DRAWING, matplotlib.rc_context(matplotlib.rcParamsDefault):  # not those of the user's matplotlibrc
-        _draw(case, result, path, hpv_threshold, training_curve)
+        _draw(case, result, path, hpv_threshold)
 
 
-def draw_stills(case: Case, mask: Image) -> bytes:
+def draw_stills(case: Case, segmentation: Segmentation) -> bytes:
     """Draw the planes through the lesions alone, as JPEG."""
     with without_plot_backend():
         import matplotlib
@@ -132,32 +130,25 @@ def draw_stills(case: Case, mask: Image) -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        lesions = components(mask)
+        lesions = components(segmentation.mask)
         height = _lesions_inches(lesions) + 0.38
         figure = Figure(figsize=(11.5, height), facecolor="white", dpi=90)
         FigureCanvasAgg(figure)
-        _draw_lesions(figure, case, mask, lesions, bottom=0.08, top=height - 0.3)
+        _draw_lesions(figure, case, segmentation, lesions, bottom=0.08, top=height - 0.3)
         file = BytesIO()
         figure.savefig(file, format="jpeg", pil_kwargs={"quality": 85})
         return file.getvalue()
 
 
-def _draw(
-    case: Case,
-    result: "PatientResult",
-    path: Path,
-    hpv_threshold: float | None,
-    training_curve: NDArray[np.float64] | None,
-) -> None:
+def _draw(case: Case, result: "PatientResult", path: Path, hpv_threshold: float | None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    mask = result.segmentation.mask
-    lesions = components(mask)
+    lesions = components(result.segmentation.mask)
     height = _lesions_inches(lesions) + 4.25
     figure = Figure(figsize=(11.5, height), facecolor="white", dpi=110)
     FigureCanvasAgg(figure)
-    _draw_lesions(figure, case, mask, lesions, bottom=3.6, top=height - 0.62)
+    _draw_lesions(figure, case, result.segmentation, lesions, bottom=3.6, top=height - 0.62)
     panels = figure.add_gridspec(
         1, 3, left=0.04, right=0.965, top=3.05 / height, bottom=0.85 / height, wspace=0.24, width_ratios=(1.15, 1, 1)
     )
@@ -165,7 +156,7 @@ def _draw(
     if result.hpv:
         _draw_hpv(figure.add_subplot(panels[1]), result.hpv, hpv_threshold)
     if result.survival:
-        _draw_survival(figure.add_subplot(panels[2]), result.survival, training_curve)
+        _draw_survival(figure.add_subplot(panels[2]), result.survival)
     large = {"fontsize": 14, "weight": "bold", "color": _INK, "parse_math": False}
     figure.text(0.04, 1 - 0.3 / height, f"Patient {result.patient_id}", large)
     whose = "a person's" if result.segmentation.replaced else "the ensemble's"
@@ -189,15 +180,21 @@ def _lesions_inches(lesions: list[Lesion]) -> float:
     return _PLANES_INCHES * max(1, len(rows)) + _SMALL_INCHES * math.ceil(len(others) / _SMALL_IN_A_ROW)
 
 
-def _draw_lesions(figure: "Figure", case: Case, mask: Image, lesions: list[Lesion], bottom: float, top: float) -> None:
-    """Draw three planes through the largest lesion of each class and a small one through every other, in inches."""
+def _draw_lesions(
+    figure: "Figure", case: Case, segmentation: Segmentation, lesions: list[Lesion], bottom: float, top: float
+) -> None:
+    """Draw three planes through the largest lesion of each class and a small one through every other, in inches.
+
+    Without a lesion they go through the middle of the patch that was searched.
+    """
+    mask = segmentation.mask
     height = float(figure.get_figheight())
     rows, others = _split(lesions)
     pet_scale = PetScale.of(case)
     classes = {label: Image(mask.voxels == label, mask.grid) for label in LESIONS}
     shown = [(f"{number} {CLASS_NAMES[label]}", COLORS[label], center_mm(lesion)) for number, (label, lesion) in rows]
     if not shown:
-        shown = [("No lesion found", "white", np.mean(extent_mm(case.ct.grid), axis=0))]
+        shown = [("No lesion found", "white", np.mean(extent_mm(segmentation.roi or mask.grid), axis=0))]
     small = _SMALL_INCHES * math.ceil(len(others) / _SMALL_IN_A_ROW)
     place = {"left": 0.02, "right": 0.935, "top": top / height, "bottom": (bottom + small) / height}
     layout = figure.add_gridspec(len(shown), 3, hspace=0.04, wspace=0.03, **place)
@@ -353,13 +350,15 @@ def _draw_hpv(axes: "Axes", hpv: "HpvResult", threshold: float | None) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _draw_survival(axes: "Axes", survival: "SurvivalResult", training: NDArray[np.float64] | None) -> None:
+def _draw_survival(axes: "Axes", survival: "SurvivalResult") -> None:
     """Draw the calibrated curve or, without one, the models' risks: the networks' own curves are not the answer."""
     if curve := survival.curve:
         years = curve.days / DAYS_PER_YEAR
         axes.fill_between(years, curve.low, curve.high, color=_ACCENT, alpha=0.2, linewidth=0)
-        if training is not None:
-            axes.plot(years, training, color=_GREY, linewidth=1.4, linestyle="--", label="training patients")
+        if survival.training_curve is not None:
+            axes.plot(
+                years, survival.training_curve, color=_GREY, linewidth=1.4, linestyle="--", label="training patients"
+            )
         axes.plot(years, curve.probability, color=_ACCENT, linewidth=2.2, label="this patient")
         axes.legend(loc="lower left", fontsize=8, frameon=False, labelcolor=_INK)
         axes.set(xlim=(0, years[-1]), ylim=(0, 1.03), xlabel="years from treatment")

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from mmpl.algorithm import what_is_lacking, why_no_days
 from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
+from mmpl.errors import some_of
 from mmpl.evaluate import DIFFERING, NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
 from mmpl.export import check_study, export_answer, find_answers, refer, study_of
 from mmpl.files import OverwriteError, refuse_inside, refuse_to_replace, write_whole
@@ -188,16 +189,18 @@ class Answering:
         out, order, ensemble = self.order.out, self.order, self.pipeline.ensemble
         mask, report = out / f"{name}.nii.gz", out / f"{name}.json"
         features, differing = out / f"{name}{_FEATURES}", out / f"{name}{DIFFERING}"
-        wanted = [mask, *[features] * order.all_radiomics, *[differing] * order.disagreement]
+        wanted = [*[features] * order.all_radiomics, *[differing] * order.disagreement]
         given = self.given_masks.get(name)
         try:
             source = self.patients.fingerprint(name, given)
         except InvalidInputError as error:
             return str(error)
-        if all(path.is_file() for path in wanted) and (known := read_report(report)):
+        if mask.is_file() and (known := read_report(report)):
             if known.source != source:
                 return f"{report}: answered from other images or another record; name another folder"
-            return self.answerer.why_other(known, report)
+            why = self.answerer.why_other(known, report)
+            if why or all(path.is_file() for path in wanted):
+                return why
         shown = out / f"{name}.png", out / f"{name}.html"
         for extra in (features, differing, *shown, *(set(exported(out, name)) - {mask})):
             extra.unlink(missing_ok=True)  # of an earlier answer
@@ -221,8 +224,7 @@ class Answering:
         write_report(report, result, ensemble, source, provenance)
         show: dict[str, Callable[[], None]] = {}
         if order.pictures:
-            training = ensemble.calibration.training_curve
-            show["picture"] = partial(draw, case, result, out / f"{name}.png", ensemble.hpv_threshold, training)
+            show["picture"] = partial(draw, case, result, out / f"{name}.png", ensemble.hpv_threshold)
         if order.pages:
             show["page"] = partial(write_page, out / f"{name}.html", case, result, ensemble, provenance)
         for kind, make in show.items():
@@ -316,6 +318,7 @@ def predict(
         log.warning("note: no days without recurrence, as %s", why)
     table = AnswerTables(out, answering.answerer)
     names, failures = answering.names, dict[str, str]()
+    finished = [name for name in names if (out / f"{name}.json").is_file()]
     table.begin(names)
     answers = _answer_on_cluster(order, names, scheduler) if scheduler else _answer_here(answering)
     with Progress() as progress, closing(answers):
@@ -332,6 +335,9 @@ def predict(
                 export_answer(answer, formats, out, answering.study(answer.name))
             except InvalidInputError as error:
                 failures[answer.name] = str(error)
+    for asked, kind, ending in ((pictures, "picture", ".png"), (pages, "page", ".html")):
+        if asked and (without := sorted(name for name in finished if not (out / f"{name}{ending}").is_file())):
+            log.warning("note: no %s of %s, answered before: remove the report to answer anew", kind, some_of(without))
     return failures
 
 

@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Case, Grid, Image
-from mmpl.geometry import Interpolation, extent_mm, mm_to_index, resample
+from mmpl.geometry import Interpolation, extent_mm, index_to_mm, mm_to_index, resample
 from mmpl.lesions import Lesion, components
 from mmpl.names import LESIONS
 from mmpl.picture import CT_OUTSIDE_HU, CT_WINDOW_HU, PetScale
 from mmpl.segmentation import Segmentation
 
 SIDE_VOXELS = 144
+CONTOUR_FROM = 0.5
+"""Share of a voxel from which the viewer draws a lesion."""
 LEAST_SIDE_MM, MARGIN_MM = 200.0, 40.0
 """Side of the cube, and what there is around the lesions at least."""
 
@@ -56,12 +58,22 @@ def make_scene(case: Case, segmentation: Segmentation) -> Scene:
     low, high = CT_WINDOW_HU
     ct = (resample(case.ct, grid, Interpolation.LINEAR, CT_OUTSIDE_HU) - low) / (high - low)
     suv = resample(case.pet, grid, Interpolation.LINEAR, 0.0) / pet.top
-    classes = [
-        resample(Image((mask.voxels == label).astype(np.uint8), mask.grid), grid, Interpolation.LINEAR, 0.0)
+    classes = {
+        label: resample(Image((mask.voxels == label).astype(np.uint8), mask.grid), grid, Interpolation.LINEAR, 0.0)
         for label in LESIONS
-    ]
-    volumes = np.stack([np.rint(255 * np.clip(each, 0, 1)).astype(np.uint8) for each in (ct, suv, *classes)])
+    }
+    for label, lesion in components(mask):
+        x, y, z = _nearest(grid, lesion)
+        if classes[label][z, y, x].max() <= CONTOUR_FROM:  # too thin to be drawn
+            classes[label][z, y, x] = 1
+    volumes = np.stack([np.rint(255 * np.clip(each, 0, 1)).astype(np.uint8) for each in (ct, suv, *classes.values())])
     return Scene(grid, volumes, pet)
+
+
+def _nearest(grid: Grid, lesion: Image) -> NDArray[np.intp]:
+    """Find the voxels of a grid, (3, n) x, y, z, that are nearest to those of a lesion."""
+    places = index_to_mm(lesion.grid, np.argwhere(lesion.voxels)[:, ::-1])
+    return np.clip(np.rint(mm_to_index(grid, places)).astype(int), 0, SIDE_VOXELS - 1).T
 
 
 def _cube(mask: Image, roi: Grid) -> Grid:

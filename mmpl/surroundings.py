@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _BACKEND = "MPLBACKEND"
 
@@ -30,10 +30,13 @@ def open_standard_streams() -> None:
 
 @contextmanager
 def without_plot_backend() -> Iterator[None]:
-    """Let matplotlib be imported whatever backend a notebook names for its windows."""
-    named = os.environ.pop(_BACKEND, None)
+    """Let matplotlib be imported whatever backend a notebook names for its windows, which it has afterwards."""
+    named, first = os.environ.pop(_BACKEND, None), "matplotlib" not in sys.modules
     try:
         yield
     finally:
         if named is not None:
             os.environ[_BACKEND] = named
+            if first and (imported := sys.modules.get("matplotlib")):
+                with suppress(ValueError):  # a name that matplotlib does not know
+                    imported.rcParams["backend"] = named

@@ -230,6 +230,7 @@ class SurvivalResult:
         curve: Calibrated probability of no recurrence, which goes with the risk; None where the weights were not
             calibrated.
         percentile: Share of the training patients, 0 to 100, whose risk is lower; None likewise.
+        training_curve: Probability of no recurrence of the training patients, on the days of `curve`; None likewise.
         explanation: What each finding adds to the risk.
         recurrence_free_days: Mean days without recurrence, of the curve up to the end of follow-up; fewer for a higher
             risk. None likewise, or where by the calibration a higher risk is no worse.
@@ -241,6 +242,7 @@ class SurvivalResult:
     member_curves: Floats
     curve: SurvivalCurve | None = None
     percentile: float | None = None
+    training_curve: Floats | None = None
     explanation: Explanation | None = None
     recurrence_free_days: float | None = None
 
@@ -264,5 +266,5 @@ def combine(
         return result
     curve = calibration.curve(risks)
     days = curve.restricted_mean_days if calibration.follows_risk else None
-    percentile = calibration.percentile(result.risk_score)
-    return replace(result, curve=curve, percentile=percentile, recurrence_free_days=days)
+    percentile, training = calibration.percentile(result.risk_score), calibration.training_curve()
+    return replace(result, curve=curve, percentile=percentile, training_curve=training, recurrence_free_days=days)

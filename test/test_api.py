@@ -18,8 +18,9 @@ import mmpl
 from mmpl.api import Model, mask_image, read_any_image
 from mmpl.case import Case, Image, InvalidInputError
 from mmpl.dicom.study import read_pair
+from mmpl.dose import DOSE_UNREAD
 from mmpl.geometry import to_sitk
-from mmpl.io.images import NO_PLACE, write_image
+from mmpl.io.images import NO_PLACE, says_no_place, write_image
 from mmpl.weights import WeightsError, digest
 
 pytestmark = pytest.mark.slow
@@ -89,6 +90,38 @@ def test_a_file_without_a_place_in_space_is_flagged(model: Model, head: Case, tm
     assert read_pair(tmp_path / "ct.tif", tmp_path / "pet.tif").flags == (NO_PLACE,)
     bare = replace(head.pet, grid=replace(head.pet.grid, origin_xyz=(0.0, 0.0, 0.0)))
     assert NO_PLACE in model.answer(tmp_path / "ct.tif", to_sitk(bare), EHR).flags
+
+
+def test_voxels_in_memory_without_a_place_are_flagged(model: Model, head: Case) -> None:
+    """As `sitk.GetImageFromArray` makes them."""
+    assert NO_PLACE not in model.answer(to_sitk(head.ct), to_sitk(head.pet), EHR).flags
+    bare = [sitk.GetImageFromArray(np.tile(head.ct.voxels, (4, 4, 4))) for _ in range(2)]
+    assert says_no_place(bare[0])
+    assert not says_no_place(to_sitk(head.ct))
+    flags = model.answer(bare[0], sitk.Cast(sitk.Abs(bare[1]), sitk.sitkFloat32), EHR).flags
+    assert NO_PLACE in flags
+
+
+@pytest.mark.parametrize("status", ["0", "negative", 2, float("nan")])
+def test_a_known_status_that_is_none_is_refused(model: Model, head: Case, status: object) -> None:
+    """The text "0" would be true."""
+    with pytest.raises(InvalidInputError, match=r"known_hpv is .*: True, False or None is needed"):
+        model.answer(to_sitk(head.ct), to_sitk(head.pet), EHR, known_hpv=status)  # type: ignore[arg-type]
+
+
+def test_a_status_and_a_record_come_in_any_type_that_holds_them(model: Model, head: Case) -> None:
+    pandas = pytest.importorskip("pandas")
+    images = to_sitk(head.ct), to_sitk(head.pet)
+    wanted = model.answer(*images, EHR, known_hpv=False)
+    found = model.answer(*images, pandas.Series(EHR), known_hpv=np.bool_(False))
+    assert found.survival.member_risks == wanted.survival.member_risks
+    assert found.hpv.known is False
+
+
+def test_a_dose_that_no_model_reads_is_told(model: Model, head: Case, caplog: pytest.LogCaptureFixture) -> None:
+    dose = sitk.Cast(to_sitk(head.ct) * 0 + 60, sitk.sitkFloat32)
+    model.answer(to_sitk(head.ct), to_sitk(head.pet), EHR, dose=dose)
+    assert DOSE_UNREAD in caplog.text
 
 
 def test_answers_are_those_of_the_pipeline(model: Model, head: Case, tmp_path: Path) -> None:
@@ -192,6 +225,11 @@ VOLUME = np.zeros((4, 5, 6), np.float32)
         ("nowhere.nii.gz", r"nowhere\.nii\.gz: no such file"),
         ((VOLUME, SHEARED), r"CT: the affine is sheared"),
         ((VOLUME, np.diag([1.0, 0.0, 1.0, 1.0])), r"CT: the affine has an axis of no length"),
+        (
+            (VOLUME, np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [9, 9, 9, 1]])),
+            r"CT: the last row of the affine",
+        ),
+        ((np.ma.masked_less(VOLUME, 1.0), np.eye(4)), r"CT: a masked array; fill what is masked"),
         ((VOLUME, np.eye(3)), r"CT: voxels of shape \(4, 5, 6\) and an affine of shape \(3, 3\)"),
         ((VOLUME[0], np.eye(4)), r"CT: voxels of shape \(5, 6\)"),
         (VOLUME, r"CT: a path, a SimpleITK image or \(voxels, affine\) is needed, not ndarray"),

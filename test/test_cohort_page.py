@@ -18,7 +18,16 @@ from sklearn.metrics import roc_auc_score
 
 from mmpl.__main__ import main
 from mmpl.case import Image
-from mmpl.cohort_page import COHORT_PAGE, draw_dice, draw_kaplan_meier, draw_plots, draw_roc, write_cohort_page
+from mmpl.cohort_page import (
+    COHORT_PAGE,
+    draw_decisions,
+    draw_dice,
+    draw_kaplan_meier,
+    draw_plots,
+    draw_roc,
+    write_cohort_page,
+)
+from mmpl.cohort_scores import DecisionPoint, Interval
 from mmpl.evaluate import assess, collect
 from mmpl.io.images import write_image
 from mmpl.names import DAYS_PER_YEAR
@@ -274,6 +283,28 @@ def test_calibration_decisions_and_dice(folders: tuple[Path, Path]) -> None:
     decisions = plots["Decision curve: recurrence by 2 years"]
     assert len(decisions.series) == 3
     assert "largest" not in decisions.note.lower()  # the best of many points flatters
+
+
+def test_harm_is_drawn_as_far_as_it_goes() -> None:
+    """Acting on the probability is drawn wherever it lies; acting on all ends where it leaves the plot."""
+    values = ((0.5, 0.1, -0.1), (0.8, -0.5, -1.5), (0.9, -1.0, -4.0))
+    points = [DecisionPoint(*three, 0.0, Interval(0.0, 0.0)) for three in values]
+    plot = draw_decisions("hpv", points)
+    assert plot is not None
+    _, on_all, ours = plot.series
+    heights = [height for _, height in ours.dots]
+    assert [threshold for threshold, _ in on_all.line] == [0.5]
+    assert 0 < heights[2] < 0.1 < heights[1] < heights[0] < 1
+    ticks = {text: height for height, text in plot.y_ticks}
+    assert heights[2] == pytest.approx(ticks["-1.0"])
+
+
+def test_a_copy_of_a_report_is_no_patient(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    report = (folders[1] / "P-0001.json").read_text()
+    for name in ("P-0001", "P-0001 backup"):
+        (tmp_path / f"{name}.json").write_text(report)
+        (tmp_path / f"{name}.html").touch()
+    assert "<h1>1 patient</h1>" in write_cohort_page(tmp_path).read_text()
 
 
 def test_a_wrong_folder_is_one_line(folders, tmp_path, monkeypatch, capfd) -> None:

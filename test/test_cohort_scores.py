@@ -84,6 +84,26 @@ def test_a_paired_difference_is_narrower_than_two_unpaired_ones(results: Results
     assert difference.interval == pytest.approx((0.01, 0.01))
 
 
+def test_answers_that_are_missing_are_no_better_than_those_that_are_there(results: Results) -> None:
+    """The same answers, of which one set lacks those of its worse half: on the patients of both nothing differs."""
+    rng = np.random.default_rng(1)
+    left = rng.random((PATIENTS, 2))
+    days = np.tile(np.linspace(0, 2000, 21), (PATIENTS, 1))
+    curve = np.exp(-days / rng.uniform(500, 5000, (PATIENTS, 1)))
+    whole = replace(results, hpv_calibrated=results.hpv_probability, no_recurrence=left, curve_days=days, curve=curve)
+    whole = replace(whole, hpv_set=rng.choice([0.0, 0.5, 1.0], PATIENTS))
+    hard = np.abs(results.hpv_probability - results.hpv_positive) > 0.3
+    names = ("gtvp_hd95_mm", "hpv_calibrated", "hpv_set", "no_recurrence", "curve")
+    gaps = {name: getattr(whole, name).copy() for name in names}
+    for values in gaps.values():
+        values[hard] = np.nan
+    gaps["curve"], gaps["curve_days"] = gaps["curve"][:, ::2], days[:, ::2]
+    found = differences(replace(whole, **gaps), whole, 20)
+    assert {"hpv_brier", "hpv_set_undecided", "gtvp_hd95_median_mm", "relapse_2_years_brier_skill"} <= found.keys()
+    assert {name: each.value for name, each in found.items() if abs(each.value) > 0.02} == {}  # curves of fewer days
+    assert found["hpv_brier"] == found["gtvp_hd95_median_mm"] == (0.0, (0.0, 0.0))
+
+
 def test_centers_partition_the_patients(results: Results) -> None:
     parts = by_center(results)
     assert list(parts) == ["1", "2"]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mmpl.__main__ import main
 from mmpl.case import Grid, Image, InvalidInputError, Outcome, Patient
-from mmpl.evaluate import Evaluation, describe_patients, evaluate, print_table
+from mmpl.evaluate import Evaluation, _why_undefined, describe_patients, evaluate, print_table
 from mmpl.io.challenge import read_edition
 from mmpl.io.images import write_image
 from mmpl.schema import CategoricalField, default_schema
@@ -176,6 +176,13 @@ def test_undefined_metrics_are_null_and_say_why(tmp_path):
     printed = show(found)
     for reason in ("no reference mask", "no GTVn in any mask", "no comparable pair", "only one HPV class"):
         assert f"undefined: {reason}" in printed
+
+
+def test_why_a_slope_is_undefined():
+    """Where the probabilities part the outcomes, both classes are known."""
+    assert "part the outcomes" in _why_undefined("hpv_calibration_slope")
+    assert "part the outcomes" in _why_undefined("relapse_2_years_calibration_slope")
+    assert _why_undefined("hpv_auc") == "only one HPV class is known"
 
 
 def test_another_set_of_answers_is_compared_patient_by_patient(folders, tmp_path):

@@ -168,6 +168,27 @@ def test_the_side_is_not_told_where_the_slice_does_not_show_it() -> None:
     assert side_of(cut, np.array([40.0, 0.0, 0.0])) is None  # its left is not in the field of view
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_body_that_is_cut_has_no_midline_to_trust(padded: bool) -> None:
+    """Cut at one side, or at both and not about the middle; padding does not hide it."""
+    case = make_case(make_grid(3.0, 60), middle_mm=0.0)  # the body ends 80 mm to either side
+
+    def show(start: int, stop: int) -> Image:
+        if padded:
+            kept = np.full_like(case.ct.voxels, -1000)
+            kept[:, :, start:stop] = case.ct.voxels[:, :, start:stop]
+            return Image(kept, case.ct.grid)
+        grid = case.ct.grid
+        origin = (grid.origin_xyz[0] + 3.0 * start, *grid.origin_xyz[1:])
+        return Image(case.ct.voxels[:, :, start:stop], Grid((stop - start, 60, 60), (3.0,) * 3, origin))
+
+    assert side_of(show(0, 42), np.array([-20.0, 0.0, 0.0])) is None  # to x = 37: half of it lies to the right of -20
+    both = show(8, 42)  # from x = -65 to 37
+    assert side_of(both, np.array([-8.0, 0.0, 0.0])) is None  # it is to the left of their middle
+    assert side_of(both, np.array([-60.0, 0.0, 0.0])) is Side.RIGHT
+    assert side_of(both, np.array([35.0, 0.0, 0.0])) is Side.LEFT
+
+
 def test_two_legs_have_no_midline_of_their_own() -> None:
     grid = make_grid(3.0, 80)
     right, left = ball(grid, (-60.0, 0.0, 0.0), 45.0), ball(grid, (60.0, 0.0, 0.0), 50.0)

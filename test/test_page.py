@@ -10,7 +10,7 @@ import pytest
 import torch
 from chromium import PROGRAM, Browser, start_browser
 
-from mmpl.case import Case, Image, SeriesIdentity
+from mmpl.case import Case, Grid, Image, SeriesIdentity
 from mmpl.explanation import Contribution
 from mmpl.findings import flag_in_words
 from mmpl.lesions import find_lesions
@@ -18,7 +18,8 @@ from mmpl.names import Label, Stage
 from mmpl.page import render_page, write_page
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.provenance import trace
-from mmpl.segmentation import Segmentation
+from mmpl.scene import make_scene
+from mmpl.segmentation import GIVEN, NO_LESION, Segmentation
 from mmpl.staging import NO_PRIMARY, StageResult
 from mmpl.weights import Ensemble, load_ensemble
 
@@ -121,7 +122,7 @@ def test_no_lesion(head: Case, result: PatientResult, ensemble: Ensemble) -> Non
     assert "GTVn none found" in text
     assert "None was found." in text
     assert "agree with these" not in text  # with nothing
-    assert text.count("No tumor and no node were found:") == 1
+    assert text.count("No tumor and no node were found. HPV status and recurrence risk rest on that") == 1
     assert "left out" not in text
 
 
@@ -200,6 +201,24 @@ def test_weights_of_segmentation_alone(head: Case, partial_ensemble) -> None:
     assert "Lesions" in text
     for absent in ("HPV status", "Recurrence", "What the answers rest on", "No recurrence"):
         assert absent not in text
+
+
+@pytest.mark.parametrize("flag", [NO_LESION, GIVEN])
+def test_without_outcomes_nothing_is_said_of_what_they_rest_on(flag: str) -> None:
+    assert "HPV status and recurrence risk rest on" in (flag_in_words(flag) or "")
+    assert "HPV" not in (flag_in_words(flag, outcomes=False) or "HPV")
+
+
+def test_a_lesion_of_one_slice_is_drawn_wherever_it_lies(head: Case) -> None:
+    """The cube's voxels are larger than those of a CT of 1 mm."""
+    grid = Grid((60, 60, 60), (1.0, 1.0, 1.0), (-30.0, -30.0, -30.0))
+    images = {name: Image(np.zeros(grid.shape_zyx, np.float32), grid) for name in ("ct", "pet")}
+    for at in range(12):
+        mask = np.zeros(grid.shape_zyx, np.uint8)
+        mask[20 + at, 20:32, 20:32] = Label.GTVN
+        mask[8:12, 8:20, 8:20] = Label.GTVP
+        scene = make_scene(replace(head, **images, reference=None), Segmentation(Image(mask, grid), 1.0, 1, ()))
+        assert (scene.volumes[3] > 127).any()
 
 
 def test_stages_stand_beside_the_lesions(head: Case, result: PatientResult, ensemble: Ensemble) -> None:

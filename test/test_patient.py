@@ -309,7 +309,7 @@ def test_the_records_status_is_an_input_where_the_edition_has_it(study, tmp_path
 
 
 def test_what_the_answers_rest_on_without_a_record_is_flagged(study):
-    rest = "no clinical record: HPV status and risk rest on the images"
+    rest = "no clinical record: the answers rest on the images"
     assert read_patient(Sources(study), SCHEMA, "x").flags == (f"{rest}, age, sex alone",)
     for series in ("ct", "pet"):
         change(study / series, PatientAge=None, PatientSex=None)
@@ -383,6 +383,23 @@ def test_what_is_named_wrongly_is_one_line(run, tmp_path, arguments, said):
     code, _, error = run("case", *arguments, "--out", tmp_path / "out")
     assert (code, error.count("\n")) == (1, 1)
     assert error.startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize("wrong", [("--weights", "absent"), ("--shoe-size", "44")])
+def test_no_earlier_answer_stays_whatever_is_wrong(run, written, tmp_path, wrong):
+    out = tmp_path / "out"
+    assert run("case", "--dicom", written, "--out", out)[0] == 0
+    assert (out / "mask.nii.gz").is_file()
+    code, _, error = run("case", "--dicom", written, "--out", out, *wrong)
+    assert (code, error.count("\n"), list(out.iterdir())) == (1, 1, [])
+
+
+def test_a_limit_of_time_holds(run, written, tmp_path, monkeypatch):
+    """Where one is asked for; by default there is none here."""
+    monkeypatch.setenv("MMPL_TIME_BUDGET_S", "0.001")
+    assert run("case", "--dicom", written, "--out", tmp_path / "out")[0] == 0
+    flags = json.loads((tmp_path / "out" / "report.json").read_text())["flags"]
+    assert any(flag.startswith("time budget") for flag in flags)
 
 
 def test_a_file_where_the_answers_go_is_named(run, written, tmp_path):

@@ -162,10 +162,20 @@ def test_every_lesion_is_somewhere(tmp_path: Path) -> None:
 
 def test_stills_are_the_planes_alone(tmp_path: Path) -> None:
     case = make_case(OBLIQUE)
-    (tmp_path / "stills.jpg").write_bytes(draw_stills(case, make_result(case, (Label.GTVP,)).segmentation.mask))
+    (tmp_path / "stills.jpg").write_bytes(draw_stills(case, make_result(case, (Label.GTVP,)).segmentation))
     with Picture.open(tmp_path / "stills.jpg") as image:
         assert (image.format, image.width > 2 * image.height) == ("JPEG", True)
     assert count_pixels(tmp_path / "stills.jpg", COLORS[Label.GTVP]) > 20
+
+
+def test_without_a_lesion_the_planes_go_through_what_was_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not through the middle of a scan of the whole body."""
+    case, centers = make_case(IDENTITY_DIRECTION), []
+    nothing = make_result(case, ()).segmentation
+    searched = Grid((20, 20, 20), (3.0, 3.0, 3.0), (0.0, -40.0, 70.0))
+    monkeypatch.setattr(module, "_draw_plane", lambda *drawn: centers.append(drawn[5]))
+    draw_stills(case, replace(nothing, roi=searched))
+    np.testing.assert_allclose(centers, [(28.5, -11.5, 98.5)] * 3)
 
 
 def test_agreement_is_shown_where_there_is_something_to_agree_on() -> None:
@@ -210,7 +220,8 @@ def test_what_is_calibrated_is_drawn_with_its_interval(tmp_path: Path) -> None:
     result.survival = replace(result.survival, curve=curve, percentile=63.0)
     result.hpv = replace(result.hpv, calibrated=0.2, prevalence=0.9)
     draw(case, result, tmp_path / "after.png", hpv_threshold=0.5)
-    draw(case, result, tmp_path / "compared.png", hpv_threshold=0.5, training_curve=np.exp(-days / 400))
+    result.survival = replace(result.survival, training_curve=np.exp(-days / 400))
+    draw(case, result, tmp_path / "compared.png", hpv_threshold=0.5)
     tinted = []
     for name in ("before", "after"):
         with Picture.open(tmp_path / f"{name}.png") as image:
@@ -285,6 +296,19 @@ result = make_result(case, (Label.GTVP,))
 result.patient_id, result.flags = "A$1_$", ("a flag of $_ and $^",)
 draw(case, result, Path(sys.argv[3]), 0.5)
 """
+
+
+def test_a_notebook_keeps_its_backend(root: Path) -> None:
+    """Whoever imports matplotlib first, plots that follow are shown by what the notebook names."""
+    program = """
+import sys
+from mmpl.surroundings import without_plot_backend
+with without_plot_backend():
+    import matplotlib
+assert matplotlib.rcParams["backend"] == "svg", matplotlib.rcParams["backend"]
+"""
+    environment = {**os.environ, "MPLBACKEND": "svg"}
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=root, check=True)
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,18 @@ def test_the_disagreement_is_written_where_asked_and_for_patients_that_lack_it(
     assert not (tmp_path / "other").exists()
 
 
+def test_what_finished_patients_lack_is_told(cohort, names, tmp_path, use, caplog):
+    """A page or a picture takes the images, which nobody reads again for it."""
+    one, out = of_one_patient(cohort, tmp_path / "one", names[0]), tmp_path / "out"
+    assert predict(one, out, pictures=False) == {}
+    assert caplog.messages == []
+    before = state(out)
+    assert predict(one, out, pages=True) == {}
+    told_of = ", answered before: remove the report to answer anew"
+    assert caplog.messages == [f"note: no {kind} of {names[0]}{told_of}" for kind in ("picture", "page")]
+    assert state(out).keys() == before.keys()
+
+
 def test_a_table_of_radiomics_gives_back_every_value(tmp_path):
     values = np.array([[1.0, 1 / 3, np.nan, -2.5e-17]])
     write_radiomics(tmp_path / "table.csv", FeatureTable(("a", "b", "c", "d"), values))
@@ -618,8 +630,10 @@ def test_answers_from_other_images_or_another_record_are_not_taken_for_these(coh
         writer.writeheader()
         writer.writerows(rows)
     before = (out / f"{names[0]}.json").read_bytes()
-    failures = predict(other, out, pictures=False)
-    assert failures == {
-        names[0]: f"{out / names[0]}.json: answered from other images or another record; name another folder"
-    }
-    assert (out / f"{names[0]}.json").read_bytes() == before
+    for more in ({}, {"all_radiomics": True}, {"disagreement": True}):  # for which the patient would be answered anew
+        failures = predict(other, out, pictures=False, **more)
+        assert failures[names[0]] == (
+            f"{out / names[0]}.json: answered from other images or another record; name another folder"
+        )
+        assert (out / f"{names[0]}.json").read_bytes() == before
+        assert len(failures) == 1

@@ -285,7 +285,7 @@ def read_clinical_file(
         InvalidInputError: The file is not a JSON object.
     """
     if not path.is_file():
-        return _assuming(schema.read({}), f"no such file as {path}"), None
+        return _assuming(schema.read({}), f"there is no {path.name}"), None
     content, notes = read_record_file(path)
     status = None
     if known_hpv:

@@ -57,6 +57,13 @@ def flags_of(*paths: Path) -> tuple[str, ...]:
     return () if all(map(says_place, paths)) else (NO_PLACE,)
 
 
+def says_no_place(image: sitk.Image) -> bool:
+    """Tell whether an image in memory lies where SimpleITK puts voxels of which nothing is said."""
+    nowhere = sitk.Image([1] * image.GetDimension(), sitk.sitkUInt8)
+    parts = (sitk.Image.GetSpacing, sitk.Image.GetOrigin, sitk.Image.GetDirection)
+    return all(part(image) == part(nowhere) for part in parts)
+
+
 def itk_name(path: Path) -> str:
     """Give a file's name as ITK takes it, whatever the locale; one that is not UTF-8 would end the process.
 

@@ -83,20 +83,32 @@ def check_header(path: Path) -> None:
 
 
 def says_place(path: Path) -> bool:
-    """Tell whether an image file says where its voxels lie and how far apart; a TIFF cannot, and an `.mha` need not."""
+    """Tell whether an image file says where its voxels lie and how far apart.
+
+    A TIFF or an Analyze file cannot; an `.mha`, `.mhd` or `.nrrd` need not.
+    """
     name = path.name.lower()
-    if name.endswith(".mha"):
+    if name.endswith((".mha", ".mhd")):
         with path.open("rb") as file:
             keys = _read_mha_header(file).keys()
         return bool(keys & {b"elementspacing", b"elementsize"} and keys & {b"offset", b"position", b"origin"})
-    return not name.endswith((".tif", ".tiff"))
+    if name.endswith((".nrrd", ".nhdr")):
+        fields = {line.partition(b":")[0].strip() for line in _nrrd_header(path)}
+        return b"space origin" in fields and bool(fields & {b"space directions", b"spacings"})
+    return not name.endswith((".tif", ".tiff", ".hdr", ".img"))
 
 
 def _check_nrrd_header(path: Path) -> None:
+    for line in _nrrd_header(path):
+        if line.replace(b" ", b"").startswith(b"datafile:"):
+            raise InvalidInputError(f"{path}: not a readable image (its voxels are in another file)")
+
+
+def _nrrd_header(path: Path) -> Iterator[bytes]:
+    """Read the lines above the voxels, in small letters."""
     with path.open("rb") as file:
         while (line := file.readline(_LONGEST_LINE)).strip():
-            if line.lower().replace(b" ", b"").startswith(b"datafile:"):
-                raise InvalidInputError(f"{path}: not a readable image (its voxels are in another file)")
+            yield line.lower()
 
 
 def _whole_numbers(text: bytes | None) -> list[int]:

@@ -12,9 +12,9 @@ from mmpl.evidence import Floats
 from mmpl.names import AT_RISK_AT_END, Stage
 from mmpl.survival import checked_outcome
 from mmpl.training.hpv import with_status
-from mmpl.training.outcome_network import mean_over_schemes
+from mmpl.training.outcome_network import by_scheme, mean_over_schemes
 from mmpl.training.records import HpvRecord, SurvivalRecord
-from mmpl.training.survival import times_and_events, with_rfs
+from mmpl.training.survival import RisksOfKnownStatus, times_and_events, with_rfs
 from mmpl.training.workspace import Workspace
 
 LEAST_CASES = 10
@@ -45,7 +45,7 @@ class NotCalibratedError(ValueError):
 
 def calibrate(workspace: Workspace) -> Calibration:
     """Calibrate what a finished run's models say, as far as it can be; why not, where it cannot, is logged."""
-    hpv, survival, stages = None, None, workspace.settings.stages
+    hpv, survival, known, stages = None, None, None, workspace.settings.stages
     if Stage.HPV in stages:
         try:
             hpv = calibrate_hpv_of(workspace)
@@ -58,7 +58,12 @@ def calibrate(workspace: Workspace) -> Calibration:
             survival = calibrate_survival_of(workspace)
         except NotCalibratedError as why:
             log.warning("risks are not calibrated: %s", why)
-    return Calibration(hpv, survival)
+    if survival and Stage.HPV in stages:
+        try:
+            known = calibrate_survival_of(workspace, known_status=True)
+        except NotCalibratedError as why:
+            log.warning("risks that rest on a known HPV status have the calibration of the others: %s", why)
+    return Calibration(hpv, survival, known)
 
 
 def calibrate_hpv_of(workspace: Workspace) -> HpvCalibration:
@@ -77,17 +82,28 @@ def calibrate_hpv_of(workspace: Workspace) -> HpvCalibration:
     return fitted
 
 
-def calibrate_survival_of(workspace: Workspace, resamples: int = RESAMPLES) -> SurvivalCalibration:
+def calibrate_survival_of(
+    workspace: Workspace, resamples: int = RESAMPLES, known_status: bool = False
+) -> SurvivalCalibration:
     """Calibrate a run's risk on all patients whose time and event are known.
+
+    Args:
+        workspace: A finished run.
+        resamples: Number of bootstrap samples.
+        known_status: Calibrate the risks that rest on known HPV statuses, on the patients who have one; otherwise those
+            that rest on predicted ones.
 
     Raises:
         NotCalibratedError: There are too few relapses, or they come later where the risk is higher.
     """
-    followed = with_rfs(workspace.patients)
+    followed = with_rfs(with_status(workspace.patients) if known_status else workspace.patients)
     days, relapse = times_and_events(followed)
     if relapse.sum() < LEAST_CASES:
         raise NotCalibratedError(f"{relapse.sum()} relapses, and {LEAST_CASES} are needed")
-    risk = mean_over_schemes(workspace.read(SurvivalRecord).risk, followed)
+    risks, members = workspace.read(SurvivalRecord).risk, workspace.splits.members
+    if known_status:
+        risks = by_scheme(members, list(map(RisksOfKnownStatus(workspace), members)))
+    risk = mean_over_schemes(risks, followed)
     fitted = calibrate_survival(risk, days, relapse, workspace.profile.training.seed, resamples)
     if not fitted.follows_risk:
         raise NotCalibratedError("out of fold, relapses come no sooner where they are higher")

@@ -216,6 +216,6 @@ def main(run: RunFolder, workers: Workers = 0, scheduler: Scheduler = None) -> N
     workspace.keep(record)
     for task in STAGE_TASKS:
         typer.echo(
-            f"{task}, out of fold: balanced accuracy {record.balanced_accuracy[task]:.3f}, by the manual's rules "
-            f"{record.balanced_accuracy_by_rules[task]:.3f}"
+            f"{task}, out of fold: balanced accuracy {record.balanced_accuracy[task]:.3f} at thresholds chosen on the "
+            f"same patients, by the manual's rules {record.balanced_accuracy_by_rules[task]:.3f}"
         )

@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from mmpl.case import Patient
 from mmpl.evidence import Evidence, Scale, survival_evidence
-from mmpl.files import write_json
+from mmpl.files import read_json, write_json
 from mmpl.metrics import c_index
 from mmpl.names import Stage
 from mmpl.survival import CoxModel, TimeIntervals, expected_days, survival_curve
@@ -171,10 +171,10 @@ class CoxEvidence:
             evidence, *outcomes, workspace.profile.survival.screening_p, workspace.seed(member, Stage.SURVIVAL)
         )
 
-    def score(self, member: Member, cox: CoxModel, known: bool = False) -> tuple[Scale, dict[str, float]]:
+    def score(self, member: Member, cox: CoxModel) -> tuple[Scale, dict[str, float]]:
         """Give the scale of the log hazards inside a model's fold, and the risks there, standardized by it."""
         held_out = self.workspace.splits.held_out(member, self.workspace.patients)
-        hazard = cox.log_partial_hazard(self(member, held_out, known))
+        hazard = cox.log_partial_hazard(self(member, held_out))
         scale = Scale.of(hazard, SMALLEST_RISK_SD)
         return scale, {p.patient_id: scale.standardize(h) for p, h in zip(held_out, hazard.tolist(), strict=True)}
 
@@ -207,6 +207,24 @@ def known_or_predicted(patients: Sequence[Patient], probability: Mapping[str, fl
     return [
         probability[p.patient_id] if p.outcome.hpv_positive is None else float(p.outcome.hpv_positive) for p in patients
     ]
+
+
+@dataclass(frozen=True)
+class RisksOfKnownStatus:
+    """Score the patients of a fold by its Cox model from known HPV statuses, as where one is given with a case.
+
+    Where none is known it takes the predicted one. The scale is that of predicted statuses, as in an answer.
+    """
+
+    workspace: Workspace
+
+    def __call__(self, member: Member) -> dict[str, float]:
+        workspace = self.workspace
+        evidence = CoxEvidence.of(workspace, workspace.read(SurvivalRecord).expected_days)
+        tables = read_json(workspace.member_file(member, TABLES_FILE[Stage.SURVIVAL]), SurvivalTables)
+        held_out = workspace.splits.held_out(member, workspace.patients)
+        hazard = tables.cox.log_partial_hazard(evidence(member, held_out, known=True)).tolist()
+        return {p.patient_id: tables.risk_scale.standardize(h) for p, h in zip(held_out, hazard, strict=True)}
 
 
 def describe_c_index(patients: Sequence[Patient], expected: dict[str, float]) -> str:

@@ -71,6 +71,21 @@ def test_an_mha_need_not_say_where_its_voxels_lie(stored: Path, tmp_path: Path) 
         assert not says_place(path)
 
 
+def test_a_nrrd_need_not_either(stored: Path, tmp_path: Path) -> None:
+    """As pynrrd writes a bare array; other formats have no room to say it, or always do."""
+    image = sitk.ReadImage(str(stored))
+    for ending in (".nrrd", ".mhd", ".nii.gz"):
+        sitk.WriteImage(image, str(tmp_path / f"whole{ending}"))
+        assert says_place(tmp_path / f"whole{ending}")
+    sitk.WriteImage(image, str(tmp_path / "whole.img"))
+    assert not says_place(tmp_path / "whole.hdr")
+    header = b"NRRD0005\ntype: uint8\ndimension: 3\nsizes: 1 1 1\nencoding: raw\n"
+    for number, lines in enumerate((b"", b"spacings: 1 1 3\n", b"space: LPS\nspace origin: (0,0,0)\n")):
+        path = tmp_path / f"{number}.nrrd"
+        path.write_bytes(header + lines + b"\n\0")
+        assert not says_place(path)
+
+
 def test_a_whole_file_passes(stored: Path) -> None:
     check_header(stored)
     check_stored(stored, sitk.ReadImage(str(stored)), [])

@@ -99,7 +99,8 @@ class TestGolden:
     @pytest.mark.parametrize(
         ("version", "ending", "share", "options"),
         [
-            (2, "", 0.0, ["--dose-share", "0.5"]),
+            (2, "", 0.0, []),
+            (2, ":dose0.5", 0.5, ["--dose-share", "0.5"]),
             (2, ":dose", 0.125, ["--dose"]),
             (2, ":dose0.5", 0.5, ["--dose", "--dose-share", "0.5"]),
             (1, ":dose1", 1.0, ["--dose", "--dose-share", "1"]),

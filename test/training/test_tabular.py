@@ -28,10 +28,10 @@ from mmpl.training.outcome_network import by_scheme
 from mmpl.training.records import SurvivalRecord
 from mmpl.training.results import out_of_fold_results
 from mmpl.training.splits import Scheme
-from mmpl.training.survival import times_and_events, with_rfs
+from mmpl.training.survival import RisksOfKnownStatus, times_and_events, with_rfs
 from mmpl.training.tabular import EVALUATION_FILE, TabularRun, begin, extend_schema, main
 from mmpl.weights import WeightsError, load_ensemble
-from train.experiments.results import KnownHpv, NoHpv
+from train.experiments.results import NoHpv
 
 PATIENTS = 160
 QUICK = (
@@ -219,7 +219,9 @@ def test_in_2026_a_table_has_the_status_as_an_input_and_days_are_answered(
     answers = rows["hecktor-2026"]
     risks, days = ([float(row[name]) for row in answers] for name in ("risk_score", "recurrence_free_days"))
     assert 0 < min(days) < max(days) < max(float(record["RFS"]) for record in records)
-    assert (np.diff(np.array(days)[np.argsort(risks)]) <= 0.1).all()
+    known = np.array([row["hpv_known"] != "" for row in answers])
+    for kind in (known, ~known):  # each has a calibration of its own
+        assert (np.diff(np.array(days)[kind][np.argsort(np.array(risks)[kind])]) <= 0.1).all()
     named = [
         {("Known HPV Status" if name == "HPV Status" else name): cell for name, cell in r.items()} for r in records
     ]
@@ -233,13 +235,27 @@ def test_a_known_status_ranks_better_than_none(folder: Path) -> None:
     run = read_run(folder)
     followed, scores = with_rfs(run.patients), dict[str, float]()
     outcomes = times_and_events(followed)
-    for scorer in (NoHpv(run), KnownHpv(run)):
+    for scorer in (NoHpv(run), RisksOfKnownStatus(run)):
         risks = by_scheme(run.splits.members, [scorer(member) for member in run.splits.members])[Scheme.PATIENT]
         scores[type(scorer).__name__] = c_index([risks[p.patient_id] for p in followed], *outcomes)
     predicted = run.read(SurvivalRecord).risk[Scheme.PATIENT]
     scores["predicted"] = c_index([predicted[p.patient_id] for p in followed], *outcomes)
-    assert scores["KnownHpv"] > scores["NoHpv"] + 0.01
-    assert scores["KnownHpv"] > scores["predicted"] + 0.01
+    assert scores["RisksOfKnownStatus"] > scores["NoHpv"] + 0.01
+    assert scores["RisksOfKnownStatus"] > scores["predicted"] + 0.01
+
+
+def test_a_known_status_has_the_calibration_of_known_statuses(folder: Path) -> None:
+    """Otherwise those said to be positive would lie below most of the training patients, whatever they are."""
+    run, ensemble = read_run(folder), load_ensemble(folder / "run" / "weights")
+    followed = with_rfs([p for p in run.patients if p.outcome.hpv_positive is not None])
+    told = [replace(p, known_hpv=p.outcome.hpv_positive) for p in followed]
+    answers = [answer_patient(ensemble, p, run.radiomics([p])).survival for p in told]
+    assert np.mean([answer.percentile for answer in answers]) == pytest.approx(50, abs=4)
+    two_years = np.mean([answer.curve.at(730)[0] for answer in answers])
+    assert two_years == pytest.approx(float(kaplan_meier(*times_and_events(followed))(730)), abs=0.03)
+    calibration = ensemble.calibration
+    assert calibration.survival_known != calibration.survival
+    assert replace(calibration, survival_known=None).of_risk(known_status=True) == calibration.survival
 
 
 def read_run(folder: Path) -> TabularRun:

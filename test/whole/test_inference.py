@@ -600,7 +600,8 @@ def test_a_key_that_an_edition_does_not_know_is_named(answer, write_input, outpu
 
 
 def test_an_unknown_argument(root, capfd):
-    assert runpy.run_path(str(root / "inference.py"))["main"](["serve"]) == 2
+    program = runpy.run_path(str(root / "inference.py"))
+    assert program["main"](["serve"]) == 2
     assert capfd.readouterr().err == "usage: inference.py [invoke]\n"
 
 
@@ -678,7 +679,7 @@ def test_without_a_record_nothing_is_known_and_said_so(answer, write_input, blin
     folder = write_input(ehr=None)
     code, text, error = answer(folder, blind_ensemble)
     assert (code, error) == (0, "")
-    assert f"clinical record: no such file as {folder / 'ehr.json'}" in text
+    assert "clinical record: there is no ehr.json" in text
     assert "clinical record: Age is not given: taken as missing" in text
     assert "note: clinical fields assumed: Age, " in text
 
@@ -796,3 +797,15 @@ def test_the_container_knows_nothing_of_dicom(root: Path) -> None:
     code = "import sys, mmpl.algorithm; print([name for name in sys.modules if 'dicom' in name or name == 'gdcm'])"
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("[]\n", "")
+
+
+def test_an_interruption_is_one_line(root, write_input, output, capfd, monkeypatch):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("MMPL_INPUT", str(write_input()))
+    monkeypatch.setenv("MMPL_OUTPUT", str(output))
+    monkeypatch.setattr("mmpl.algorithm.Algorithm.load", interrupt)
+    with plain_logging():
+        assert runpy.run_path(str(root / "inference.py"))["main"]([]) == 130
+    assert capfd.readouterr().err == "error: interrupted\n"

@@ -26,13 +26,13 @@ from mmpl.training.outcome_network import by_scheme, mean_over_schemes
 from mmpl.training.parallel import Engine
 from mmpl.training.records import SurvivalRecord
 from mmpl.training.results import make_results, out_of_fold_results
-from mmpl.training.survival import with_rfs
+from mmpl.training.survival import RisksOfKnownStatus, with_rfs
 from mmpl.training.tabular import TabularRun, begin, extend_schema, fit
 from mmpl.training.workspace import DEFAULT_PROFILE
 from mmpl.version import __version__
 from mmpl.weights import MANIFEST, digest, load_ensemble
 from train.experiments.calibration import calibration_tables
-from train.experiments.results import KnownHpv, with_interval
+from train.experiments.results import with_interval
 
 OROPHARYNX = {"Site": "oropharynx"}
 STAGES, SMOKED = ("T-stage", "N-stage"), ("Pack Years",)
@@ -102,7 +102,7 @@ def risks(run: TabularRun, known_status: bool = False) -> Results:
     risk = run.read(SurvivalRecord).risk
     if known_status:
         members = run.splits.members
-        risk = by_scheme(members, [KnownHpv(run)(member) for member in members])
+        risk = by_scheme(members, [RisksOfKnownStatus(run)(member) for member in members])
     patients = [p for p in with_rfs(run.patients) if p.outcome.hpv_positive is not None]
     values = mean_over_schemes(risk, patients)
     return make_results(patients, risk=dict(zip([p.patient_id for p in patients], values.tolist(), strict=True)))

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from mmpl.case import Patient
 from mmpl.cohort_scores import RESAMPLES, Interval, interval, resamples, score_mask
 from mmpl.evidence import Evidence, FeatureTable, Scale
-from mmpl.files import read_json
 from mmpl.names import Stage
 from mmpl.segmentation import UNTUNED, restore
 from mmpl.training.cox import SMALLEST_RISK_SD, fit_cox
@@ -21,7 +20,6 @@ from mmpl.training.records import SurvivalRecord
 from mmpl.training.splits import Member, Scheme
 from mmpl.training.survival import CoxEvidence, times_and_events, with_rfs
 from mmpl.training.workspace import Workspace
-from mmpl.weights import TABLES_FILE, SurvivalTables
 
 
 @dataclass(frozen=True)
@@ -72,19 +70,6 @@ def paired_difference(
     rows = (ours, other, *truth)
     drawn = [difference(*(row[chosen] for row in rows)) for chosen in resamples(len(ours), RESAMPLES)]
     return difference(*rows), interval(drawn)
-
-
-@dataclass(frozen=True)
-class KnownHpv:
-    """Score the patients of a fold by its Cox model, which takes their HPV statuses as known, where there are any."""
-
-    workspace: Workspace
-
-    def __call__(self, member: Member) -> dict[str, float]:
-        workspace = self.workspace
-        evidence = CoxEvidence.of(workspace, workspace.read(SurvivalRecord).expected_days)
-        tables = read_json(workspace.member_file(member, TABLES_FILE[Stage.SURVIVAL]), SurvivalTables)
-        return evidence.score(member, tables.cox, known=True)[1]
 
 
 @dataclass(frozen=True)

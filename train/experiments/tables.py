@@ -25,13 +25,13 @@ from mmpl.training.parallel import Engine
 from mmpl.training.records import HpvRecord, OutOfFold, ScratchRecord, StartRecord, SurvivalRecord, Values
 from mmpl.training.results import decide, make_results, out_of_fold_results
 from mmpl.training.splits import Scheme
-from mmpl.training.survival import with_rfs
+from mmpl.training.survival import RisksOfKnownStatus, with_rfs
 from mmpl.training.workspace import Workspace, is_phantom
 from train.experiments import figures
 from train.experiments.ablation import DICE_ONLY
 from train.experiments.baseline import threshold_mask
 from train.experiments.calibration import calibration_tables
-from train.experiments.results import Baseline, KnownHpv, NoHpv, score_masks, with_interval
+from train.experiments.results import Baseline, NoHpv, score_masks, with_interval
 
 Measured = Mapping[str, float]
 Measure = Callable[[Results], Measured]
@@ -282,7 +282,7 @@ def main(run: RunFolder, out: Path, threshold: bool = False, workers: Workers = 
             lines += [*write_table(methods, HPV_COMPARISONS, folds, measure_hpv), ""]
         if workspace.has(SurvivalRecord):
             if workspace.has(HpvRecord):
-                for name, scorer in ((NO_HPV, NoHpv(workspace)), (KNOWN_HPV, KnownHpv(workspace))):
+                for name, scorer in ((NO_HPV, NoHpv(workspace)), (KNOWN_HPV, RisksOfKnownStatus(workspace))):
                     tables = engine.map(f"{name}, {scheme}", scorer, members)
                     risk[name] = by_scheme(members, tables)[scheme]
             outcomes, folds = survival_methods(workspace, scheme, risk), _folds(workspace, scheme, followed)
