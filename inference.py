@@ -1,11 +1,11 @@
 """The challenge's program: `inference.py` answers the one case in /input and exits, `inference.py invoke` is a server.
 
-Exits 0, or 1 with one line on stderr that says what is wrong. `MMPL_INPUT` and `MMPL_OUTPUT` name other folders for
-local use, `MMPL_WEIGHTS` other weights, `MMPL_EDITION` another edition of the challenge, `MMPL_TASKS` some of its
-tasks; `MMPL_PICTURE`, `MMPL_REPORT` and `MMPL_PAGE` are paths for a picture, a report and a page of the case. Without a
-GPU a case keeps to the platform's limit of time, by doing less where it must; `MMPL_TIME_BUDGET_S` is another limit, in
-seconds, or 0 for none. Nothing but the challenge's own files lands in the output folder, unless one of those three
-paths is in it, as `./run.sh` has them.
+Exits 0, or 1 with one line on stderr that says what is wrong; 130 where it was interrupted. `MMPL_INPUT` and
+`MMPL_OUTPUT` name other folders for local use, `MMPL_WEIGHTS` other weights, `MMPL_EDITION` another edition of the
+challenge, `MMPL_TASKS` some of its tasks; `MMPL_PICTURE`, `MMPL_REPORT` and `MMPL_PAGE` are paths for a picture, a
+report and a page of the case. Without a GPU a case keeps to the platform's limit of time, by doing less where it must;
+`MMPL_TIME_BUDGET_S` is another limit, in seconds, or 0 for none. Nothing but the challenge's own files lands in the
+output folder, unless one of those three paths is in it, as `./run.sh` has them.
 """
 
 import os

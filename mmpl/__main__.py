@@ -266,6 +266,7 @@ def listen(
         raise ValueError(f"{records}: no such folder")
     use_weights(weights)
     set_up_logging()
+    os.environ.setdefault("MMPL_TIME_BUDGET_S", "0")  # as `mmpl case`, which answers, has it
     Algorithm.load()  # weights that are missing or damaged are told now, not of every study
     inbox = Inbox(out, Limits(idle, int(most_gib * 2**30), most_waiting, int(keep_free_gib * 2**30)))
     answer = partial(answer_apart, most_s=60 * most_minutes)

@@ -14,6 +14,7 @@ for patient_id, result in model.answer_cohort("cohorts/mine"):
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -83,7 +84,7 @@ class Model:
 
         Raises:
             InvalidInputError: An image, the mask or the dose cannot be used, or CT and PET do not overlap; or the known
-                status is none.
+                status is neither.
             OSError: The page cannot be written.
         """
         known_hpv = _checked_status(known_hpv)
@@ -199,8 +200,9 @@ def load(
 
 def _checked_status(known_hpv: bool | None) -> bool | None:
     """Take a status as True or False, whatever type holds it; no text, of which "0" would be true."""
-    if known_hpv is None or known_hpv in (True, False):
-        return None if known_hpv is None else bool(known_hpv)
+    with suppress(TypeError, ValueError):  # pandas' NA, and arrays, are neither equal to it nor not
+        if known_hpv is None or known_hpv in (True, False):
+            return None if known_hpv is None else bool(known_hpv)
     raise InvalidInputError(f"known_hpv is {known_hpv!r}: True, False or None is needed")
 
 

@@ -33,9 +33,10 @@ from mmpl.findings import flag_in_words
 from mmpl.io.challenge import read_edition
 from mmpl.io.cohort import read_cohort
 from mmpl.metrics import roc_auc
-from mmpl.names import AT_RISK_AT_END, DAYS_PER_YEAR
+from mmpl.names import DAYS_PER_YEAR
 from mmpl.page import render
 from mmpl.report import YEARS, ReportedAnswer, read_report
+from mmpl.survival import end_of_follow_up
 
 COHORT_PAGE = "index.html"
 """The page's name; the first of `index-2.html`, `index-3.html` and so on where a patient's page has that name."""
@@ -236,7 +237,7 @@ def draw_kaplan_meier(results: Results) -> Plot | None:
     high = known.risk > np.median(known.risk) if len(known) else np.zeros(0, bool)
     if min(high.sum(), (~high).sum()) < 2 or not relapse.any():
         return None
-    end = float(np.quantile(known.days, 1 - AT_RISK_AT_END))
+    end = end_of_follow_up(known.days)
     if not end:
         return None
     years = range(int(end / DAYS_PER_YEAR) + 1)
@@ -363,9 +364,13 @@ def draw_decisions(name: str, points: Sequence[DecisionPoint]) -> Plot | None:
         return (value - low) / (high - low)
 
     def line(kind: str) -> tuple[tuple[float, float], ...]:
-        """Draw what is not below the plot, as acting on all is where it would do most harm."""
-        values = ((point.threshold, getattr(point, kind)) for point in known)
-        return tuple((threshold, place(value)) for threshold, value in values if value >= low)
+        """Draw down to the plot's lower edge, below which acting on all may lie."""
+        values = [(point.threshold, getattr(point, kind)) for point in known]
+        drawn = [(threshold, place(value)) for threshold, value in values if value >= low]
+        if drawn and len(drawn) < len(values):
+            (x, y), (x_below, y_below) = values[len(drawn) - 1], values[len(drawn)]
+            drawn.append((x + (x_below - x) * (y - low) / (y - y_below), 0.0))
+        return tuple(drawn)
 
     step = next(step for step in (0.1, 0.2, 0.5, 1.0, 2.0) if high - low < 6 * step)  # at 0.9 nobody loses over 9
     ticks = [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
@@ -375,7 +380,7 @@ def draw_decisions(name: str, points: Sequence[DecisionPoint]) -> Plot | None:
         "net benefit",
         (
             Series("acting on nobody", "plain", line=((known[0].threshold, place(0)), (known[-1].threshold, place(0)))),
-            Series("acting on all", "second", line=line("acting_on_all")),
+            *([Series("acting on all", "second", line=on_all_line)] if (on_all_line := line("acting_on_all")) else []),
             Series("acting on the probability", "first", line=line("net_benefit"), dots=line("net_benefit")),
         ),
         _shares(),

@@ -41,7 +41,7 @@ from mmpl.cohort_scores import (
     score_mask,
 )
 from mmpl.errors import some_of
-from mmpl.io.challenge import Edition, read_edition
+from mmpl.io.challenge import Edition, Form, read_edition
 from mmpl.io.cohort import Cohort, read_cohort, read_table_alone
 from mmpl.io.images import read_grid
 from mmpl.io.masks import read_mask
@@ -115,6 +115,7 @@ class Prediction:
 
     Attributes:
         risk_score: Predicted risk; higher means earlier recurrence.
+        recurrence_free_days: Predicted days without recurrence.
         hpv_probability: Predicted probability of being HPV-positive.
         hpv_decision: Predicted HPV status, 1 for positive, 0 for negative.
         hpv_calibrated: Calibrated probability of being HPV-positive.
@@ -125,6 +126,7 @@ class Prediction:
     """
 
     risk_score: float = math.nan
+    recurrence_free_days: float = math.nan
     hpv_probability: float = math.nan
     hpv_decision: float = math.nan
     hpv_calibrated: float = math.nan
@@ -225,7 +227,8 @@ def collect(
 ) -> Results:
     """Line predictions up with a cohort's patients, in the order of its table.
 
-    Stages are among the results where the edition asks for them or some patient has an answer.
+    Stages are among the results where the edition asks for them or some patient has an answer. Where it asks for days
+    without recurrence, and there are some, they rank the patients.
 
     Raises:
         InvalidInputError: A file cannot be read, or a mask is not on its reference's grid.
@@ -246,7 +249,7 @@ def collect(
         center=np.array([p.center_id for p in patients], str),
         **_score_masks(predictions, released, all_patients=not where),
         answered=np.array([p.patient_id in answers for p in patients]),
-        risk=np.array([answer.risk_score for answer in answered]),
+        risk=_line_up_risk(answered, edition),
         days=_column(outcome.rfs_days for outcome in rfs),
         relapse=_column(outcome.relapse for outcome in rfs),
         hpv_probability=np.array([answer.hpv_probability for answer in answered]),
@@ -465,6 +468,15 @@ def _line_up_calibrated(folder: Path, patients: Sequence[str], answered: Sequenc
     return {name: column for name, column in columns.items() if not np.isnan(column).all()}
 
 
+def _line_up_risk(answered: Sequence[Prediction], edition: Edition | None) -> NDArray[np.float64]:
+    """Give what ranks the patients, higher for an earlier recurrence: minus the days, or the risk."""
+    days = np.array([answer.recurrence_free_days for answer in answered])
+    asked = edition and edition.answers.get(Task.SURVIVAL)
+    if asked and asked.form is Form.DAYS and not np.isnan(days).all():
+        return -days
+    return np.array([answer.risk_score for answer in answered])
+
+
 def _line_up_stages(
     patients: Sequence[Patient], answered: Sequence[Prediction], edition: Edition | None
 ) -> dict[str, Any]:
@@ -488,10 +500,19 @@ def _line_up_stages(
 def _read_answers(path: Path) -> dict[str, Prediction]:
     required = ("risk_score", "hpv_probability", "hpv_status")
     years = tuple(NO_RECURRENCE.format(each) for each in YEARS_SCORED)
-    optional = ("hpv_calibrated", "hpv_set", *years, "gtvp_ml", "gtvn_ml", *STAGE_COLUMNS.values())
+    optional = (
+        "recurrence_free_days",
+        "hpv_calibrated",
+        "hpv_set",
+        *years,
+        "gtvp_ml",
+        "gtvn_ml",
+        *STAGE_COLUMNS.values(),
+    )
     return {
         name: Prediction(
             risk_score=_number(path, name, row, "risk_score"),
+            recurrence_free_days=_number(path, name, row, "recurrence_free_days"),
             hpv_probability=_number(path, name, row, "hpv_probability"),
             hpv_decision=_word(path, name, row, "hpv_status", _DECISIONS),
             hpv_calibrated=_share(path, name, row, "hpv_calibrated"),

@@ -156,7 +156,7 @@ _FLAGS = {
     HEAD_NOT_FOUND: "No head was found in the PET: the models looked at the middle of the upper part of the scan.",
     NO_PET_SIGNAL: "The PET has no signal: the contours rest on the CT alone.",
     FIELD_OF_VIEW_CUT: "The scan is smaller than the region that the models look at: lesions may lie outside it.",
-    NO_PLACE: "An image's file does not say how large its voxels are: volumes and distances may be wrong.",
+    NO_PLACE: "An image does not say how large its voxels are: volumes and distances may be wrong.",
     NOT_HU: "The CT may not be in HU: what is said here may be wrong.",
     NOT_SUV: "The PET is not in SUV: no uptake was measured, and no PET feature has a part in the answers.",
     NO_OVERLAP: "Time was short: the contours are coarser than they could be.",

@@ -35,7 +35,7 @@ CUT_MIDLINE_MM = 40.0
 _BODY_HU, _OUTSIDE_HU = -300.0, -1024.0
 _SLICE_MM = 4.0  # spacing at which a slice is looked at for its midline
 _LEAST_BODY_MM2 = 2000.0  # less is no neck
-_FLAT = 0.5  # share of the body's height at which its edge is that of the field of view: a round one has about 0.3
+_FLAT = 0.55  # share of the body's height from which its edge is that of padding: a round one has about 0.3
 
 
 class Side(StrEnum):
@@ -247,7 +247,8 @@ def _body_at(ct: Image, z_mm: float) -> _Body | None:
         return None
     inside = np.nonzero(body)[1]
     height = np.ptp(np.nonzero(body)[0]) + 1
-    cut = sum(int(body[:, column].sum() >= _FLAT * height) for column in (inside.min(), inside.max()))
+    sides = inside.min(), inside.max()
+    cut = sum(side in (0, columns - 1) or bool(body[:, side].sum() >= _FLAT * height) for side in sides)
     return _Body(x + _SLICE_MM * float(np.median(inside)), cut)
 
 

@@ -32,6 +32,11 @@ def checked_outcome(
     return days, seen
 
 
+def end_of_follow_up(days: ArrayLike) -> float:
+    """Give the day up to which `AT_RISK_AT_END` of some patients, (n,) days to relapse or censoring, are followed."""
+    return float(np.quantile(np.asarray(days, dtype=float), 1 - AT_RISK_AT_END))
+
+
 @dataclass(frozen=True)
 class TimeIntervals:
     """The K consecutive intervals of discrete time, interval j being (edges[j], edges[j + 1]].
@@ -64,7 +69,7 @@ class TimeIntervals:
             ValueError: If no relapse was seen, or a time is negative or not finite.
         """
         days, seen = checked_outcome(rfs_days, relapse, minimum_events=1)
-        end = np.quantile(days, 1 - AT_RISK_AT_END)
+        end = end_of_follow_up(days)
         parts, relapses = np.linspace(0, 1, count + 1), days[seen & (days <= end)]
         edges = np.quantile(relapses, parts) if len(relapses) else np.zeros(count + 1)
         edges[0], edges[-1] = 0, end

@@ -102,7 +102,7 @@ def test_voxels_in_memory_without_a_place_are_flagged(model: Model, head: Case) 
     assert NO_PLACE in flags
 
 
-@pytest.mark.parametrize("status", ["0", "negative", 2, float("nan")])
+@pytest.mark.parametrize("status", ["0", "negative", 2, float("nan"), np.array([True, False])])
 def test_a_known_status_that_is_none_is_refused(model: Model, head: Case, status: object) -> None:
     """The text "0" would be true."""
     with pytest.raises(InvalidInputError, match=r"known_hpv is .*: True, False or None is needed"):

@@ -293,8 +293,11 @@ def test_harm_is_drawn_as_far_as_it_goes() -> None:
     assert plot is not None
     _, on_all, ours = plot.series
     heights = [height for _, height in ours.dots]
-    assert [threshold for threshold, _ in on_all.line] == [0.5]
+    assert [threshold for threshold, _ in on_all.line] == [0.5, pytest.approx(0.7, abs=0.02)]  # through -1.0 there
+    assert on_all.line[-1][1] == 0
     assert 0 < heights[2] < 0.1 < heights[1] < heights[0] < 1
+    worse = [point._replace(acting_on_all=-5.0) for point in points]
+    assert len(draw_decisions("hpv", worse).series) == 2
     ticks = {text: height for height, text in plot.y_ticks}
     assert heights[2] == pytest.approx(ticks["-1.0"])
 

@@ -183,6 +183,8 @@ def test_a_body_that_is_cut_has_no_midline_to_trust(padded: bool) -> None:
         return Image(case.ct.voxels[:, :, start:stop], Grid((stop - start, 60, 60), (3.0,) * 3, origin))
 
     assert side_of(show(0, 42), np.array([-20.0, 0.0, 0.0])) is None  # to x = 37: half of it lies to the right of -20
+    wide = make_case(make_grid(3.0, 50), middle_mm=10.0).ct  # from x = -70, which its field shows, to 90, of which 75
+    assert side_of(wide, np.array([20.0, 0.0, 0.0])) is None
     both = show(8, 42)  # from x = -65 to 37
     assert side_of(both, np.array([-8.0, 0.0, 0.0])) is None  # it is to the left of their middle
     assert side_of(both, np.array([-60.0, 0.0, 0.0])) is Side.RIGHT

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from cohorts import write_table
+from conftest import MEMBERS
 
 from mmpl import predict as module
 from mmpl.__main__ import main
 from mmpl.case import InvalidInputError
-from mmpl.evaluate import evaluate, print_table
+from mmpl.evaluate import collect, evaluate, print_table
 from mmpl.evidence import FeatureTable
 from mmpl.files import OverwriteError
+from mmpl.io.challenge import read_edition
 from mmpl.io.images import read_image, write_image
 from mmpl.names import Stage
 from mmpl.phantom.cohort import write_cohort
@@ -24,7 +26,7 @@ from mmpl.predict import predict
 from mmpl.profile import load_profile
 from mmpl.radiomics import feature_names
 from mmpl.report import write_radiomics
-from mmpl.weights import WeightsError
+from mmpl.weights import WeightsError, load_ensemble, write_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -266,6 +268,34 @@ def test_what_finished_patients_lack_is_told(cohort, names, tmp_path, use, caplo
     told_of = ", answered before: remove the report to answer anew"
     assert caplog.messages == [f"note: no {kind} of {names[0]}{told_of}" for kind in ("picture", "page")]
     assert state(out).keys() == before.keys()
+
+
+def test_known_and_predicted_statuses_are_scored_together(cohort, names, tmp_path, calibrated_ensemble, monkeypatch):
+    """The risks of either kind have a calibration of their own; in the edition of 2026 the days rank the patients."""
+    weights = Path(shutil.copytree(calibrated_ensemble, tmp_path / "weights"))
+    whole = load_ensemble(weights)
+    own = whole.calibration.survival
+    known = replace(own, cumulative_hazard=tuple(2 * hazard for hazard in own.cumulative_hazard))
+    settings = whole.stages, whole.thresholds, whole.hpv_threshold, whole.training
+    calibration = replace(whole.calibration, survival_known=known)
+    write_manifest(weights, whole.profile, MEMBERS, *settings, calibration, whole.reference)
+    monkeypatch.setenv("MMPL_WEIGHTS", str(weights))
+    monkeypatch.setenv("MMPL_EDITION", "hecktor-2026")
+    (table,) = [path for path in cohort.glob("*.csv") if path.name != "truth.csv"]
+    folder = Path(shutil.copytree(cohort, tmp_path / "mixed"))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    for row in rows:
+        row["HPV Status"] = "1" if row["PatientID"] == names[0] else ""
+    with (folder / table.name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert predict(folder, tmp_path / "out", pictures=False) == {}
+    answers = {row["PatientID"]: row for row in read_rows(tmp_path / "out")}
+    results = collect(tmp_path / "out", folder, edition=read_edition())
+    assert results.risk.tolist() == [-float(answers[row["PatientID"]]["recurrence_free_days"]) for row in rows]
+    assert results.curve is not None
+    evaluate(tmp_path / "out", folder, resamples=5)
 
 
 def test_a_table_of_radiomics_gives_back_every_value(tmp_path):

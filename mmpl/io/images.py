@@ -14,7 +14,7 @@ from mmpl.io import nifti
 from mmpl.io.integrity import caught_stderr, check_header, check_stored, check_written, says_place
 
 IMAGE_SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff")
-NO_PLACE = "an image file without a place in space: origin and 1 mm were taken where it says none"
+NO_PLACE = "an image without a place in space: origin and 1 mm were taken where it says none"
 
 
 def grid_of(image: sitk.Image) -> Grid:

@@ -82,10 +82,14 @@ def check_header(path: Path) -> None:
         raise InvalidInputError(f"{path}: not a readable image (DimSize is {_shown(header.get(b'dimsize'))})")
 
 
+_NRRD_ORIGINS = (b"space origin", b"axis mins", b"axismins")
+
+
 def says_place(path: Path) -> bool:
     """Tell whether an image file says where its voxels lie and how far apart.
 
-    A TIFF or an Analyze file cannot; an `.mha`, `.mhd` or `.nrrd` need not.
+    A TIFF or an Analyze file cannot; an `.mha`, `.mhd` or `.nrrd` need not. Of NIfTI, which may be a pair of `.hdr` and
+    `.img`, `mmpl.io.nifti` sees to it.
     """
     name = path.name.lower()
     if name.endswith((".mha", ".mhd")):
@@ -93,9 +97,13 @@ def says_place(path: Path) -> bool:
             keys = _read_mha_header(file).keys()
         return bool(keys & {b"elementspacing", b"elementsize"} and keys & {b"offset", b"position", b"origin"})
     if name.endswith((".nrrd", ".nhdr")):
-        fields = {line.partition(b":")[0].strip() for line in _nrrd_header(path)}
-        return b"space origin" in fields and bool(fields & {b"space directions", b"spacings"})
-    return not name.endswith((".tif", ".tiff", ".hdr", ".img"))
+        fields = {key.strip(): value for key, _, value in (line.partition(b":") for line in _nrrd_header(path))}
+        steps = fields.get(b"space directions", b"") + fields.get(b"spacings", b"")  # "none" says nothing
+        return bool(re.search(rb"[0-9]", steps)) and not fields.keys().isdisjoint(_NRRD_ORIGINS)
+    if name.endswith((".hdr", ".img")):
+        with path.with_suffix(".hdr").open("rb") as file:
+            return file.read(348)[344:].startswith(b"ni1")
+    return not name.endswith((".tif", ".tiff"))
 
 
 def _check_nrrd_header(path: Path) -> None:

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpl.calibration import Calibration, HpvCalibration, HpvSet, HpvSets, SurvivalCalibration, log_odds
 from mmpl.evidence import Floats
-from mmpl.names import AT_RISK_AT_END, Stage
-from mmpl.survival import checked_outcome
+from mmpl.names import Stage
+from mmpl.survival import checked_outcome, end_of_follow_up
 from mmpl.training.hpv import with_status
 from mmpl.training.outcome_network import by_scheme, mean_over_schemes
 from mmpl.training.records import HpvRecord, SurvivalRecord
@@ -104,10 +104,24 @@ def calibrate_survival_of(
     if known_status:
         risks = by_scheme(members, list(map(RisksOfKnownStatus(workspace), members)))
     risk = mean_over_schemes(risks, followed)
-    fitted = calibrate_survival(risk, days, relapse, workspace.profile.training.seed, resamples)
+    seed, end = workspace.profile.training.seed, _end_of_follow_up(workspace)
+    fitted = calibrate_survival(risk, days, relapse, seed, resamples, end)
     if not fitted.follows_risk:
         raise NotCalibratedError("out of fold, relapses come no sooner where they are higher")
     return fitted
+
+
+def _end_of_follow_up(workspace: Workspace) -> float:
+    """Give the day at which all curves of a run end, so that days without recurrence compare.
+
+    Those whose HPV status is known may be followed for less long.
+    """
+    followed = with_rfs(workspace.patients)
+    groups = [followed]
+    if Stage.HPV in workspace.settings.stages:
+        known = with_status(followed)
+        groups += [known] * (times_and_events(known)[1].sum() >= LEAST_CASES)
+    return min(end_of_follow_up(times_and_events(group)[0]) for group in groups)
 
 
 def calibrate_hpv(score: ArrayLike, positive: ArrayLike) -> HpvCalibration:
@@ -150,7 +164,12 @@ def conformal_sets(score: ArrayLike, positive: ArrayLike) -> HpvSets | None:
 
 
 def calibrate_survival(
-    risk: ArrayLike, rfs_days: ArrayLike, relapse: ArrayLike, seed: int, resamples: int = RESAMPLES
+    risk: ArrayLike,
+    rfs_days: ArrayLike,
+    relapse: ArrayLike,
+    seed: int,
+    resamples: int = RESAMPLES,
+    end_days: float | None = None,
 ) -> SurvivalCalibration:
     """Fit a Cox model with its baseline on the risk alone, on the patients and on bootstrap samples of them.
 
@@ -160,13 +179,14 @@ def calibrate_survival(
         relapse: (n,) whether the relapse was seen.
         seed: Random seed of the samples, each of which has as many patients.
         resamples: Number of samples, at least 1; without an interval to give, 1 is enough.
+        end_days: Day at which the curve ends; by default where `AT_RISK_AT_END` of the patients are still followed.
 
     Raises:
         ValueError: Fewer than three relapses were seen.
     """
     risks = np.asarray(risk, dtype=float)
     days, seen = checked_outcome(rfs_days, relapse, minimum_events=_LEAST_RESAMPLED)
-    grid = np.linspace(0, np.quantile(days, 1 - AT_RISK_AT_END), POINTS)
+    grid = np.linspace(0, end_of_follow_up(days) if end_days is None else end_days, POINTS)
     slope, hazard = _fit(risks, days, seen, grid)
     slopes, hazards = list[float](), list[tuple[float, ...]]()
     rng = np.random.default_rng(seed)

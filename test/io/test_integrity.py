@@ -77,13 +77,24 @@ def test_a_nrrd_need_not_either(stored: Path, tmp_path: Path) -> None:
     for ending in (".nrrd", ".mhd", ".nii.gz"):
         sitk.WriteImage(image, str(tmp_path / f"whole{ending}"))
         assert says_place(tmp_path / f"whole{ending}")
-    sitk.WriteImage(image, str(tmp_path / "whole.img"))
-    assert not says_place(tmp_path / "whole.hdr")
+    sitk.WriteImage(image, str(tmp_path / "pair.img"))  # SimpleITK's is NIfTI
+    assert says_place(tmp_path / "pair.img")
+    (tmp_path / "analyze.hdr").write_bytes(bytes(348))
+    assert not says_place(tmp_path / "analyze.img")
     header = b"NRRD0005\ntype: uint8\ndimension: 3\nsizes: 1 1 1\nencoding: raw\n"
-    for number, lines in enumerate((b"", b"spacings: 1 1 3\n", b"space: LPS\nspace origin: (0,0,0)\n")):
+    for number, lines in enumerate(
+        (
+            b"",
+            b"spacings: 1 1 3\n",
+            b"space: LPS\nspace origin: (0,0,0)\n",
+            b"space: LPS\nspace origin: (0,0,0)\nspace directions: none none none\n",
+        )
+    ):
         path = tmp_path / f"{number}.nrrd"
         path.write_bytes(header + lines + b"\n\0")
         assert not says_place(path)
+    path.write_bytes(header + b"spacings: 1 1 3\naxis mins: 0 0 0\n\n\0")
+    assert says_place(path)
 
 
 def test_a_whole_file_passes(stored: Path) -> None:

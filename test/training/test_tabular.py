@@ -255,6 +255,7 @@ def test_a_known_status_has_the_calibration_of_known_statuses(folder: Path) -> N
     assert two_years == pytest.approx(float(kaplan_meier(*times_and_events(followed))(730)), abs=0.03)
     calibration = ensemble.calibration
     assert calibration.survival_known != calibration.survival
+    assert calibration.survival_known.days == calibration.survival.days  # so that days without recurrence compare
     assert replace(calibration, survival_known=None).of_risk(known_status=True) == calibration.survival
 
 
