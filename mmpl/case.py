@@ -173,6 +173,7 @@ class SuvFactor:
         decay_correction: Moment to which the scanner corrected the decay: START or ADMIN.
         counted_to: Where that moment was read from.
         uptake_s: Seconds from the injection to it.
+        other_uptake_s: Those by the injection's time of day, where that contradicts its date and time; None elsewhere.
         dose_bq: Activity at the injection.
         decayed_bq: Activity left of it at that moment.
         height_m: Height, which tells whether the weight can be one in kg.
@@ -185,6 +186,7 @@ class SuvFactor:
     decay_correction: str = ""
     counted_to: str = ""
     uptake_s: float | None = None
+    other_uptake_s: float | None = None
     half_life_s: float | None = None
     dose_bq: float | None = None
     decayed_bq: float | None = None

@@ -195,6 +195,8 @@ class Inbox:
             there = place / study / name if place else None
             if there and there.is_file() and place == self.answered:
                 self._refused[study].discard(instance)
+                if there.read_bytes() != content:
+                    log.warning("study %s: answered before, and %s came again with other content", study, instance)
                 return
             known = there is not None and there.is_file() and there.read_bytes() == content
             self._refused[study].add(instance)
@@ -287,7 +289,13 @@ class Inbox:
     def _move(self, study: str, source: Path, target: Path) -> Path:
         if source == self.failed:
             self._say_why(study, "")
-        return (source / study).rename(target / study)
+        moved, there = source / study, target / study
+        if not there.is_dir():
+            return moved.rename(there)
+        for path in moved.iterdir():  # a person put a copy of the study back
+            path.replace(there / path.name)
+        moved.rmdir()
+        return there
 
     def _say_why(self, study: str, reason: str) -> None:
         """Write why a study failed beside it, or remove what stood there before, where a person moved it back, too."""
@@ -485,12 +493,14 @@ def send(objects: Sequence[Path], title: str, to: Destination) -> list[Path]:
         Those that it did not take.
     """
     from pydicom import dcmread
+    from pydicom.uid import ImplicitVRLittleEndian
     from pynetdicom import AE, build_context
 
     ae = AE(title)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = CONNECTION_S
     datasets = [dcmread(path) for path in objects]
-    ae.requested_contexts = [build_context(each.SOPClassUID, each.file_meta.TransferSyntaxUID) for each in datasets]
+    own = [(each.SOPClassUID, each.file_meta.TransferSyntaxUID) for each in datasets]
+    ae.requested_contexts = [build_context(sop, sorted({syntax, ImplicitVRLittleEndian})) for sop, syntax in own]
     left = list(objects)
     try:
         association = ae.associate(to.host, to.port, ae_title=to.title)

@@ -1,5 +1,6 @@
 """The DICOM node: real associations with pynetdicom, and dcmtk where it is installed, as the peers."""
 
+import copy
 import json
 import logging
 import os
@@ -18,7 +19,12 @@ from pathlib import Path
 import pytest
 from dicom_files import SECRETS, STUDY, write_ct, write_pet
 from pydicom import Dataset, dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    generate_uid,
+)
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     CTImageStorage,
@@ -156,8 +162,8 @@ def answer(blind_ensemble: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
 
 
 @contextmanager
-def archive(title: str = "ARCHIVE") -> Iterator[tuple[Destination, list[Dataset]]]:
-    """A node that takes what is sent to it."""
+def archive(title: str = "ARCHIVE", syntax: str = "") -> Iterator[tuple[Destination, list[Dataset]]]:
+    """A node that takes what is sent to it, in one transfer syntax alone where one is named."""
     taken: list[Dataset] = []
 
     def keep(event: evt.Event) -> int:
@@ -167,7 +173,7 @@ def archive(title: str = "ARCHIVE") -> Iterator[tuple[Destination, list[Dataset]
     ae = AE(title)
     ae.require_called_aet = True
     for each in ("1.2.840.10008.5.1.4.1.1.66.4", RTStructureSetStorage, "1.2.840.10008.5.1.4.1.1.88.34"):
-        ae.add_supported_context(each)
+        ae.add_supported_context(each, *[syntax] * bool(syntax))
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
     assert server
     try:
@@ -276,6 +282,33 @@ def test_an_object_is_stored_once_and_new_ones_bring_another_answer(
     assert recorder.counts == [3, 5]
     assert (tmp_path / study / "report.json").read_text() == "5"
     assert (tmp_path / "former" / f"{study}.1" / "report.json").read_text() == "3"
+
+
+def test_a_study_that_a_person_put_back_is_answered_once(datasets: list[Dataset], study: str, tmp_path: Path) -> None:
+    """As a copy, so that it lies in two places."""
+    recorder = Recorder()
+    with running(tmp_path, recorder) as port:
+        send(port, datasets[:3])
+        wait_for(lambda: (tmp_path / "answered" / study).exists())
+        shutil.copytree(tmp_path / "answered" / study, tmp_path / "received" / study)
+        wait_for(lambda: not (tmp_path / "received" / study).exists())
+        time.sleep(3 * IDLE_S)
+    assert recorder.counts == [3, 3]
+    assert len(list((tmp_path / "answered" / study).iterdir())) == 3
+
+
+@pytest.mark.parametrize("syntax", ["", ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_objects_are_sent_in_what_the_other_node_takes(datasets: list[Dataset], tmp_path: Path, syntax: str) -> None:
+    """PS3.5 10.1: implicit little endian is taken by every node."""
+    path = tmp_path / "1.dcm"
+    made = copy.deepcopy(datasets[0])
+    made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.34"
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
+    made.save_as(path, enforce_file_format=True)
+    assert dcmread(path).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    with archive(syntax=syntax) as (to, taken):
+        assert listen.send([path], "MMPL", to) == []
+    assert [each.SOPInstanceUID for each in taken] == [made.SOPInstanceUID]
 
 
 def test_what_comes_while_it_is_answered_is_answered_too(datasets: list[Dataset], study: str, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """What all objects that are written have in common: whose they are, who made them, what for, and the way to disk."""
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,8 +53,28 @@ def copy_identity(source: "Dataset", target: "Dataset") -> None:
     for keyword in _REQUIRED:
         setattr(target, keyword, source.get(keyword))
     for keyword in _OPTIONAL:
-        if keyword in source:
-            setattr(target, keyword, source.get(keyword))
+        with suppress(Exception):  # whatever pydicom raises at a value that is none, such as a weight of "72,5"
+            if keyword in source:
+                setattr(target, keyword, source.get(keyword))
+
+
+def now_at(source: "Dataset") -> datetime:
+    """Give the time of day where an image was made, as its offset from UTC has it, which its objects repeat."""
+    found = re.fullmatch(r"([+-])([0-9]{2})([0-9]{2})", str(source.get("TimezoneOffsetFromUTC") or "").strip())
+    if not found:
+        return datetime.now()
+    sign, hours, minutes = found.groups()
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    return datetime.now(timezone(-offset if sign == "-" else offset))
+
+
+def set_times(made: "Dataset", source: "Dataset") -> None:
+    """Give an object that highdicom made, by the clock of this machine, the times of where the image was made."""
+    now = now_at(source)
+    for kind in ("InstanceCreation", "Content", "Series"):
+        for part, value in (("Date", now.strftime("%Y%m%d")), ("Time", now.strftime("%H%M%S"))):
+            if f"{kind}{part}" in made:
+                setattr(made, f"{kind}{part}", value)
 
 
 def without_identity(source: "Dataset", *keywords: str) -> "Dataset":

@@ -20,6 +20,7 @@ from mmpl.dicom.objects import (
     copy_identity,
     one_line_of,
     reading,
+    set_times,
     without_identity,
 )
 from mmpl.dicom.series import MOST_APART_MM
@@ -73,6 +74,7 @@ def make_segmentation(mask: Image, series: CtSeries, by_person: bool = False) ->
             omit_empty_frames=bool(labels.any()),
         )
         copy_identity(series.slices[0], made)
+        set_times(made, series.slices[0])
     return made
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity, Vector
 from mmpl.dicom.headers import Header, Stored
 from mmpl.dicom.pixels import read_pixels
+from mmpl.io.integrity import MOST_VOXELS
 from mmpl.names import Modality
 
 MOST_APART_MM = 0.1
@@ -301,6 +302,8 @@ def _stacked(series: Series, slices: list[Slice]) -> tuple[list[Slice], Grid]:
         tilt = np.degrees(np.arctan2(np.linalg.norm(aside), line @ normal))
         raise InvalidInputError(f"the gantry was tilted by {tilt:.1f} degrees; resample it to a right-angled grid")
     (y, x), origin = slices[0].shape_yx, slices[0].position_xyz
+    if x * y * len(slices) > MOST_VOXELS:  # which compressed files of a few kB may say
+        raise InvalidInputError(f"{x} x {y} x {len(slices)} voxels, more than a scan has")
     direction = np.column_stack([first.row_xyz, first.column_xyz, normal])
     spacing = (*first.spacing_xy, float(line @ normal))
     return slices, Grid((x, y, len(slices)), spacing, origin, tuple(direction.ravel().tolist()))

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,7 @@ from mmpl.dicom.objects import (
     SERIES_NUMBER,
     VERSION,
     copy_identity,
+    now_at,
     one_line_of,
     reading,
 )
@@ -39,6 +39,8 @@ _EVEN_ODD = "CLOSEDPLANAR_XOR"
 """Contours of which an even number has nothing, whether one lies in another or not."""
 _CLOSED = ("CLOSED_PLANAR", _EVEN_ODD, "POINT")
 """Contours that have voxels; a point is what programs make of a single one."""
+_FEW_SLICES = 3
+"""Slices with contours up to which each may be a lesion of its own."""
 _MOST_BEYOND = 1.0
 """Voxels that a contour may reach beyond the outermost centers: along the voxels' edges, or a little carelessly."""
 
@@ -61,7 +63,7 @@ def make_structure_set(mask: Image, series: CtSeries, by_person: bool = False) -
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
-    labels, now = series.labels(mask), datetime.now()
+    labels, now = series.labels(mask), now_at(series.slices[0])
     made = Dataset()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # explicit ones hold no contour of 64 kB
@@ -218,7 +220,8 @@ def _planes(region: "Dataset", grid: Grid) -> dict[int, list[Polygon]]:
     """Sort an ROI's contours by the slice that they lie on, in voxels.
 
     Raises:
-        InvalidInputError: One lies between the slices, or runs across them, or reaches outside the image, or is open.
+        InvalidInputError: A contour lies between the slices, or runs across them, or reaches outside the image, or is
+            open; or slices between those with contours are left out.
     """
     planes: dict[int, list[Polygon]] = defaultdict(list)
     columns, rows, slices = grid.size_xyz
@@ -236,4 +239,6 @@ def _planes(region: "Dataset", grid: Grid) -> dict[int, list[Polygon]]:
         if not 0 <= index < slices or (at[:, :2] < -_MOST_BEYOND).any() or (at[:, :2] > most).any():
             raise InvalidInputError("a contour reaches outside this CT")
         planes[index].append(at[:, :2])
+    if len(planes) > _FEW_SLICES and np.diff(sorted(planes)).min() > 1:
+        raise InvalidInputError("no two neighboring slices have contours: fill in those between them")
     return planes

@@ -17,6 +17,7 @@ from mmpl.dicom.objects import (
     SERIES_NUMBER,
     VERSION,
     copy_identity,
+    set_times,
     without_identity,
 )
 from mmpl.dicom.segmentation_object import coded
@@ -127,6 +128,7 @@ def make_report(
             is_complete=True,
         )
         copy_identity(series.slices[0], made)
+        set_times(made, series.slices[0])
     return made
 
 

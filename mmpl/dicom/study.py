@@ -16,7 +16,7 @@ from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SeriesIden
 from mmpl.dicom.dose import dose_objects, of_whole_plan, read_dose
 from mmpl.dicom.headers import Header, as_moment, as_offset, as_stamp, as_time, is_zip, read_headers
 from mmpl.dicom.series import REAL_WORLD, Series, find_series, naming, read_series, units_of
-from mmpl.dicom.suv import PetHeader, suv_factor, weight_flags
+from mmpl.dicom.suv import PetHeader, suv_factor, suv_flags
 from mmpl.dose import DOSE_LEFT_OUT, usable_dose
 from mmpl.errors import some_of
 from mmpl.geometry import check_overlap
@@ -91,7 +91,7 @@ class PatientImages:
             clinical,
             reference,
             self.pet_is_suv,
-            (*self.flags, *(weight_flags(self.suv) if self.suv else ()), *self.dose_flags),
+            (*self.flags, *(suv_flags(self.suv) if self.suv else ()), *self.dose_flags),
             known_hpv=known_hpv,
             suv=self.suv,
             ct_series=self.ct_series,
@@ -259,6 +259,7 @@ def pet_header(series: Series, weight_kg: float | None = None) -> PetHeader:
         dose_bq=tracer.number("RadionuclideTotalDose"),
         half_life_s=tracer.number("RadionuclideHalfLife"),
         weight_kg=first.number("PatientWeight") if weight_kg is None else weight_kg,
+        header_weight_kg=None if weight_kg is None else first.number("PatientWeight"),
         height_m=first.number("PatientSize"),
         sex=first.text("PatientSex").upper(),
         injected=as_stamp(tracer.text("RadiopharmaceuticalStartDateTime"), clock),

@@ -29,6 +29,7 @@ LONGEST_SCAN_S = 6 * 3600.0
 """From the begin of a series to its first image; more says that one of the times was moved."""
 
 _SAME_S = 1.0
+_SAME_INJECTION_S = 60.0
 _BLANKED = time()  # midnight to the second, at which nobody is injected or scanned
 
 
@@ -51,6 +52,7 @@ class PetHeader:
         units: Units of the rescaled values, in DICOM's terms: BQML, CNTS, GML, CM2ML.
         suv_type: Kind of SUV where the values are in it: BW, LBM, LBMJAMES128, LBMJANMA, BSA, IBW.
         corrected: What the image was corrected for: ATTN, DECY.
+        header_weight_kg: Weight of the header, by which the scanner came to its SUV, where another one is stated.
         decay_correction: Moment that the decay was corrected to: START, ADMIN, NONE.
         dose_bq: Activity at the injection.
         injected: Moment of the injection, with its date.
@@ -70,6 +72,7 @@ class PetHeader:
     dose_bq: float | None = None
     half_life_s: float | None = None
     weight_kg: float | None = None
+    header_weight_kg: float | None = None
     height_m: float | None = None
     sex: str = ""
     injected: datetime | None = None
@@ -98,11 +101,14 @@ def suv_factor(pet: PetHeader) -> SuvFactor:
         raise InvalidInputError("the PET was not corrected for attenuation")
     said = SuvFactor(None, "", pet.units, pet.suv_type)
     pet = replace(pet, height_m=_meters(pet.height_m))
+    if pet.corrected_to and pet.injected and abs((pet.corrected_to - pet.injected).total_seconds()) <= _SAME_S:
+        pet = replace(pet, decay_correction="ADMIN")  # as enhanced images say it
     try:
         if pet.units == "GML" or pet.units == "CM2ML":
-            return _from_other_suv(pet, said)
+            return _by_stated_weight(pet, _from_other_suv(_as_scanned(pet), said))
         if pet.units == "CNTS" and pet.philips_suv:
-            return replace(said, factor=_positive("Philips' private factor", pet.philips_suv), counted_to=Clock.NONE)
+            scale = _positive("Philips' private factor", pet.philips_suv)
+            return _by_stated_weight(pet, replace(said, factor=scale, counted_to=Clock.NONE))
         if pet.units == "CNTS" and pet.philips_bqml:
             scale = _positive("Philips' private factor", pet.philips_bqml)
             found = _from_bqml(pet, said)
@@ -114,6 +120,18 @@ def suv_factor(pet: PetHeader) -> SuvFactor:
         raise _NoFactor("its units are neither Bq/ml nor SUV")
     except _NoFactor as why:
         return replace(said, why_none=str(why))
+
+
+def _as_scanned(pet: PetHeader) -> PetHeader:
+    """Give the header with the weight that the scanner knew."""
+    return replace(pet, weight_kg=pet.header_weight_kg) if pet.header_weight_kg else pet
+
+
+def _by_stated_weight(pet: PetHeader, found: SuvFactor) -> SuvFactor:
+    """Bring SUV that the scanner computed by the header's weight to the weight that is stated."""
+    if not pet.header_weight_kg or not found.factor:
+        return found
+    return replace(found, factor=found.factor * _weight(pet) / pet.header_weight_kg, weight_kg=pet.weight_kg)
 
 
 def read_weight_kg(stated: object) -> float:
@@ -139,7 +157,7 @@ def _from_bqml(pet: PetHeader, said: SuvFactor) -> SuvFactor:
     if half_life is None or not half_life >= LEAST_HALF_LIFE_S:
         raise _NoFactor("the tracer's half-life is missing or absurd")
     scan, clock = _scan(pet)
-    uptake = _uptake_s(pet, scan, half_life)
+    uptake, other = _uptake_s(pet, scan, half_life)
     decayed = dose * 2 ** (-uptake / half_life)
     return replace(
         said,
@@ -147,6 +165,7 @@ def _from_bqml(pet: PetHeader, said: SuvFactor) -> SuvFactor:
         decayed_bq=decayed,
         half_life_s=half_life,
         uptake_s=uptake,
+        other_uptake_s=other,
         counted_to=clock,
     )
 
@@ -175,13 +194,19 @@ def _unless_blanked(moment: datetime | None) -> datetime | None:
     return moment if moment and moment.time() != _BLANKED else None
 
 
-def _uptake_s(pet: PetHeader, scan: datetime, half_life_s: float) -> float:
-    """Find the seconds from the injection to the scan: by the dates where those agree, else by the time of day."""
+def _uptake_s(pet: PetHeader, scan: datetime, half_life_s: float) -> tuple[float, float | None]:
+    """Find the seconds from the injection to the scan: by the dates where those agree, else by the time of day.
+
+    Returns:
+        The seconds, and those by a time of day that contradicts the dates.
+    """
     if pet.injected is None and pet.injected_at is None:
         raise _NoFactor("the time of the injection is missing")
+
+    def is_plausible(seconds: float) -> bool:
+        return LEAST_UPTAKE_S <= seconds <= MOST_HALF_LIVES * half_life_s
+
     moment = _unless_blanked(pet.injected)
-    if moment and LEAST_UPTAKE_S <= (seconds := (scan - moment).total_seconds()) <= MOST_HALF_LIVES * half_life_s:
-        return seconds
     clock = moment.time() if moment else None
     if pet.injected_at is not None and pet.injected_at != _BLANKED:
         clock = pet.injected_at
@@ -191,12 +216,15 @@ def _uptake_s(pet: PetHeader, scan: datetime, half_life_s: float) -> float:
     if injected > scan:
         injected -= timedelta(days=1)  # over midnight
     seconds = (scan - injected).total_seconds()
-    if not LEAST_UPTAKE_S <= seconds <= MOST_HALF_LIVES * half_life_s:
+    if moment and is_plausible(by_dates := (scan - moment).total_seconds()):
+        contradicts = is_plausible(seconds) and abs(seconds - by_dates) > _SAME_INJECTION_S
+        return by_dates, seconds if contradicts else None
+    if not is_plausible(seconds):
         raise _NoFactor(
             f"the injection lies {seconds / 3600:.1f} h before the scan, {seconds / half_life_s:.1f} half-lives: "
             "one of the times was moved"
         )
-    return seconds
+    return seconds, None
 
 
 def _from_other_suv(pet: PetHeader, said: SuvFactor) -> SuvFactor:
@@ -245,13 +273,17 @@ def _weight(pet: PetHeader) -> float:
     return weight
 
 
-def weight_flags(suv: SuvFactor) -> tuple[str, ...]:
-    """Say so where the weight that a factor rests on may be one in pounds."""
-    if not suv.factor or not suv.weight_kg or not suv.height_m:
-        return ()
-    index = suv.weight_kg / suv.height_m**2
-    said = f"SUV rests on a weight of {suv.weight_kg:.4g} kg, {index:.0f} kg/m²: is it in pounds?"
-    return (said,) if index > ODD_BMI else ()
+def suv_flags(suv: SuvFactor) -> tuple[str, ...]:
+    """Say so where the weight that a factor rests on may be one in pounds, or where the injection has two times."""
+    flags = []
+    if suv.factor and suv.weight_kg and suv.height_m and (index := suv.weight_kg / suv.height_m**2) > ODD_BMI:
+        flags.append(f"SUV rests on a weight of {suv.weight_kg:.4g} kg, {index:.0f} kg/m²: is it in pounds?")
+    if suv.factor and suv.uptake_s and suv.other_uptake_s:
+        flags.append(
+            f"SUV rests on an injection {suv.uptake_s / 60:.0f} min before the scan; by its time of day alone it was "
+            f"{suv.other_uptake_s / 60:.0f} min"
+        )
+    return tuple(flags)
 
 
 def _meters(height: float | None) -> float | None:

@@ -100,8 +100,9 @@ def calibrate_survival_of(
     days, relapse = times_and_events(followed)
     if relapse.sum() < LEAST_CASES:
         raise NotCalibratedError(f"{relapse.sum()} relapses, and {LEAST_CASES} are needed")
-    risks, members = workspace.read(SurvivalRecord).risk, workspace.splits.members
+    risks = workspace.read(SurvivalRecord).risk
     if known_status:
+        members = workspace.splits.members
         risks = by_scheme(members, list(map(RisksOfKnownStatus(workspace), members)))
     risk = mean_over_schemes(risks, followed)
     seed, end = workspace.profile.training.seed, _end_of_follow_up(workspace)
@@ -120,7 +121,8 @@ def _end_of_follow_up(workspace: Workspace) -> float:
     groups = [followed]
     if Stage.HPV in workspace.settings.stages:
         known = with_status(followed)
-        groups += [known] * (times_and_events(known)[1].sum() >= LEAST_CASES)
+        if times_and_events(known)[1].sum() >= LEAST_CASES:
+            groups.append(known)
     return min(end_of_follow_up(times_and_events(group)[0]) for group in groups)
 
 

@@ -410,6 +410,13 @@ def test_a_header_that_does_not_say_how_its_pixels_are_written(tmp_path):
     assert "0002.dcm: its header does not say how its pixels are written" in message(tmp_path)
 
 
+def test_a_series_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    """From its headers: compressed, it may be of a few kB."""
+    write_ct(tmp_path, noise_ct(GRID))
+    monkeypatch.setattr("mmpl.dicom.series.MOST_VOXELS", 10)
+    assert "voxels, more than a scan has" in message(tmp_path)
+
+
 def test_one_slice_is_no_volume(tmp_path):
     write_ct(tmp_path, noise_ct(GRID))
     for path in sorted(tmp_path.iterdir())[1:]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from by_winding import rasterize
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from small_series import NAME, ORIENTATIONS, PATIENT_ID, lesions_on, make_series, order_slices
 
 from mmpl.case import Image, InvalidInputError
@@ -193,6 +196,42 @@ def test_what_cannot_be_used_is_said(change: Callable[[Dataset], None], message:
     change(made)
     with pytest.raises(InvalidInputError, match=message):
         lay_structure_set_on(made, series.grid, series.identity)
+
+
+def every_other_slice(content: Dataset) -> None:
+    region = content.ROIContourSequence[0]
+    places = sorted({float(contour.ContourData[2]) for contour in region.ContourSequence})
+    region.ContourSequence = [each for each in region.ContourSequence if float(each.ContourData[2]) in places[::2]]
+
+
+def test_contours_on_every_other_slice_are_no_lesion() -> None:
+    """Half of it would be missing."""
+    series = order_slices(make_series(spacing=(1.0, 1.0, 1.0)))
+    mask = np.zeros(series.grid.shape_zyx, np.uint8)
+    mask[2:12, 3:9, 3:9] = Label.GTVP
+    made = make_structure_set(Image(mask, series.grid), series)
+    assert lay_structure_set_on(made, series.grid, series.identity).voxels.any()
+    every_other_slice(made)
+    with pytest.raises(InvalidInputError, match="ROI 'GTVp': no two neighboring slices have contours"):
+        lay_structure_set_on(made, series.grid, series.identity)
+
+
+def test_the_times_of_an_object_are_those_of_the_offset_that_it_repeats() -> None:
+    slices = make_series()
+    for each in slices:
+        each.TimezoneOffsetFromUTC = "+0930"
+    series = order_slices(slices)
+    made = make_structure_set(lesions_on(series.grid), series)
+    written = datetime.strptime(f"{made.StructureSetDate}{made.StructureSetTime}+0930", "%Y%m%d%H%M%S%z")
+    assert abs(datetime.now(UTC) - written) < timedelta(minutes=5)
+
+
+def test_an_odd_weight_costs_no_object() -> None:
+    slices = make_series()
+    for each in slices:
+        each[0x00101030] = RawDataElement(Tag(0x00101030), "DS", 4, b"72,5", 0, False, True)  # as it is read
+    made = make_structure_set(lesions_on(order_slices(slices).grid), order_slices(slices))
+    assert "PatientWeight" not in made
 
 
 def test_a_ct_of_another_frame_of_reference() -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, time, timedelta
 import pytest
 
 from mmpl.case import InvalidInputError
-from mmpl.dicom.suv import Clock, PetHeader, suv_factor, weight_flags
+from mmpl.dicom.suv import Clock, PetHeader, suv_factor, suv_flags
 
 NOON = datetime(2025, 1, 2, 12, 0)
 HALF_LIFE_S = 6000.0
@@ -230,13 +230,45 @@ def test_of_two_times_of_the_injection_the_one_that_was_not_blanked_counts():
         assert found.uptake_s == 80 * 60
 
 
+def test_a_stated_weight_counts_whatever_the_values_are_in():
+    """The scanner divided by what it knew: SUV are those of its weight, or of a lean mass of it."""
+    stated = {"weight_kg": 35.0, "header_weight_kg": 70.0}
+    for changes in (
+        {"units": "BQML"},
+        {"units": "GML"},
+        {"units": "GML", "suv_type": "LBM"},
+        {"units": "CM2ML"},
+        {"units": "CNTS", "philips_suv": 0.002},
+        {"units": "CNTS", "philips_bqml": 1.5},
+    ):
+        pet = replace(SIEMENS, **changes)
+        assert suv_factor(replace(pet, **stated)).factor == pytest.approx(suv_factor(pet).factor / 2)
+    assert suv_factor(replace(SIEMENS, units="GML", **stated)).weight_kg == 35.0
+
+
+def test_two_times_of_the_injection_that_contradict_each_other_are_flagged():
+    """As where one was corrected by hand, or summer time moved it."""
+    by_date = replace(SIEMENS, injected=NOON - timedelta(hours=2), injected_at=time(11, 0))
+    found = suv_factor(by_date)
+    assert (found.uptake_s, found.other_uptake_s) == (7200, 3600)
+    (flag,) = suv_flags(found)
+    assert flag.startswith("SUV rests on an injection 120 min before the scan; by its time of day alone it was 60 min")
+    for same in (time(10, 0), time(10, 0, 30), time(), None, time(12, 30)):
+        assert suv_factor(replace(by_date, injected_at=same)).other_uptake_s is None
+
+
+def test_enhanced_images_corrected_to_the_injection():
+    enhanced = replace(SIEMENS, corrected_to=SIEMENS.injected)
+    assert suv_factor(enhanced).factor == suv_factor(replace(SIEMENS, decay_correction="ADMIN")).factor
+
+
 @pytest.mark.parametrize("height", [1.75, 175.0])
 def test_a_weight_that_may_be_one_in_pounds_is_flagged(height):
     heavy = suv_factor(replace(SIEMENS, weight_kg=121.3, height_m=height))  # of 55 kg
     assert heavy.factor
-    assert weight_flags(heavy) == ("SUV rests on a weight of 121.3 kg, 40 kg/m²: is it in pounds?",)
-    assert weight_flags(suv_factor(SIEMENS)) == ()
-    assert weight_flags(suv_factor(replace(SIEMENS, height_m=None, weight_kg=121.3))) == ()
+    assert suv_flags(heavy) == ("SUV rests on a weight of 121.3 kg, 40 kg/m²: is it in pounds?",)
+    assert suv_flags(suv_factor(SIEMENS)) == ()
+    assert suv_flags(suv_factor(replace(SIEMENS, height_m=None, weight_kg=121.3))) == ()
 
 
 @pytest.mark.parametrize("units", ["BQML", "CNTS", "GML"])
