@@ -157,6 +157,7 @@ class Inbox:
         self.received, self.answered, self.failed = (folder / name for name in ("received", "answered", "failed"))
         self._lock, self._newest = threading.Lock(), dict[str, float]()
         self._refused: defaultdict[str, set[str]] = defaultdict(set)
+        self._told_again = set[str]()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -195,8 +196,9 @@ class Inbox:
             there = place / study / name if place else None
             if there and there.is_file() and place == self.answered:
                 self._refused[study].discard(instance)
-                if there.read_bytes() != content:
-                    log.warning("study %s: answered before, and %s came again with other content", study, instance)
+                if study not in self._told_again and there.read_bytes() != content:
+                    self._told_again.add(study)
+                    log.warning("note: study %s: objects came again, otherwise than they were answered", study)
                 return
             known = there is not None and there.is_file() and there.read_bytes() == content
             self._refused[study].add(instance)
@@ -290,12 +292,12 @@ class Inbox:
         if source == self.failed:
             self._say_why(study, "")
         moved, there = source / study, target / study
-        if not there.is_dir():
-            return moved.rename(there)
-        for path in moved.iterdir():  # a person put a copy of the study back
-            path.replace(there / path.name)
-        moved.rmdir()
-        return there
+        if there.is_dir():  # a person put a copy of the study back: it counts, with what only the other has
+            for path in there.iterdir():
+                if not (moved / path.name).exists():
+                    path.rename(moved / path.name)
+            shutil.rmtree(there)
+        return moved.rename(there)
 
     def _say_why(self, study: str, reason: str) -> None:
         """Write why a study failed beside it, or remove what stood there before, where a person moved it back, too."""
@@ -500,7 +502,9 @@ def send(objects: Sequence[Path], title: str, to: Destination) -> list[Path]:
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = CONNECTION_S
     datasets = [dcmread(path) for path in objects]
     own = [(each.SOPClassUID, each.file_meta.TransferSyntaxUID) for each in datasets]
-    ae.requested_contexts = [build_context(sop, sorted({syntax, ImplicitVRLittleEndian})) for sop, syntax in own]
+    ae.requested_contexts = [
+        build_context(sop, list(dict.fromkeys((syntax, ImplicitVRLittleEndian)))) for sop, syntax in own
+    ]
     left = list(objects)
     try:
         association = ae.associate(to.host, to.port, ae_title=to.title)

@@ -76,6 +76,7 @@ def test_a_study_is_answered_as_its_images_are(run, written, head, tmp_path):
         "decay_correction": "START",
         "counted_to": "series time",
         "uptake_s": 3600.0,
+        "other_uptake_s": None,
         "half_life_s": INJECTION.half_life_s,
         "dose_bq": INJECTION.dose_bq,
         "decayed_bq": pytest.approx(INJECTION.decayed_bq),

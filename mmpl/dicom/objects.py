@@ -1,6 +1,5 @@
 """What all objects that are written have in common: whose they are, who made them, what for, and the way to disk."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpl.case import InvalidInputError
-from mmpl.dicom.headers import check_inflated, quiet
+from mmpl.dicom.headers import as_offset, check_inflated, quiet
 from mmpl.files import write_whole
 from mmpl.version import __version__
 
@@ -60,12 +59,8 @@ def copy_identity(source: "Dataset", target: "Dataset") -> None:
 
 def now_at(source: "Dataset") -> datetime:
     """Give the time of day where an image was made, as its offset from UTC has it, which its objects repeat."""
-    found = re.fullmatch(r"([+-])([0-9]{2})([0-9]{2})", str(source.get("TimezoneOffsetFromUTC") or "").strip())
-    if not found:
-        return datetime.now()
-    sign, hours, minutes = found.groups()
-    offset = timedelta(hours=int(hours), minutes=int(minutes))
-    return datetime.now(timezone(-offset if sign == "-" else offset))
+    offset = as_offset(str(source.get("TimezoneOffsetFromUTC") or "").strip())
+    return datetime.now(timezone(offset) if offset is not None and abs(offset) < timedelta(days=1) else None)
 
 
 def set_times(made: "Dataset", source: "Dataset") -> None:
@@ -75,6 +70,8 @@ def set_times(made: "Dataset", source: "Dataset") -> None:
         for part, value in (("Date", now.strftime("%Y%m%d")), ("Time", now.strftime("%H%M%S"))):
             if f"{kind}{part}" in made:
                 setattr(made, f"{kind}{part}", value)
+    for equipment in made.get("ContributingEquipmentSequence") or ():
+        equipment.ContributionDateTime = now.strftime("%Y%m%d%H%M%S")
 
 
 def without_identity(source: "Dataset", *keywords: str) -> "Dataset":

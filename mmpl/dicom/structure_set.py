@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,8 +40,6 @@ _EVEN_ODD = "CLOSEDPLANAR_XOR"
 """Contours of which an even number has nothing, whether one lies in another or not."""
 _CLOSED = ("CLOSED_PLANAR", _EVEN_ODD, "POINT")
 """Contours that have voxels; a point is what programs make of a single one."""
-_FEW_SLICES = 3
-"""Slices with contours up to which each may be a lesion of its own."""
 _MOST_BEYOND = 1.0
 """Voxels that a contour may reach beyond the outermost centers: along the voxels' edges, or a little carelessly."""
 
@@ -239,6 +238,19 @@ def _planes(region: "Dataset", grid: Grid) -> dict[int, list[Polygon]]:
         if not 0 <= index < slices or (at[:, :2] < -_MOST_BEYOND).any() or (at[:, :2] > most).any():
             raise InvalidInputError("a contour reaches outside this CT")
         planes[index].append(at[:, :2])
-    if len(planes) > _FEW_SLICES and np.diff(sorted(planes)).min() > 1:
-        raise InvalidInputError("no two neighboring slices have contours: fill in those between them")
+    steps = _steps(planes)
+    if len(steps) > 1 and np.median(steps) > 1:
+        raise InvalidInputError("slices between those with contours are left out: fill them in")
     return planes
+
+
+def _steps(planes: dict[int, list[Polygon]]) -> list[int]:
+    """Count the slices from each with contours to the next one, where those of the two lie above one another."""
+    points = {index: np.vstack(polygons) for index, polygons in planes.items()}
+    boxes = {index: (each.min(axis=0), each.max(axis=0)) for index, each in points.items()}
+    steps = []
+    for one, other in pairwise(sorted(boxes)):
+        (low, high), (other_low, other_high) = boxes[one], boxes[other]
+        if (low <= other_high).all() and (other_low <= high).all():
+            steps.append(other - one)
+    return steps

@@ -6,7 +6,7 @@ all that went into it; where there is none, the reason stands in its place, and 
 
 import math
 from dataclasses import dataclass, replace
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from enum import StrEnum
 
 from mmpl.case import InvalidInputError, SuvFactor
@@ -101,7 +101,8 @@ def suv_factor(pet: PetHeader) -> SuvFactor:
         raise InvalidInputError("the PET was not corrected for attenuation")
     said = SuvFactor(None, "", pet.units, pet.suv_type)
     pet = replace(pet, height_m=_meters(pet.height_m))
-    if pet.corrected_to and pet.injected and abs((pet.corrected_to - pet.injected).total_seconds()) <= _SAME_S:
+    injected = _unless_blanked(pet.injected)
+    if pet.corrected_to and injected and abs((pet.corrected_to - injected).total_seconds()) <= _SAME_S:
         pet = replace(pet, decay_correction="ADMIN")  # as enhanced images say it
     try:
         if pet.units == "GML" or pet.units == "CM2ML":
@@ -123,15 +124,17 @@ def suv_factor(pet: PetHeader) -> SuvFactor:
 
 
 def _as_scanned(pet: PetHeader) -> PetHeader:
-    """Give the header with the weight that the scanner knew."""
-    return replace(pet, weight_kg=pet.header_weight_kg) if pet.header_weight_kg else pet
+    """Give the header with the weight that the scanner knew, where that can be one."""
+    known = replace(pet, weight_kg=pet.header_weight_kg)
+    return known if _why_no_weight(known) is None else pet
 
 
 def _by_stated_weight(pet: PetHeader, found: SuvFactor) -> SuvFactor:
-    """Bring SUV that the scanner computed by the header's weight to the weight that is stated."""
-    if not pet.header_weight_kg or not found.factor:
+    """Bring SUV that the scanner computed by the header's weight to the one that is stated, where both can be one."""
+    scanned = _as_scanned(pet).weight_kg
+    if not found.factor or not scanned or not pet.weight_kg or _why_no_weight(pet) is not None:
         return found
-    return replace(found, factor=found.factor * _weight(pet) / pet.header_weight_kg, weight_kg=pet.weight_kg)
+    return replace(found, factor=found.factor * pet.weight_kg / scanned, weight_kg=pet.weight_kg)
 
 
 def read_weight_kg(stated: object) -> float:
@@ -217,14 +220,20 @@ def _uptake_s(pet: PetHeader, scan: datetime, half_life_s: float) -> tuple[float
         injected -= timedelta(days=1)  # over midnight
     seconds = (scan - injected).total_seconds()
     if moment and is_plausible(by_dates := (scan - moment).total_seconds()):
-        contradicts = is_plausible(seconds) and abs(seconds - by_dates) > _SAME_INJECTION_S
-        return by_dates, seconds if contradicts else None
+        return by_dates, seconds if is_plausible(seconds) and _differ(moment.time(), clock) else None
     if not is_plausible(seconds):
         raise _NoFactor(
             f"the injection lies {seconds / 3600:.1f} h before the scan, {seconds / half_life_s:.1f} half-lives: "
             "one of the times was moved"
         )
     return seconds, None
+
+
+def _differ(one: time, other: time) -> bool:
+    """Tell whether two times of day are more than a minute apart, over midnight, too."""
+    day_s = timedelta(days=1).total_seconds()
+    apart_s = (datetime.combine(date.min, one) - datetime.combine(date.min, other)).total_seconds() % day_s
+    return min(apart_s, day_s - apart_s) > _SAME_INJECTION_S
 
 
 def _from_other_suv(pet: PetHeader, said: SuvFactor) -> SuvFactor:
@@ -262,15 +271,22 @@ def _lean_kg(kind: str, sex: str, weight: float, height: float) -> float:
 
 
 def _weight(pet: PetHeader) -> float:
+    if why := _why_no_weight(pet):
+        raise _NoFactor(why)
+    return pet.weight_kg or math.nan
+
+
+def _why_no_weight(pet: PetHeader) -> str | None:
+    """Say why a weight cannot be one; None where it can."""
     weight, height = pet.weight_kg, pet.height_m
     if not weight:
-        raise _NoFactor("the patient's weight is missing or 0")
+        return "the patient's weight is missing or 0"
     if not LEAST_KG <= weight <= MOST_KG:
         hint = ", as in grams" if LEAST_KG * 1000 <= weight <= MOST_KG * 1000 else ""
-        raise _NoFactor(f"the patient's weight is absurd, {weight:.4g} kg{hint}")
+        return f"the patient's weight is absurd, {weight:.4g} kg{hint}"
     if height and weight / height**2 > MOST_BMI:
-        raise _NoFactor(f"the patient's weight is absurd for the height, {weight:.4g} kg, as in pounds")
-    return weight
+        return f"the patient's weight is absurd for the height, {weight:.4g} kg, as in pounds"
+    return None
 
 
 def suv_flags(suv: SuvFactor) -> tuple[str, ...]:

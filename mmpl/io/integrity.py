@@ -82,14 +82,14 @@ def check_header(path: Path) -> None:
         raise InvalidInputError(f"{path}: not a readable image (DimSize is {_shown(header.get(b'dimsize'))})")
 
 
-_NRRD_ORIGINS = (b"space origin", b"axis mins", b"axismins")
+_NRRD_STEPS, _NRRD_ORIGINS = (b"space directions", b"spacings"), (b"space origin", b"axis mins", b"axismins")
 
 
 def says_place(path: Path) -> bool:
     """Tell whether an image file says where its voxels lie and how far apart.
 
-    A TIFF or an Analyze file cannot; an `.mha`, `.mhd` or `.nrrd` need not. Of NIfTI, which may be a pair of `.hdr` and
-    `.img`, `mmpl.io.nifti` sees to it.
+    A TIFF or an Analyze file cannot; an `.mha`, `.mhd`, `.nrrd` or a NIfTI pair of `.hdr` and `.img` need not. A NIfTI
+    file that does not is refused where it is read (`mmpl.io.nifti`).
     """
     name = path.name.lower()
     if name.endswith((".mha", ".mhd")):
@@ -98,11 +98,12 @@ def says_place(path: Path) -> bool:
         return bool(keys & {b"elementspacing", b"elementsize"} and keys & {b"offset", b"position", b"origin"})
     if name.endswith((".nrrd", ".nhdr")):
         fields = {key.strip(): value for key, _, value in (line.partition(b":") for line in _nrrd_header(path))}
-        steps = fields.get(b"space directions", b"") + fields.get(b"spacings", b"")  # "none" says nothing
-        return bool(re.search(rb"[0-9]", steps)) and not fields.keys().isdisjoint(_NRRD_ORIGINS)
+        said = [b"".join(fields.get(name, b"") for name in names) for names in (_NRRD_STEPS, _NRRD_ORIGINS)]
+        return all(re.search(rb"[0-9]", words) for words in said)  # "none" and "nan" say nothing
     if name.endswith((".hdr", ".img")):
-        with path.with_suffix(".hdr").open("rb") as file:
-            return file.read(348)[344:].startswith(b"ni1")
+        headers = [each for each in path.parent.iterdir() if each.name.lower() == f"{path.stem}.hdr".lower()]
+        header = headers[0].read_bytes()[:348] if headers else b""
+        return header[344:].startswith(b"ni1") and any(header[252:256])  # the codes of its two transforms
     return not name.endswith((".tif", ".tiff"))
 
 

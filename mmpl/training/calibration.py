@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpl.calibration import Calibration, HpvCalibration, HpvSet, HpvSets, SurvivalCalibration, log_odds
 from mmpl.evidence import Floats
-from mmpl.names import Stage
+from mmpl.names import AT_RISK_AT_END, Stage
 from mmpl.survival import checked_outcome, end_of_follow_up
 from mmpl.training.hpv import with_status
 from mmpl.training.outcome_network import by_scheme, mean_over_schemes
@@ -105,25 +105,13 @@ def calibrate_survival_of(
         members = workspace.splits.members
         risks = by_scheme(members, list(map(RisksOfKnownStatus(workspace), members)))
     risk = mean_over_schemes(risks, followed)
-    seed, end = workspace.profile.training.seed, _end_of_follow_up(workspace)
-    fitted = calibrate_survival(risk, days, relapse, seed, resamples, end)
+    end = end_of_follow_up(times_and_events(with_rfs(workspace.patients))[0])  # of either kind: so their days compare
+    if np.mean(days >= end) < AT_RISK_AT_END / 2:
+        raise NotCalibratedError("too few are followed as long as the others")
+    fitted = calibrate_survival(risk, days, relapse, workspace.profile.training.seed, resamples, end)
     if not fitted.follows_risk:
         raise NotCalibratedError("out of fold, relapses come no sooner where they are higher")
     return fitted
-
-
-def _end_of_follow_up(workspace: Workspace) -> float:
-    """Give the day at which all curves of a run end, so that days without recurrence compare.
-
-    Those whose HPV status is known may be followed for less long.
-    """
-    followed = with_rfs(workspace.patients)
-    groups = [followed]
-    if Stage.HPV in workspace.settings.stages:
-        known = with_status(followed)
-        if times_and_events(known)[1].sum() >= LEAST_CASES:
-            groups.append(known)
-    return min(end_of_follow_up(times_and_events(group)[0]) for group in groups)
 
 
 def calibrate_hpv(score: ArrayLike, positive: ArrayLike) -> HpvCalibration:

@@ -1,5 +1,6 @@
 """RT structure sets: contours where the voxels are, in any orientation, and other people's contours back."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from small_series import NAME, ORIENTATIONS, PATIENT_ID, lesions_on, make_series
 from mmpl.case import Image, InvalidInputError
 from mmpl.dicom.ct_series import CtSeries
 from mmpl.dicom.objects import RESEARCH_ONLY, write_object
+from mmpl.dicom.segmentation_object import make_segmentation
 from mmpl.dicom.structure_set import lay_structure_set_on, make_structure_set
 from mmpl.geometry import index_to_mm
 from mmpl.names import Label
@@ -198,10 +200,13 @@ def test_what_cannot_be_used_is_said(change: Callable[[Dataset], None], message:
         lay_structure_set_on(made, series.grid, series.identity)
 
 
-def every_other_slice(content: Dataset) -> None:
+def keep_each(step: int, content: Dataset) -> None:
+    """Keep the contours of every second or third slice, and of the last."""
     region = content.ROIContourSequence[0]
     places = sorted({float(contour.ContourData[2]) for contour in region.ContourSequence})
-    region.ContourSequence = [each for each in region.ContourSequence if float(each.ContourData[2]) in places[::2]]
+    region.ContourSequence = [
+        each for each in region.ContourSequence if float(each.ContourData[2]) in {*places[::step], places[-1]}
+    ]
 
 
 def test_contours_on_every_other_slice_are_no_lesion() -> None:
@@ -211,19 +216,38 @@ def test_contours_on_every_other_slice_are_no_lesion() -> None:
     mask[2:12, 3:9, 3:9] = Label.GTVP
     made = make_structure_set(Image(mask, series.grid), series)
     assert lay_structure_set_on(made, series.grid, series.identity).voxels.any()
-    every_other_slice(made)
-    with pytest.raises(InvalidInputError, match="ROI 'GTVp': no two neighboring slices have contours"):
-        lay_structure_set_on(made, series.grid, series.identity)
+    for step in (2, 3):
+        left_out = copy.deepcopy(made)
+        keep_each(step, left_out)
+        with pytest.raises(InvalidInputError, match="ROI 'GTVp': slices between those with contours are left out"):
+            lay_structure_set_on(left_out, series.grid, series.identity)
 
 
-def test_the_times_of_an_object_are_those_of_the_offset_that_it_repeats() -> None:
+def test_lesions_of_one_slice_each_are_no_gaps() -> None:
+    series = order_slices(make_series(spacing=(1.0, 1.0, 1.0)))
+    mask = np.zeros(series.grid.shape_zyx, np.uint8)
+    for at in range(4):
+        mask[1 + 3 * at, 3 * at : 3 * at + 2, 3 * at : 3 * at + 2] = Label.GTVP
+    made = make_structure_set(Image(mask, series.grid), series)
+    np.testing.assert_array_equal(lay_structure_set_on(made, series.grid, series.identity).voxels, mask)
+
+
+@pytest.mark.parametrize("make", [make_structure_set, make_segmentation])
+def test_the_times_of_an_object_are_those_of_the_offset_that_it_repeats(make: Callable[..., Dataset]) -> None:
     slices = make_series()
     for each in slices:
         each.TimezoneOffsetFromUTC = "+0930"
     series = order_slices(slices)
-    made = make_structure_set(lesions_on(series.grid), series)
-    written = datetime.strptime(f"{made.StructureSetDate}{made.StructureSetTime}+0930", "%Y%m%d%H%M%S%z")
-    assert abs(datetime.now(UTC) - written) < timedelta(minutes=5)
+    made = make(lesions_on(series.grid), series)
+    kind = "Content" if "ContentTime" in made else "StructureSet"
+    moments = [f"{made[f'{kind}Date'].value}{made[f'{kind}Time'].value}"]
+    moments += [each.ContributionDateTime for each in made.get("ContributingEquipmentSequence") or ()]
+    for moment in moments:
+        written = datetime.strptime(f"{moment}"[:14] + "+0930", "%Y%m%d%H%M%S%z")
+        assert abs(datetime.now(UTC) - written) < timedelta(minutes=5)
+    for each in slices:
+        each.TimezoneOffsetFromUTC = "+9930"
+    assert make(lesions_on(series.grid), series)
 
 
 def test_an_odd_weight_costs_no_object() -> None:

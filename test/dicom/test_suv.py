@@ -246,6 +246,20 @@ def test_a_stated_weight_counts_whatever_the_values_are_in():
     assert suv_factor(replace(SIEMENS, units="GML", **stated)).weight_kg == 35.0
 
 
+@pytest.mark.parametrize(
+    ("stated", "in_header"), [(70.0, 1.0), (70.0, 70_000.0), (70.0, -1.0), (70.0, None), (0.0, 70.0)]
+)
+def test_a_weight_that_can_be_none_moves_no_suv(stated, in_header):
+    """A placeholder, grams, nothing; by body weight the values are SUV whatever it was."""
+    pet = replace(SIEMENS, units="GML", weight_kg=stated, header_weight_kg=in_header)
+    assert suv_factor(pet).factor == 1.0
+
+
+def test_of_a_header_in_pounds_the_stated_weight_counts():
+    pet = replace(SIEMENS, units="GML", suv_type="LBM", weight_kg=70.0, header_weight_kg=154.0)
+    assert suv_factor(pet).factor == suv_factor(replace(pet, header_weight_kg=None)).factor
+
+
 def test_two_times_of_the_injection_that_contradict_each_other_are_flagged():
     """As where one was corrected by hand, or summer time moved it."""
     by_date = replace(SIEMENS, injected=NOON - timedelta(hours=2), injected_at=time(11, 0))
@@ -255,11 +269,17 @@ def test_two_times_of_the_injection_that_contradict_each_other_are_flagged():
     assert flag.startswith("SUV rests on an injection 120 min before the scan; by its time of day alone it was 60 min")
     for same in (time(10, 0), time(10, 0, 30), time(), None, time(12, 30)):
         assert suv_factor(replace(by_date, injected_at=same)).other_uptake_s is None
+    slow = replace(SIEMENS, half_life_s=282_240.0, injected=NOON - timedelta(hours=50))  # zirconium-89
+    for same in (None, time(10, 0)):
+        found = suv_factor(replace(slow, injected_at=same))
+        assert (found.uptake_s, found.other_uptake_s) == (50 * 3600, None)
 
 
 def test_enhanced_images_corrected_to_the_injection():
     enhanced = replace(SIEMENS, corrected_to=SIEMENS.injected)
     assert suv_factor(enhanced).factor == suv_factor(replace(SIEMENS, decay_correction="ADMIN")).factor
+    midnight = datetime(2000, 1, 1)
+    assert "blanked" in why_none(replace(SIEMENS, corrected_to=midnight, injected=midnight, injected_at=None))
 
 
 @pytest.mark.parametrize("height", [1.75, 175.0])

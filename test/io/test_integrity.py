@@ -79,6 +79,10 @@ def test_a_nrrd_need_not_either(stored: Path, tmp_path: Path) -> None:
         assert says_place(tmp_path / f"whole{ending}")
     sitk.WriteImage(image, str(tmp_path / "pair.img"))  # SimpleITK's is NIfTI
     assert says_place(tmp_path / "pair.img")
+    header = bytearray((tmp_path / "pair.hdr").read_bytes())
+    header[252:256] = bytes(4)
+    (tmp_path / "PLACELESS.HDR").write_bytes(header)
+    assert not says_place(tmp_path / "PLACELESS.IMG")
     (tmp_path / "analyze.hdr").write_bytes(bytes(348))
     assert not says_place(tmp_path / "analyze.img")
     header = b"NRRD0005\ntype: uint8\ndimension: 3\nsizes: 1 1 1\nencoding: raw\n"
