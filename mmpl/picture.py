@@ -308,7 +308,7 @@ def _draw_pet_bar(figure: "Figure", scale: PetScale, bottom: float, top: float) 
 
 def _write_summary(axes: "Axes", result: "PatientResult", threshold: float | None) -> None:
     hpv, survival = result.hpv, result.survival
-    flags = textwrap.wrap("; ".join(result.flags) or "none", 46, max_lines=3)
+    flags = textwrap.wrap("; ".join(result.flags) or "none", 42, max_lines=3)
     lines = [
         ("GTVp", f"{result.gtvp_ml:.1f} ml" if result.gtvp_ml else "none found", _INK),
         ("GTVn", f"{result.gtvn_ml:.1f} ml" if result.gtvn_ml else "none found", _INK),
