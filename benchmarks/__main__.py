@@ -70,11 +70,8 @@ def write_up(kept: Mapping[str, Measured]) -> str:
     machines = list(dict.fromkeys(measured.machine for measured in kept.values()))
     lines = ["# What was measured", ""]
     lines += ["By `python -m benchmarks`. Where two ways are compared they take turns, and the median of the turns'"]
-    lines += [
-        "ratios counts, with its range. Memory is by how much a process grows. A row holds for code and models of"
-    ]
-    lines += ["its date: rows of different dates do not compare. Not every goal is reached."]
-    lines += ["", "The machines:", ""]
+    lines += ["ratios counts, with its range. Memory is by how much a process grows. A row holds for code and models"]
+    lines += ["of its date: rows of different dates do not compare. Not every goal is reached. The machines:", ""]
     lines += [f"{number}. {name}" for number, name in enumerate(machines, 1)]
     when = {}
     for name, measured in kept.items():

@@ -135,8 +135,9 @@ def phantom(
     from mmpl.phantom.cohort import write_cohort
     from mmpl.phantom.dose import SHARE
 
-    share = dose_share if dose_share is not None else SHARE * dose
-    write_cohort(patients, seed, out, centers.value, hpv_positive, version, share, image_format=image_format)
+    if dose_share is None:
+        dose_share = SHARE if dose else 0.0
+    write_cohort(patients, seed, out, centers.value, hpv_positive, version, dose_share, image_format=image_format)
 
 
 @app.command()

@@ -218,7 +218,7 @@ class Calibration:
 
         Where too few had a known status to calibrate by, it is that of the others.
         """
-        return (known_status and self.survival_known) or self.survival
+        return self.survival_known if known_status and self.survival_known else self.survival
 
     def __post_init__(self) -> None:
         if self.version != 1:

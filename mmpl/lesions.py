@@ -104,7 +104,7 @@ def find_lesions(case: Case, mask: Image, member_masks: MemberMasks | None = Non
     primary = cKDTree(_surface_mm(found[0][1])) if found and found[0][0] is Label.GTVP else None
     lesions = []
     for number, (label, lesion) in enumerate(found):
-        places = _places_mm(lesion)
+        places = places_mm(lesion)
         center = places.mean(axis=0)
         volume_ml = len(places) * lesion.grid.voxel_ml
         x, y, z = center.tolist()
@@ -186,7 +186,7 @@ def _pet_voxels(pet: Grid, lesion: Image) -> NDArray[np.intp]:
         inside = resample(Image(lesion.voxels.astype(np.uint8), lesion.grid), box, Interpolation.NEAREST, 0.0) > 0.5
         if inside.any():
             return np.argwhere(inside)[:, ::-1] + start
-    nearest = np.unique(np.rint(mm_to_index(pet, _places_mm(lesion))).astype(int), axis=0)
+    nearest = np.unique(np.rint(mm_to_index(pet, places_mm(lesion))).astype(int), axis=0)
     return nearest[((nearest >= 0) & (nearest < pet.size_xyz)).all(axis=1)]
 
 
@@ -258,7 +258,8 @@ def _found_by(places_mm: Floats, label: Label, masks: MemberMasks | None) -> flo
     return float((masks.shares(places_mm, label) >= FOUND_FROM).mean())
 
 
-def _places_mm(lesion: Image) -> Floats:
+def places_mm(lesion: Image) -> Floats:
+    """Give where the voxels of a lesion lie: (n, 3) x, y, z in mm."""
     return index_to_mm(lesion.grid, np.argwhere(lesion.voxels)[:, ::-1])
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpl.case import Case, Grid, Image
-from mmpl.geometry import Interpolation, extent_mm, index_to_mm, mm_to_index, resample
-from mmpl.lesions import Lesion, components
+from mmpl.geometry import Interpolation, extent_mm, mm_to_index, resample
+from mmpl.lesions import Lesion, components, places_mm
 from mmpl.names import LESIONS
 from mmpl.picture import CT_OUTSIDE_HU, CT_WINDOW_HU, PetScale
 from mmpl.segmentation import Segmentation
@@ -72,8 +72,7 @@ def make_scene(case: Case, segmentation: Segmentation) -> Scene:
 
 def _nearest(grid: Grid, lesion: Image) -> NDArray[np.intp]:
     """Find the voxels of a grid, (3, n) x, y, z, that are nearest to those of a lesion."""
-    places = index_to_mm(lesion.grid, np.argwhere(lesion.voxels)[:, ::-1])
-    return np.clip(np.rint(mm_to_index(grid, places)).astype(int), 0, SIDE_VOXELS - 1).T
+    return np.clip(np.rint(mm_to_index(grid, places_mm(lesion))).astype(int), 0, SIDE_VOXELS - 1).T
 
 
 def _cube(mask: Image, roi: Grid) -> Grid:

@@ -273,7 +273,8 @@ def _lean_kg(kind: str, sex: str, weight: float, height: float) -> float:
 def _weight(pet: PetHeader) -> float:
     if why := _why_no_weight(pet):
         raise _NoFactor(why)
-    return pet.weight_kg or math.nan
+    assert pet.weight_kg is not None
+    return pet.weight_kg
 
 
 def _why_no_weight(pet: PetHeader) -> str | None:

@@ -171,11 +171,13 @@ class CoxEvidence:
             evidence, *outcomes, workspace.profile.survival.screening_p, workspace.seed(member, Stage.SURVIVAL)
         )
 
-    def score(self, member: Member, cox: CoxModel) -> tuple[Scale, dict[str, float]]:
-        """Give the scale of the log hazards inside a model's fold, and the risks there, standardized by it."""
+    def score(
+        self, member: Member, cox: CoxModel, known: bool = False, scale: Scale | None = None
+    ) -> tuple[Scale, dict[str, float]]:
+        """Give a scale, by default that of the log hazards inside a model's fold, and the risks there, standardized."""
         held_out = self.workspace.splits.held_out(member, self.workspace.patients)
-        hazard = cox.log_partial_hazard(self(member, held_out))
-        scale = Scale.of(hazard, SMALLEST_RISK_SD)
+        hazard = cox.log_partial_hazard(self(member, held_out, known))
+        scale = scale or Scale.of(hazard, SMALLEST_RISK_SD)
         return scale, {p.patient_id: scale.standardize(h) for p, h in zip(held_out, hazard.tolist(), strict=True)}
 
 
@@ -222,9 +224,7 @@ class RisksOfKnownStatus:
         workspace = self.workspace
         evidence = CoxEvidence.of(workspace, workspace.read(SurvivalRecord).expected_days)
         tables = read_json(workspace.member_file(member, TABLES_FILE[Stage.SURVIVAL]), SurvivalTables)
-        held_out = workspace.splits.held_out(member, workspace.patients)
-        hazard = tables.cox.log_partial_hazard(evidence(member, held_out, known=True)).tolist()
-        return {p.patient_id: tables.risk_scale.standardize(h) for p, h in zip(held_out, hazard, strict=True)}
+        return evidence.score(member, tables.cox, known=True, scale=tables.risk_scale)[1]
 
 
 def describe_c_index(patients: Sequence[Patient], expected: dict[str, float]) -> str:

@@ -600,8 +600,7 @@ def test_a_key_that_an_edition_does_not_know_is_named(answer, write_input, outpu
 
 
 def test_an_unknown_argument(root, capfd):
-    program = runpy.run_path(str(root / "inference.py"))
-    assert program["main"](["serve"]) == 2
+    assert runpy.run_path(str(root / "inference.py"))["main"](["serve"]) == 2
     assert capfd.readouterr().err == "usage: inference.py [invoke]\n"
 
 
