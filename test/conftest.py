@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import runpy
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +15,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin slow sm
 import numpy as np
 import pytest
 import torch
+from challenge_program import PROGRAM, plain_logging
+from expected import files
 from safetensors.torch import save_file
 
 from mmpl import datafiles
@@ -173,6 +176,48 @@ def write_input(tmp_path: Path, head: Case) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where the challenge's program writes."""
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def answer(
+    output: Path, tiny_ensemble: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the challenge's program in this process: exit code, stdout, stderr."""
+
+    def run(folder: Path, weights: Path = tiny_ensemble) -> tuple[int, str, str]:
+        for name, value in (("INPUT", folder), ("OUTPUT", output), ("WEIGHTS", weights)):
+            monkeypatch.setenv(f"MMPL_{name}", str(value))
+        with plain_logging():
+            code = runpy.run_path(str(PROGRAM))["main"]([])
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def refuse(answer: Callable[..., tuple[int, str, str]], output: Path) -> Callable[..., str]:
+    """Run it on a case that it cannot answer, beside an earlier answer; the line it prints."""
+
+    def run(folder: Path, **options: Path) -> str:
+        output.mkdir(exist_ok=True)
+        for name in ("rfs.json", "hpv-status.json"):
+            (output / name).write_text("1\n")
+        code, _, error = answer(folder, **options)
+        assert code == 1
+        assert not files(output)
+        assert error.startswith("error: ")
+        assert error.endswith("\n")
+        assert error.count("\n") == 1
+        return error.removeprefix("error: ").rstrip("\n")
+
+    return run
 
 
 @pytest.fixture(scope="session")
