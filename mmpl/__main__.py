@@ -258,7 +258,8 @@ def listen(
     import pynetdicom  # noqa: F401 where it is not there, that is said first
 
     from mmpl.algorithm import Algorithm
-    from mmpl.listen import Destination, Inbox, Limits, Node, Peer, answer_apart, run, title_of
+    from mmpl.inbox import Inbox, Limits
+    from mmpl.listen import Destination, Node, Peer, answer_apart, run, title_of
     from mmpl.logs import set_up_logging
 
     peers, title = list(map(Peer.read, peer)), title_of(aet)

@@ -1,37 +1,30 @@
 """A small DICOM node: it takes the CT and the PET of a study, answers it once it is complete, and sends the answer on.
 
-The images of a study lie in one folder below one of three places, and that is all the state there is: `received` until
-they are answered, then `answered`, or `failed` with the reason beside them. A start goes on with what was received. No
-line of the log holds more of a header than UIDs and the numbers of series.
+No line of the log holds more of a header than UIDs and the numbers of series.
 """
 
-import fcntl
 import ipaddress
 import logging
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mmpl.dicom.headers import quiet
 from mmpl.dicom.series import MULTI_FRAME_CT, SOP_CLASSES
 from mmpl.errors import one_line
-from mmpl.files import PARTIAL, write_whole
+from mmpl.inbox import Inbox, NoRoomError, is_uid
 from mmpl.names import DICOM_FORMATS
 
 if TYPE_CHECKING:
@@ -48,11 +41,8 @@ POLL_S = 0.2
 _STORED, _NO_ROOM, _MISMATCH, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
 _STORED_WITH_WARNING = (0xB000, 0xB006, 0xB007)
 _PERMANENT, _BY_USER, _CALLING_TITLE, _CALLED_TITLE = 1, 1, 3, 7  # PS3.8 9.3.4
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # ASCII without the backslash, PS3.5 6.2
-TOO_LARGE = "the study is larger than the limit"
 NOT_CONNECTED = "no peer has this address: not connected"
-_REFUSED, _SCRATCH = ".refused.", ".answering."
 
 log = logging.getLogger(__name__)
 
@@ -102,27 +92,6 @@ class Destination:
         return cls(title_of(title), host.strip("[]"), int(port))
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much a node takes.
-
-    Attributes:
-        idle_s: Seconds without a new object after which a study is complete.
-        study_bytes: Bytes of one study.
-        waiting: Studies that wait for their answer.
-        free_bytes: Bytes of disk that stay free.
-    """
-
-    idle_s: float
-    study_bytes: int
-    waiting: int
-    free_bytes: int
-
-
-class NoRoomError(Exception):
-    """An object that is not taken, and why."""
-
-
 def title_of(text: str) -> str:
     """Give an AE title without the spaces around it.
 
@@ -134,179 +103,10 @@ def title_of(text: str) -> str:
     return text.strip()
 
 
-def is_uid(text: str) -> bool:
-    """Tell a UID, numbers with dots between, which cannot lead out of a folder as a file's name (PS3.5 9.1)."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
-
-
 def _plain_address(address: str) -> str:
     """Write an IPv4 address that came over IPv6 (`::ffff:10.0.0.5`) as itself."""
     mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
     return str(mapped or address)
-
-
-class Inbox:
-    """The studies on disk; more than one thread may store.
-
-    Attributes:
-        folder: Takes the three places of images, and a folder of answers a study.
-    """
-
-    def __init__(self, folder: Path, limits: Limits) -> None:
-        self.folder, self.limits = folder, limits
-        self.received, self.answered, self.failed = (folder / name for name in ("received", "answered", "failed"))
-        self._lock, self._newest = threading.Lock(), dict[str, float]()
-        self._refused: defaultdict[str, set[str]] = defaultdict(set)
-        self._told_again = set[str]()
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Have the folder, and remove what an end in the middle of something left there.
-
-        Raises:
-            ValueError: Another node has it.
-        """
-        for place in (self.received, self.answered, self.failed):
-            place.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ValueError(f"{self.folder}: another node uses it") from None
-            for path in self.folder.glob(f"{_SCRATCH}*"):
-                shutil.rmtree(path)
-            for path in self.folder.rglob(f"{PARTIAL}*"):
-                path.unlink()
-            yield
-
-    def store(self, study: str, instance: str, content: bytes) -> None:
-        """Store an object, once. It brings a study that failed, or that lacked it when answered, back to be answered.
-
-        One with other content takes the place of the former, until the study is answered. That an object was refused,
-        or that writing it was cut short, is noted, in the study's folder, too, until it is there.
-
-        Raises:
-            NoRoomError: A limit would be passed.
-            OSError: It cannot be written.
-        """
-        with self._lock:
-            places = (self.received, self.answered, self.failed)
-            place = next((each for each in places if (each / study).is_dir()), None)
-            name = f"{instance}.dcm"
-            there = place / study / name if place else None
-            if there and there.is_file() and place == self.answered:
-                self._refused[study].discard(instance)
-                if study not in self._told_again and there.read_bytes() != content:
-                    self._told_again.add(study)
-                    log.warning("note: study %s: objects came again, otherwise than they were answered", study)
-                return
-            known = there is not None and there.is_file() and there.read_bytes() == content
-            self._refused[study].add(instance)
-            home = (place or self.failed) / study
-            home.mkdir(exist_ok=True)
-            if not known:
-                self._newest[study] = time.monotonic()
-            refused = home / f"{_REFUSED}{instance}"
-            refused.touch()
-            if place != self.received:
-                if len(self.waiting) >= self.limits.waiting:
-                    reason = f"{self.limits.waiting} studies wait already"
-                    if home.parent == self.failed:
-                        self._say_why(study, f"{reason}: send the study again")
-                    raise NoRoomError(reason)
-                home = self._move(study, home.parent, self.received)
-            if not known:
-                if len(content) + sum(path.stat().st_size for path in home.iterdir()) > self.limits.study_bytes:
-                    refused.write_text(TOO_LARGE)
-                    raise NoRoomError(TOO_LARGE)
-                if shutil.disk_usage(home).free - len(content) < self.limits.free_bytes:
-                    raise NoRoomError("the disk is as full as it may be")
-                with write_whole(home / name, lasting=True) as written:
-                    written.write_bytes(content)
-            (home / refused.name).unlink()
-            self._refused[study].discard(instance)
-
-    def note_refused(self, study: str, instance: str) -> None:
-        """Note an object that is not taken, so that its study is not answered without it."""
-        with self._lock:
-            self._refused[study].add(instance)
-            self._newest[study] = time.monotonic()
-            if (self.received / study).is_dir():
-                with suppress(OSError):
-                    (self.received / study / f"{_REFUSED}{instance}").touch()
-
-    def postpone(self, study: str) -> None:
-        """Let a study wait behind the others."""
-        with self._lock:
-            self._newest[study] = time.monotonic()
-
-    def ready(self) -> tuple[str, float] | None:
-        """Give the study that has been complete for longest, and the moment of its newest object; None without one."""
-        with self._lock:
-            now = time.monotonic()
-            newest = {study: self._newest.setdefault(study, now) for study in self.waiting}
-            study = min(newest, key=newest.__getitem__, default=None)
-            return (study, newest[study]) if study and now - newest[study] >= self.limits.idle_s else None
-
-    def missing(self, study: str) -> int:
-        """Count the objects of a study that were refused, and have not come again."""
-        noted = {path.name.removeprefix(_REFUSED) for path in (self.received / study).glob(f"{_REFUSED}*")}
-        with self._lock:
-            return len(noted | self._refused[study])
-
-    def causes(self, study: str) -> list[str]:
-        """Give why objects of a study were refused, as far as that stays true when they come again."""
-        with self._lock:
-            return sorted({path.read_text() for path in (self.received / study).glob(f"{_REFUSED}*")} - {""})
-
-    def is_whole(self, study: str, newest: float) -> bool:
-        """Tell whether nothing has come of a study since, be it stored or refused."""
-        return self._newest.get(study) == newest
-
-    def settle(self, study: str, newest: float, reason: str = "") -> None:
-        """Move a study that was answered, or could not be for a reason; but not where more of it has come since."""
-        with self._lock:
-            if not self.is_whole(study, newest):
-                return
-            self._say_why(study, reason)  # before the study is there: who sees it finds the reason
-            self._move(study, self.received, self.failed if reason else self.answered)
-            del self._newest[study]
-            self._refused.pop(study, None)
-
-    def publish(self, answers: Path) -> Path:
-        """Give a study's answers their place; those of before, which may hold a person's work, go to `former`."""
-        target, former = self.folder / answers.name, self.folder / "former"
-        if target.exists():
-            former.mkdir(exist_ok=True)
-            names = (former / f"{answers.name}.{number}" for number in count(1))
-            target.rename(next(name for name in names if not name.exists()))
-        os.sync()  # no loss of power may leave a study settled and its answers empty
-        return answers.rename(target)
-
-    @property
-    def waiting(self) -> list[str]:
-        """The studies that were received and not answered."""
-        return [path.name for path in self.received.iterdir() if is_uid(path.name)]
-
-    def _move(self, study: str, source: Path, target: Path) -> Path:
-        if source == self.failed:
-            self._say_why(study, "")
-        moved, there = source / study, target / study
-        if there.is_dir():  # a person put a copy of the study back: it counts, with what only the other has
-            for path in there.iterdir():
-                if not (moved / path.name).exists():
-                    path.rename(moved / path.name)
-            shutil.rmtree(there)
-        return moved.rename(there)
-
-    def _say_why(self, study: str, reason: str) -> None:
-        """Write why a study failed beside it, or remove what stood there before, where a person moved it back, too."""
-        path = self.failed / f"{study}.txt"
-        if not reason:
-            path.unlink(missing_ok=True)
-            return
-        with write_whole(path) as written:
-            written.write_text(f"{reason}\n")
 
 
 class Node:
@@ -443,8 +243,8 @@ class Node:
             record = None
         log.info("study %s: answering, %s clinical record", study, "with a" if record else "without a")
         began = time.monotonic()
-        with TemporaryDirectory(prefix=_SCRATCH, dir=self.inbox.folder) as scratch:
-            answers = Path(scratch) / study
+        with self.inbox.scratch() as scratch:
+            answers = scratch / study
             missing = self.inbox.missing(study)
             causes = self.inbox.causes(study) or ["send the study again"]
             reason = f"{missing} objects were refused: {'; '.join(causes)}" if missing else ""
