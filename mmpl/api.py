@@ -30,13 +30,13 @@ from mmpl.dicom.masks import give_mask
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, read_pair
 from mmpl.dose import DOSE_UNREAD, give_dose
 from mmpl.geometry import lay_on, to_sitk
-from mmpl.io.challenge import read_edition, take_known_hpv
+from mmpl.io.challenge import read_edition
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import NO_PLACE, as_volume, flags_of, from_sitk, read_image, says_no_place
 from mmpl.io.masks import as_labels
+from mmpl.io.record import read_record, stated_weight_kg
 from mmpl.names import Task
 from mmpl.page import write_page
-from mmpl.patient import stated_weight_kg
 from mmpl.pipeline import PatientResult, Pipeline
 from mmpl.processor import PRECISION
 from mmpl.provenance import trace
@@ -88,10 +88,9 @@ class Model:
             OSError: The page cannot be written.
         """
         known_hpv = _checked_status(known_hpv)
-        content, notes = {} if record is None else dict(record), list[str]()
+        content = {} if record is None else dict(record)
         schema = self.pipeline.ensemble.profile.clinical
-        if record is not None and known_hpv is None and (name := read_edition().known_hpv):
-            known_hpv, notes = take_known_hpv(content, name, schema)
+        fields, known_hpv = read_record(content, schema, read_edition().known_hpv, known_hpv)
         if isinstance(ct, str | PathLike) and isinstance(pet, str | PathLike):
             images = read_pair(Path(ct), Path(pet), weight_kg=stated_weight_kg(content, schema))
         else:
@@ -101,8 +100,7 @@ class Model:
             if any(isinstance(image, sitk.Image) and says_no_place(image) for image in (ct, pet)):
                 flags = (NO_PLACE,)
             images = replace(images, flags=flags)
-        read = schema.read(content)
-        clinical = schema.complete(replace(read, assumed=(*notes, *read.assumed)), images.found, DICOM_HEADER)
+        clinical = schema.complete(fields, images.found, DICOM_HEADER)
         case = images.to_case(patient_id, clinical, known_hpv=known_hpv)
         if isinstance(dose, str | PathLike):
             case = give_dose(case, read_any_dose(Path(dose), case.ct_series))

@@ -13,14 +13,14 @@ from mmpl.dicom.headers import require_pydicom
 from mmpl.dicom.masks import give_mask
 from mmpl.dicom.series import read_series
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_one, find_study, is_dicom_place, read_pair, read_study
-from mmpl.dicom.suv import read_weight_kg
 from mmpl.dose import DOSE_UNREAD, give_dose
 from mmpl.errors import one_line
 from mmpl.export import check_study, find_answers, refer, write_forms
 from mmpl.files import OverwriteError, refuse_inside, refuse_to_replace
-from mmpl.io.challenge import former_answer, read_edition, read_record_file, take_known_hpv
+from mmpl.io.challenge import former_answer, read_edition
 from mmpl.io.images import read_image, write_image
-from mmpl.names import DISAGREEMENT, MASK, PAGE, PICTURE, REPORT, WEIGHT, Format, Modality, Task
+from mmpl.io.record import is_weight, read_record, read_record_file, stated_weight_kg
+from mmpl.names import DISAGREEMENT, MASK, PAGE, PICTURE, REPORT, Format, Modality, Task
 from mmpl.page import write_page
 from mmpl.picture import draw
 from mmpl.provenance import trace
@@ -83,14 +83,10 @@ def read_patient(sources: Sources, schema: ClinicalSchema, patient_id: str) -> C
         ModuleNotFoundError: An image is DICOM, and the extra `dicom` is not installed.
     """
     content, notes = read_record_file(sources.record) if sources.record else ({}, [])
-    known_hpv = sources.known_hpv
-    if sources.record and known_hpv is None and (name := read_edition().known_hpv):
-        known_hpv, said = take_known_hpv(content, name, schema)
-        notes += said
     known = dict(sources.fields) | {name: value for name, value in content.items() if name not in sources.fields}
-    record = schema.read(known)
+    record, known_hpv = read_record(known, schema, read_edition().known_hpv, sources.known_hpv, notes)
     images = _read_images(sources, stated_weight_kg(known, schema))
-    clinical = schema.complete(replace(record, assumed=(*notes, *record.assumed)), images.found, DICOM_HEADER)
+    clinical = schema.complete(record, images.found, DICOM_HEADER)
     about = [path for path in (sources.dicom, sources.ct, sources.pet) if path]
     try:
         case = images.to_case(patient_id, clinical, known_hpv=known_hpv)
@@ -218,7 +214,7 @@ def read_fields(arguments: list[str], schema: ClinicalSchema) -> dict[str, str]:
     words = iter(arguments)
     for word in words:
         name, given, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not (schema.field_of_key(name) or _is_weight(name)):
+        if not word.startswith("--") or not (schema.field_of_key(name) or is_weight(name)):
             raise ValueError(
                 f"there is no option {word}, nor such a clinical field; there are {', '.join(schema.names)}"
             )
@@ -243,19 +239,3 @@ def _read_images(sources: Sources, weight_kg: float | None) -> PatientImages:
 
 def _read_ct(path: Path) -> Image:
     return read_series(find_one(path, Modality.CT)) if is_dicom_place(path) else read_image(path)
-
-
-def stated_weight_kg(known: Mapping[str, object], schema: ClinicalSchema) -> float | None:
-    """Give the weight that is stated first.
-
-    Raises:
-        InvalidInputError: It is no number.
-    """
-    for name, value in known.items():
-        if _is_weight(str(name)) and not schema.is_missing(value):
-            return read_weight_kg(value)
-    return None
-
-
-def _is_weight(name: str) -> bool:
-    return name.strip().casefold() == WEIGHT.casefold()

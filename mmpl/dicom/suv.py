@@ -137,18 +137,6 @@ def _by_stated_weight(pet: PetHeader, found: SuvFactor) -> SuvFactor:
     return replace(found, factor=found.factor * pet.weight_kg / scanned, weight_kg=pet.weight_kg)
 
 
-def read_weight_kg(stated: object) -> float:
-    """Read a weight that somebody states.
-
-    Raises:
-        InvalidInputError: It is no number.
-    """
-    try:
-        return float(str(stated))
-    except ValueError:
-        raise InvalidInputError(f"weight is {str(stated)[:40]!r}, not a number of kg") from None
-
-
 def _from_bqml(pet: PetHeader, said: SuvFactor) -> SuvFactor:
     dose, weight = _dose(pet.dose_bq), _weight(pet)
     said = replace(said, dose_bq=dose, weight_kg=weight, height_m=pet.height_m, decay_correction=pet.decay_correction)

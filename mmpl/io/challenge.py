@@ -4,19 +4,18 @@ import json
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmpl.case import Case, ClinicalRecord, InvalidInputError
+from mmpl.case import Case, InvalidInputError
 from mmpl.datafiles import RESOURCES, load_yaml
 from mmpl.dose import leave_dose_out
 from mmpl.errors import some_of
@@ -24,8 +23,7 @@ from mmpl.files import PARTIAL, OverwriteError, write_whole
 from mmpl.geometry import check_overlap
 from mmpl.io.dose import add_found_dose, say_why_not
 from mmpl.io.images import IMAGE_SUFFIXES, flags_of, read_image, write_image
-from mmpl.io.outcomes import read_known_status
-from mmpl.io.tables import cell_text
+from mmpl.io.record import read_record, read_record_file
 from mmpl.names import (
     ALONE,
     DISAGREEMENT,
@@ -43,7 +41,7 @@ from mmpl.names import (
 )
 from mmpl.pipeline import PatientResult
 from mmpl.profile import Positive, describe_invalid
-from mmpl.schema import ClinicalSchema, default_schema, plain_name, shown
+from mmpl.schema import ClinicalSchema, default_schema
 from mmpl.units import check_units
 
 EDITIONS = RESOURCES / "editions"
@@ -216,9 +214,9 @@ def read_challenge_case(
     layout, edition = _Layout(folder, _read_listed_paths(folder / "inputs.json")), read_edition()
     ct = find_image(layout.path(edition.ct), "CT")
     pet = find_image(layout.path(edition.pet), "PET")
-    path, schema = layout.path(edition.clinical), schema or default_schema()
-    clinical, stated = read_clinical_file(path, schema, edition.known_hpv)
-    known_hpv = stated if known_hpv is None else known_hpv
+    path = layout.path(edition.clinical)
+    content, notes = read_record_file(path) if path.is_file() else ({}, [f"there is no {path.name}"])
+    clinical, known_hpv = read_record(content, schema or default_schema(), edition.known_hpv, known_hpv, notes)
     images = read_image(ct), read_image(pet)
     try:
         case = check_units(Case(CASE_ID, *images, clinical, flags=flags_of(ct, pet), known_hpv=known_hpv))
@@ -263,110 +261,6 @@ def find_image(folder: Path, what: str) -> Path:
     for path in set(found) - set(files):
         log.info("note: %s is a hidden file: not read", path)
     return files[0]
-
-
-def read_clinical_file(
-    path: Path, schema: ClinicalSchema, known_hpv: str | None = None
-) -> tuple[ClinicalRecord, bool | None]:
-    """Read `ehr.json`; a literal NaN and trailing commas, which occur in the wild, are accepted.
-
-    Without the file nothing is known of the patient, and the record says so, as it does of a name that is there twice.
-
-    Args:
-        path: The file.
-        schema: Schema of the clinical record.
-        known_hpv: Key of a known HPV status; None where none is looked at.
-
-    Returns:
-        The record, and the known HPV status; None where it is not known, or given in no way that is understood, which
-        the record says, too.
-
-    Raises:
-        InvalidInputError: The file is not a JSON object.
-    """
-    if not path.is_file():
-        return _assuming(schema.read({}), f"there is no {path.name}"), None
-    content, notes = read_record_file(path)
-    status = None
-    if known_hpv:
-        status, said = take_known_hpv(content, known_hpv, schema)
-        notes += said
-    return _assuming(schema.read(content), *notes), status
-
-
-def take_known_hpv(content: dict[str, Any], name: str, schema: ClinicalSchema) -> tuple[bool | None, list[str]]:
-    """Take the known HPV status out of a record as it is written, and say so where it has none.
-
-    Args:
-        content: The record, which loses the key.
-        name: Key of the status.
-        schema: Schema of the clinical record.
-    """
-    key = next((key for key in content if plain_name(key) == plain_name(name)), None)
-    if key is None:
-        return None, [f"{name} is not given: predicted"]
-    value = content.pop(key)
-    if schema.is_missing(value):
-        return None, [f"{name} is {shown(value)}: predicted"]
-    try:
-        return read_known_status(cell_text(value)), []
-    except ValueError:
-        return None, [f"{name} is {shown(value)}, neither positive (1) nor negative (0): predicted"]
-
-
-def read_record_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Read a clinical record as it is written, and a sentence for each name that is there twice.
-
-    Raises:
-        InvalidInputError: The file is not there, or not a JSON object.
-    """
-    try:
-        content, repeated = parse_lenient_json(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InvalidInputError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InvalidInputError(f"{path}: holds {type(content).__name__}, and an object of clinical fields is needed")
-    return content, [f"{name[:60]!r} is there twice: the last is taken" for name in repeated]
-
-
-def _assuming(record: ClinicalRecord, *notes: str) -> ClinicalRecord:
-    return replace(record, assumed=(*notes, *record.assumed))
-
-
-def parse_lenient_json(text: str) -> tuple[Any, list[str]]:
-    """Parse JSON; where that fails, once more without the commas that stand before a closing bracket.
-
-    Returns:
-        The content, and the names that an object has more than once; of those, the last counts.
-    """
-    try:
-        return _parse_json(text)
-    except json.JSONDecodeError:
-        return _parse_json(_without_trailing_commas(text))
-
-
-def _parse_json(text: str) -> tuple[Any, list[str]]:
-    repeated: list[str] = []
-
-    def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        return dict(pairs)
-
-    return json.loads(text, object_pairs_hook=as_dict), repeated
-
-
-def _without_trailing_commas(text: str) -> str:
-    kept: list[str] = []
-    quoted = escaped = False
-    for position, character in enumerate(text):
-        if not quoted and character == "," and text[position + 1 :].lstrip()[:1] in ("}", "]"):
-            continue
-        kept.append(character)
-        quoted = quoted != (character == '"' and not escaped)
-        escaped = quoted and character == "\\" and not escaped
-    return "".join(kept)
 
 
 def _read_listed_paths(path: Path) -> dict[str, str]:

@@ -27,11 +27,11 @@ from pathlib import Path
 from mmpl.case import Case, InvalidInputError, Outcome, Patient, describe_problems
 from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, require_pydicom, stored_files
 from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, read_study
-from mmpl.dicom.suv import read_weight_kg
 from mmpl.io.dose import add_found_dose
 from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
 from mmpl.io.patients import can_name_a_file, inspect_patients, read_patients, says_nothing, spelling
+from mmpl.io.record import read_weight_kg
 from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factors, to_suv
 from mmpl.io.tables import merge_tables, read_table
 from mmpl.schema import ClinicalSchema, default_schema

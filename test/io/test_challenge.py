@@ -24,12 +24,11 @@ from mmpl.hpv import HpvResult
 from mmpl.io import challenge
 from mmpl.io.challenge import (
     clear_challenge_result,
-    parse_lenient_json,
     read_challenge_case,
-    read_clinical_file,
     write_challenge_result,
 )
 from mmpl.io.images import NO_PLACE, read_image
+from mmpl.io.record import parse_lenient_json, read_record_file
 from mmpl.names import Task
 from mmpl.pipeline import PatientResult
 from mmpl.schema import ClinicalSchema, default_schema
@@ -203,7 +202,7 @@ def test_json_that_is_none_even_in_the_wild(text):
 
 def test_a_byte_order_mark(tmp_path):
     (tmp_path / "ehr.json").write_bytes(b'\xef\xbb\xbf{"Age": 61}')
-    assert read_clinical_file(tmp_path / "ehr.json", default_schema())[0].values["Age"] == 61
+    assert read_record_file(tmp_path / "ehr.json") == ({"Age": 61}, [])
 
 
 @pytest.mark.parametrize(
@@ -507,6 +506,12 @@ def test_a_status_that_is_none_is_predicted_and_said(write_input, of_2026, value
     (note,) = case.clinical.assumed
     assert note.startswith(f"HPV Status is {shown}")
     assert note.endswith(": predicted")
+
+
+def test_a_status_that_is_stated_elsewhere_is_not_missed_in_the_record(write_input, of_2026):
+    case = read_challenge_case(write_input(ehr=EHR), known_hpv=True)
+    assert case.known_hpv is True
+    assert not any("HPV Status" in note for note in case.clinical.assumed)
 
 
 def test_the_organizers_sample_record_of_2026(write_input, of_2026):
