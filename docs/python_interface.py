@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 import mmpl
+from mmpl.api import mask_image
 from mmpl.findings import in_words
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -25,6 +26,8 @@ record = json.loads((SAMPLE / "ehr.json").read_text())
 result = model.answer(ct, pet, record, patient_id="sample")
 
 mask = result.segmentation.mask  # voxels (z, y, x) on the CT's own grid: 0 background, 1 GTVp, 2 GTVn
+image = mask_image(result)  # the same as a SimpleITK image, which sitk.WriteImage takes
+assert image.GetSize() == mask.grid.size_xyz
 print(f"GTVp {result.gtvp_ml:.1f} ml, GTVn {result.gtvn_ml:.1f} ml, on {mask.grid.size_xyz} voxels")
 
 assert result.hpv is not None  # as these weights were trained for all three tasks

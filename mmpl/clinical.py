@@ -1,7 +1,7 @@
 """Clinical records as a table of numbers, encoded by the statistics of a training split."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -123,12 +123,3 @@ class ClinicalEncoder(_Frozen):
             and (value := record.values.get(term.field)) is not None
             and value not in term.levels
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Write the encoder as JSON can hold it; the inverse of `from_dict`."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote; unknown keys are errors."""
-        return cls.model_validate(content)

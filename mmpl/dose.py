@@ -14,9 +14,10 @@ import numpy as np
 from mmpl.case import Case, Grid, Image, InvalidInputError, check_image
 from mmpl.evidence import DOSE_KNOWN, FeatureTable, Floats
 from mmpl.geometry import LEAST_OVERLAP_MM, Interpolation, extent_mm, grid_between, resample
+from mmpl.lesions import cut_class
 from mmpl.names import CLASS_NAMES, LESIONS, Label
 from mmpl.profile import DoseSettings, RadiomicsSettings
-from mmpl.radiomics import measure, measured_region, tight_lesion
+from mmpl.radiomics import measure, measured_region
 
 MAXIMUM_GY = (5.0, 100.0)
 """Bounds of a plan's highest dose; times a hundred they are those of a plan in cGy. What lies outside both is no plan
@@ -142,10 +143,10 @@ def measure_dose(dose: Image | None, mask: Image, settings: DoseSettings, radiom
     values, flags, known = dict[str, float](), list[str](), False
     for label in LESIONS if dose else ():
         assert dose is not None
-        lesion = tight_lesion(mask, label)
+        lesion = cut_class(mask, label)
         if lesion is None:
             continue
-        gray = resample(dose, lesion.grid, Interpolation.LINEAR, math.nan)[lesion.voxels > 0]
+        gray = resample(dose, lesion.grid, Interpolation.LINEAR, math.nan)[lesion.voxels]
         covered = gray[np.isfinite(gray)].astype(float)
         share, enough = len(covered) / len(gray), len(covered) >= settings.least_covered * len(gray)
         if share < 1:

@@ -222,7 +222,7 @@ class Pipeline:
         read = None if self.all_radiomics else frozenset(ABSENT).union(*(member.radiomics_names for member in members))
         measured = measure_lesions(case, segmentation.mask, profile.radiomics, read)
         dose = None
-        if profile.dose and Task.SURVIVAL in self.tasks and any(member.dose_names for member in members):
+        if Task.SURVIVAL in self.tasks and any(member.dose_names for member in members):
             dose = measure_dose(case.dose, segmentation.mask, profile.dose, profile.radiomics)
         return LesionInputs(crop, measured, dose)
 

@@ -305,11 +305,7 @@ class DoseSettings(Settings):
 
 
 class Profile(Settings):
-    """Every setting of one edition of the system; a training run and its weights carry theirs whole.
-
-    Attributes:
-        dose: None of runs and weights that were made before dose was measured: they measure none.
-    """
+    """Every setting of one edition of the system; a training run and its weights carry theirs whole."""
 
     name: str
     preprocess: PreprocessSettings
@@ -320,7 +316,7 @@ class Profile(Settings):
     forest: ForestSettings
     radiomics: RadiomicsSettings
     clinical: ClinicalSchema
-    dose: DoseSettings | None
+    dose: DoseSettings
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -353,8 +349,6 @@ class Profile(Settings):
         Raises:
             ValueError: A setting is unknown, missing or out of range; one line says which.
         """
-        if isinstance(content, dict):
-            content = {"dose": None, **content}
         try:
             return cls.model_validate(content)
         except ValidationError as error:

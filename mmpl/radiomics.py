@@ -3,6 +3,7 @@
 Each class is measured as one region (all nodes together) on its own 1 mm grid, as `RadiomicsSettings` say.
 """
 
+import logging
 import math
 import re
 import warnings
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from mmpl.case import Case, Grid, Image
 from mmpl.evidence import ABSENT, FeatureTable
 from mmpl.geometry import Interpolation, crop_grid, extent_mm, grid_between, resample, to_sitk
+from mmpl.lesions import cut_class
 from mmpl.names import LESIONS, Label, Modality
 from mmpl.parallel import Together
 from mmpl.profile import GrayLevels, RadiomicsSettings
@@ -91,7 +93,7 @@ def extract(
     images = {Modality.CT: ct} if pet is None else {Modality.CT: ct, Modality.PET: pet}
     values: dict[str, float] = {}
     for label, absent in zip(LESIONS, ABSENT, strict=True):
-        lesion = tight_lesion(mask, label)
+        lesion = cut_class(mask, label)
         values[absent] = float(lesion is None)
         if lesion is None:
             continue
@@ -274,26 +276,21 @@ def _feature_classes() -> Mapping[str, type["RadiomicsFeaturesBase"]]:
 @Together
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep pyradiomics from printing; it logs every step and divides by zero in flat regions, where NaN is right."""
+    """Keep pyradiomics from logging every step, and from warning of flat regions, where it divides by zero."""
     import radiomics
 
-    radiomics.setVerbosity(60)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def tight_lesion(mask: Image, label: Label) -> Image | None:
-    """Cut one class out of a label map, by its bounding box, as 0 and 1; None where it is absent."""
-    inside = mask.voxels == label
-    if not inside.any():
-        return None
-    lesion = _crop(Image(inside, mask.grid), _bounding_box(inside), 0)
-    return Image(lesion.voxels.astype(np.float32), lesion.grid)
+    level = radiomics.logger.level
+    radiomics.logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        radiomics.logger.setLevel(level)
 
 
 def measured_region(lesion: Image, settings: RadiomicsSettings) -> Image:
-    """Bring what `tight_lesion` gives to the grid on which it is measured; voxels are True inside."""
+    """Bring what `cut_class` gives to the grid on which it is measured; voxels are True inside."""
     grid = _lesion_grid(lesion.grid, settings)
     return Image(resample(_padded(lesion), grid, Interpolation.LINEAR, 0.0) >= _HALF, grid)
 
@@ -325,6 +322,7 @@ def _lesion_grid(lesion: Grid, settings: RadiomicsSettings) -> Grid:
 
 
 def _padded(lesion: Image) -> Image:
-    """Add one empty voxel all round, so that interpolation ends at the lesion's surface."""
+    """Add one empty voxel all round, so that interpolation ends at the lesion's surface; voxels are 0 and 1."""
     x, y, z = lesion.grid.size_xyz
-    return Image(np.pad(lesion.voxels, 1), crop_grid(lesion.grid, (-1, -1, -1), (x + 2, y + 2, z + 2)))
+    grid = crop_grid(lesion.grid, (-1, -1, -1), (x + 2, y + 2, z + 2))
+    return Image(np.pad(lesion.voxels.astype(np.float32), 1), grid)

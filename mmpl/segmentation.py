@@ -175,7 +175,7 @@ def segment(
                 spread.add(probability)
     mean: NDArray[np.float32] = total / np.float32(len(masks))
     found = compose(mean, thresholds) > 0
-    agreement = _mean_dice((each > 0 for each in masks), found)
+    agreement = float(np.mean([dice(found, each > 0) for each in masks]))
     mask = restore(mean, prepared.roi, prepared.ct_grid, thresholds, settings.minimum_component_voxels)
     flags: tuple[str, ...] = () if mask.voxels.any() else (NO_LESION,)
     if agreement < _LOW_AGREEMENT_BELOW:
@@ -458,11 +458,3 @@ def predict_logits(crop: NDArray[np.float32], network: nn.Module, processor: Pro
     while (found := processor.attempt(logits)) is None:
         processor.leave_gpu()
     return found
-
-
-def _mean_dice(masks: Iterable[NDArray[np.bool_]], reference: NDArray[np.bool_]) -> float:
-    scores = []
-    for mask in masks:
-        total = np.count_nonzero(mask) + np.count_nonzero(reference)
-        scores.append(2 * np.count_nonzero(mask & reference) / total if total else 1.0)
-    return float(np.mean(scores))

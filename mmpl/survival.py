@@ -5,9 +5,9 @@ a Cox model joins these with the HPV probability, radiomics and clinical indicat
 (`mmpl.training.cox`) needs lifelines and skglm; a fitted `CoxModel` is a short table of numbers.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -213,15 +213,6 @@ class CoxModel:
         terms = {name: float(term[0]) / risk_scale.sd for name, term in self.terms(evidence).items()}
         return Share(risk_scale.standardize(0.0), terms)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the model as JSON can hold it; `covariates` is the table of hazard ratios."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read `to_dict`'s answer back."""
-        return cls(**{**data, "covariates": tuple(Covariate(**row) for row in data["covariates"])})
-
 
 @dataclass(frozen=True)
 class SurvivalResult:
@@ -250,11 +241,6 @@ class SurvivalResult:
     training_curve: Floats | None = None
     explanation: Explanation | None = None
     recurrence_free_days: float | None = None
-
-    @property
-    def mean_curve(self) -> Floats:
-        """(T,) mean over the models."""
-        return self.member_curves.mean(0)
 
 
 def combine(

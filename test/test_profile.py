@@ -312,9 +312,3 @@ def test_a_profile_survives_json(name: str) -> None:
 def test_a_profile_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load_profile("demo").preprocess.spacing_mm = 1.0
-
-
-def test_what_was_made_before_dose_was_measured_measures_none() -> None:
-    content = load_profile("micro").to_dict()
-    assert content.pop("dose")["levels_gy"] == [60, 66]
-    assert Profile.from_dict(content).dose is None

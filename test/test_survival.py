@@ -1,14 +1,15 @@
 """Stage 3's arithmetic by hand, and a Cox model that finds what was planted; a higher risk is worse throughout."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from mmpl.evidence import EXPECTED_DAYS_SCORE, HPV_PROBABILITY, Evidence, FeatureTable, Scale, survival_evidence
+from mmpl.files import read_json, write_json
 from mmpl.survival import CoxModel, TimeIntervals, combine, expected_days, member_curves, survival_curve
 from mmpl.training.cox import (
     DUPLICATE_CORRELATION,
@@ -192,7 +193,6 @@ def test_risks_are_standardized_with_a_floor_and_averaged() -> None:
     result = combine([3.0, 0.1], scales, np.array([0.0, 10.0]), np.array([[1, 0.5], [1, 0.7]]))
     assert result.member_risks == pytest.approx((1.0, 2.0))
     assert result.risk_score == pytest.approx(1.5)
-    np.testing.assert_allclose(result.mean_curve, [1, 0.6])
 
 
 def test_a_scale_is_the_mean_and_sd_of_what_it_measured() -> None:
@@ -311,11 +311,12 @@ def test_missing_radiomics_count_as_the_training_median_and_outliers_are_clipped
 
 
 @pytest.mark.slow
-def test_json_gives_identical_predictions(model: CoxModel) -> None:
-    text = json.dumps(model.to_dict(), allow_nan=False)
-    assert len(text) < 20_000
+def test_json_gives_identical_predictions(model: CoxModel, tmp_path: Path) -> None:
+    path = tmp_path / "cox.json"
+    write_json(path, model)
+    assert path.stat().st_size < 20_000
     evidence = simulate(3, 50)[0]
-    loaded = CoxModel.from_dict(json.loads(text))
+    loaded = read_json(path, CoxModel)
     assert loaded == model
     np.testing.assert_array_equal(loaded.log_partial_hazard(evidence), model.log_partial_hazard(evidence))
 

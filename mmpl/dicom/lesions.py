@@ -54,7 +54,6 @@ LESION_OF = {
     ),
 }
 ABNORMAL = Term("49755003", "SCT", "Morphologically Abnormal Structure")
-GROSS_TUMOR_VOLUME = Term("228791009", "SCT", "Gross tumor volume")
 
 _CODES = {
     **{term.value: label for label, each in LESION_OF.items() for term in (each.morphology, each.target)},

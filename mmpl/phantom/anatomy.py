@@ -11,7 +11,7 @@ from mmpl.phantom.scene import Arch, Ellipsoid, Part, Shape, Tube
 
 Vector = tuple[float, float, float]
 
-FAT, MUSCLE, BONE, AIR = -95.0, 52.0, 620.0, -1000.0
+FAT, MUSCLE, AIR = -95.0, 52.0, -1000.0
 BODY_KNOTS = (
     (168, 0, 8, 4, 5), (163, 0, 7, 34, 44), (150, 0, 6, 58, 74), (125, 0, 5, 75, 95), (97, 0, 5, 80, 100),
     (70, 0, 4, 79, 98), (45, 0, 3, 74, 94), (25, 0, 1, 70, 87), (5, 0, 0, 66, 83), (-12, 0, 4, 62, 76),

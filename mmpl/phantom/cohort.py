@@ -23,7 +23,7 @@ from mmpl.phantom.dose import dose_map
 from mmpl.phantom.latent import CLINICAL_COLUMNS, LatentPatient, center_of, draw_patients
 from mmpl.phantom.oracle import hpv_log_likelihood_ratio, oracle_figures
 from mmpl.phantom.render import clinical_record, render
-from mmpl.phantom.staging import n_number, t_number
+from mmpl.phantom.staging import stage_number
 from mmpl.schema import ClinicalSchema
 
 TABLE_NAMES: dict[CenterGroup, str] = {
@@ -185,8 +185,8 @@ def table_patient(patient: LatentPatient, schema: ClinicalSchema | None = None) 
         hpv_positive=patient.hpv_positive if patient.hpv_known else None,
         relapse=patient.relapse if patient.rfs_known else None,
         rfs_days=patient.rfs_days if patient.rfs_known else None,
-        t_stage=t_number(patient.staging.t_read) if patient.staging else None,
-        n_stage=n_number(patient.staging.n_read) if patient.staging else None,
+        t_stage=stage_number(patient.staging.t_read) if patient.staging else None,
+        n_stage=stage_number(patient.staging.n_read) if patient.staging else None,
     )
     return Patient(patient.patient_id, str(center_of(patient).code), clinical_record(patient, schema), outcome)
 

@@ -10,7 +10,7 @@ import numpy as np
 from mmpl.phantom.centers import BY_NAME, GROUPS, Center, CenterGroup
 from mmpl.phantom.dose import Dose, draw_dose
 from mmpl.phantom.planted import VERSIONS, Category, Planted
-from mmpl.phantom.staging import Staging, draw_staging, n_number, t_number
+from mmpl.phantom.staging import Staging, draw_staging, stage_number
 from mmpl.phantom.traps import NO_TRAPS, Traps, draw_traps
 
 RFS_KNOWN, MASK_KNOWN = 0.93, 0.94
@@ -143,8 +143,8 @@ def log_hazard(
         total -= sum(score.log_hazard * score.mean(hpv_positive) for score in planted.imaging if score.name in values)
     total += sum(c.log_hazard[c.levels.index(values[c.name])] for c in planted.categories)
     if planted.stages and staging:
-        total += planted.stages.t_log_hazard * max(0, t_number(staging.t_stage) - 1)
-        total += planted.stages.n_log_hazard * n_number(staging.n_stage)
+        total += planted.stages.t_log_hazard * max(0, stage_number(staging.t_stage) - 1)
+        total += planted.stages.n_log_hazard * stage_number(staging.n_stage)
     return total
 
 

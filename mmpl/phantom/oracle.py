@@ -6,9 +6,8 @@ from math import log
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
-from mmpl.metrics import balanced_accuracy, roc_auc
+from mmpl.metrics import balanced_accuracy, c_index, roc_auc
 from mmpl.phantom.latent import CLINICAL_COLUMNS, LatentPatient
 from mmpl.phantom.planted import Planted
 from mmpl.phantom.staging import INVADES_FROM_MM
@@ -55,17 +54,13 @@ def oracle_figures(patients: Sequence[LatentPatient]) -> dict[str, float | None]
     ratio = np.array([hpv_log_likelihood_ratio(patient) for patient in patients])
     risk = np.array([patient.log_hazard for patient in patients])
     days = np.array([patient.relapse_days for patient in patients])
+    relapse = np.ones(len(days), bool)
     both = bool(positive.any() and not positive.all())
     return {
         "hpv_auc": roc_auc(ratio, positive) if both else None,
         "hpv_balanced_accuracy": balanced_accuracy(ratio > 0, positive) if both else None,
-        "c_index": uncensored_c_index(risk, days) if len(patients) > 1 else None,
+        "c_index": c_index(risk, days, relapse) if len(patients) > 1 else None,
     }
-
-
-def uncensored_c_index(risk: NDArray, days: NDArray) -> float:
-    """Harrell's C of a risk (higher is worse) against true times without ties: one half less half of Kendall's tau."""
-    return float(0.5 - 0.5 * kendalltau(risk, days).statistic)
 
 
 @dataclass(frozen=True)
@@ -98,19 +93,20 @@ def oracle_parts(patients: Sequence[LatentPatient]) -> dict[str, Reach]:
     positive = np.array([patient.hpv_positive for patient in patients])
     risk = np.array([patient.log_hazard for patient in patients])
     days = np.array([patient.relapse_days for patient in patients])
+    relapse = np.ones(len(days), bool)
     columns = {name: _columns([_value(p, name) for p in patients]) for name in _names(planted)}
 
     def part(*names: str) -> Reach:
         table = np.concatenate([np.ones((len(patients), 1)), *(columns[name] for name in names)], axis=1)
         status, hazard = (table @ np.linalg.lstsq(table, target, rcond=None)[0] for target in (positive * 1.0, risk))
-        return Reach(roc_auc(status, positive), uncensored_c_index(hazard, days))
+        return Reach(roc_auc(status, positive), c_index(hazard, days, relapse))
 
     ratio = np.array([hpv_log_likelihood_ratio(patient) for patient in patients])
     record, stages = tuple(CLINICAL_COLUMNS), ("t_read", "n_read")
     images = tuple(name for name in columns if name not in (*record, *stages, HPV))
     staged = {"record and released stages": part(*record, *stages)} if planted.stages else {}
     return {
-        "oracle": Reach(roc_auc(ratio, positive), uncensored_c_index(risk, days)),
+        "oracle": Reach(roc_auc(ratio, positive), c_index(risk, days, relapse)),
         "clinical record": part(*record),
         **staged,
         "images": part(*images),

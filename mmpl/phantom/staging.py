@@ -72,13 +72,8 @@ def n_stage(extents_mm: Sequence[float], contralateral: Sequence[bool]) -> str:
     return "N1" if extents_mm[0] <= 30.0 else "N2a"
 
 
-def t_number(stage: str) -> int:
-    """Give 0 for T0 to 4 for T4."""
-    return int(stage[1])
-
-
-def n_number(stage: str) -> int:
-    """Give 0 for N0 to 3 for N3; N2a, N2b and N2c are 2."""
+def stage_number(stage: str) -> int:
+    """Give 0 for T0 to 4 for T4, 0 for N0 to 3 for N3; N2a, N2b and N2c are 2."""
     return int(stage[1])
 
 

@@ -20,6 +20,7 @@ import torch
 import typer
 from scipy import ndimage
 
+from mmpl.files import write_json
 from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.network import build_network, count_gflop
 from mmpl.preprocess import prepare
@@ -29,7 +30,7 @@ from mmpl.segmentation import UNTUNED, lesion_center, window_boxes
 from mmpl.training.command import Changes, CohortName, ProfileName
 from mmpl.training.patches import SegmentationCrops, hash_of
 from mmpl.training.segmentation import measure_overlaps, out_of_fold_mask
-from mmpl.training.splits import FOLDS, Scheme, Splits, write_splits
+from mmpl.training.splits import FOLDS, Scheme, Splits
 from mmpl.training.workspace import RunSettings, Workspace
 
 MEMBERS = FOLDS * len(Scheme)
@@ -77,7 +78,7 @@ def measure_parts(workspace: Workspace, most: int) -> Parts:
     if not with_mask:
         raise ValueError(f"{workspace.cohort}: no reference mask to measure with")
     names = [case.patient_id for case in with_mask]
-    write_splits(Splits({scheme: dict.fromkeys(names, 0) for scheme in Scheme}), workspace.splits_file)
+    write_json(workspace.splits_file, Splits({scheme: dict.fromkeys(names, 0) for scheme in Scheme}))
     for name, case in zip(names, with_mask, strict=True):
         labels = store.load(name).labels
         assert labels is not None

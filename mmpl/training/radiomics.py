@@ -30,7 +30,7 @@ class _Measure:
         case = workspace.source.read_case(patient_id)
         mask = out_of_fold_mask(workspace, patient_id, workspace.segmentation.thresholds)
         said = [flag for flag in case.flags if flag.startswith((DOSE_LEFT_OUT, IN_CENTIGRAY))]
-        if dose and case.dose:
+        if case.dose:
             measured = measure_dose(case.dose, mask, dose, workspace.profile.radiomics)
             _keep(workspace.dose_file(patient_id), measured.columns)
             said += measured.flags

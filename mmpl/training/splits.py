@@ -4,12 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import numpy as np
 
 from mmpl.case import Patient
-from mmpl.files import read_json, write_json
 
 FOLDS = 5
 
@@ -106,13 +104,3 @@ def make_splits(patients: Sequence[Patient], seed: int, folds: int = FOLDS, cent
         raise ValueError(f"{len(patients)} patients cannot be dealt to {folds} folds")
     fold_of = {Scheme.PATIENT: patient_folds(patients, seed, folds)}
     return Splits(fold_of | {Scheme.CENTER: center_folds(patients)} if center_out else fold_of)
-
-
-def write_splits(splits: Splits, path: Path) -> None:
-    """Write the folds as JSON, whole or not at all."""
-    write_json(path, splits)
-
-
-def read_splits(path: Path) -> Splits:
-    """Read what `write_splits` wrote."""
-    return read_json(path, Splits)

@@ -27,7 +27,7 @@ from mmpl.staging import GEOMETRY
 from mmpl.training.boxed import Boxed
 from mmpl.training.patches import PatchStore
 from mmpl.training.records import CohortRecord, HpvRecord, Record, SegmentationRecord, StagingRecord, SurvivalRecord
-from mmpl.training.splits import FOLDS, Member, Scheme, Splits, read_splits, write_splits
+from mmpl.training.splits import FOLDS, Member, Scheme, Splits
 from mmpl.weights import ENCODER_FILE, networks_of
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Workspace:
     def keep_folds(self, splits: Splits) -> None:
         """Write down the folds and each model's clinical encoder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_splits(splits, self.splits_file)
+        write_json(self.splits_file, splits)
         for member in splits.members:
             records = [patient.clinical for patient in splits.training(member, self.patients)]
             write_json(self.encoder_file(member), ClinicalEncoder.fit(records, self.profile.clinical))
@@ -318,7 +318,7 @@ class Workspace:
     @cached_property
     def splits(self) -> Splits:
         """The folds."""
-        return read_splits(self.splits_file)
+        return read_json(self.splits_file, Splits)
 
     @property
     def outputs(self) -> Path:
@@ -459,7 +459,7 @@ class Workspace:
 
     def dose(self, patients: Sequence[Patient]) -> FeatureTable | None:
         """Read patients' planned doses, a row each; None where nobody in the cohort has one."""
-        if self.profile.dose is None or not any(self.dose_file(p.patient_id).is_file() for p in self.patients):
+        if not any(self.dose_file(p.patient_id).is_file() for p in self.patients):
             return None
         names = dose_names(self.profile.dose)
         rows = np.full((len(patients), len(names)), np.nan)

@@ -27,7 +27,7 @@ from mmpl.phantom.lesions import largest_extent_mm
 from mmpl.phantom.planted import VERSION_2
 from mmpl.phantom.render import render
 from mmpl.phantom.scene import Pose
-from mmpl.phantom.staging import N_STAGES, T_STAGES, n_number, n_stage, t_number, t_stage
+from mmpl.phantom.staging import N_STAGES, T_STAGES, n_stage, stage_number, t_stage
 from mmpl.phantom.traps import NO_TRAPS, SHARES, Traps, draw_traps
 from mmpl.schema import default_schema
 from mmpl.training.workspace import open_source
@@ -130,8 +130,8 @@ class TestRealEffects:
                 "performance": [p.performance_status for p in many],
                 "tobacco": [p.tobacco for p in many],
                 "chemotherapy": [p.treatment for p in many],
-                "t": [t_number(p.staging.t_read) for p in many if p.staging],
-                "n": [n_number(p.staging.n_read) for p in many if p.staging],
+                "t": [stage_number(p.staging.t_read) for p in many if p.staging],
+                "n": [stage_number(p.staging.n_read) for p in many if p.staging],
                 "days": [p.rfs_days for p in many],
                 "relapse": [p.relapse for p in many],
             }

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from mmpl.case import ClinicalRecord, Outcome, Patient
+from mmpl.files import read_json, write_json
 from mmpl.training.splits import (
     FOLDS,
     Member,
     Scheme,
+    Splits,
     center_folds,
     make_splits,
     patient_folds,
-    read_splits,
-    write_splits,
 )
 
 HECKTOR = {"MDA": 442, "CHUP": 72, "CHUS": 72, "CHUM": 56, "HGJ": 55, "HMR": 18, "USZ": 11}
@@ -108,8 +108,8 @@ def test_too_few_or_too_many_centers_are_refused(count: int) -> None:
 
 def test_files_give_back_the_same_splits(patients: list[Patient], tmp_path: Path) -> None:
     splits, path = make_splits(patients, seed=1), tmp_path / "splits.json"
-    write_splits(splits, path)
-    assert read_splits(path) == splits
+    write_json(path, splits)
+    assert read_json(path, Splits) == splits
     assert [p.name for p in tmp_path.iterdir()] == ["splits.json"]
     for member in splits.members:
-        assert read_splits(path).held_out(member, patients) == splits.held_out(member, patients)
+        assert read_json(path, Splits).held_out(member, patients) == splits.held_out(member, patients)

@@ -34,7 +34,7 @@ from mmpl.lesions import find_lesions
 from mmpl.metrics import mean_recall
 from mmpl.names import STAGE_TASKS, Task
 from mmpl.phantom.cohort import TRUTH_NAME, MemoryCohort
-from mmpl.phantom.staging import n_number, t_number
+from mmpl.phantom.staging import stage_number
 from mmpl.pipeline import Pipeline
 from mmpl.radiomics import feature_names, measure_lesions
 from mmpl.report import read_report
@@ -56,7 +56,6 @@ from mmpl.weights import load_ensemble
 from train.experiments.results import with_interval
 
 FOLDS = 5
-_NUMBERS = {Task.T_STAGE: t_number, Task.N_STAGE: n_number}
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def _read_answer(folder: Path, patient_id: str, grid: Grid) -> tuple[Image, dict
     if report is None:
         raise ValueError(f"{folder / patient_id}.json: no such report")
     stages = {Task.T_STAGE: report.t_stage, Task.N_STAGE: report.n_stage}
-    numbers = {task: _NUMBERS[task](stage) for task, stage in stages.items() if stage}
+    numbers = {task: stage_number(stage) for task, stage in stages.items() if stage}
     return read_mask(folder / f"{patient_id}.nii.gz", grid), numbers
 
 
@@ -132,7 +131,7 @@ def _true_stages(cohort: str, source: object, patient_id: str) -> dict[Task, int
         stages = row["t_stage"], row["n_stage"]
     else:
         return {}
-    return {task: _NUMBERS[task](stage) for task, stage in zip(STAGE_TASKS, stages, strict=True) if stage}
+    return {task: stage_number(stage) for task, stage in zip(STAGE_TASKS, stages, strict=True) if stage}
 
 
 def cross_validate(task: Task, evidence: FeatureTable, stages: NDArray[np.intp], seed: int = 0) -> NDArray[np.intp]:
