@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up .venv once, then check the code, pass every test and, where a container engine answers, test the container.
 #   ./test.sh              all of it
-#   ./test.sh --fast       checks, and the tests that take no long time: under three minutes on two cores
+#   ./test.sh --fast       checks, and the tests that take no long time: four to five minutes on two cores
 #   ./test.sh container    the container alone
 #   ./test.sh ARGUMENTS    checks, and pytest with these arguments
 set -eu

@@ -121,7 +121,8 @@ def phantom(
         float | None, typer.Option(min=0, max=1, help="Share of HPV-positive patients, instead of the centers' own.")
     ] = None,
     version: Annotated[
-        int, typer.Option(min=1, max=2, help="2: real clinical effects, T and N stage, traps; 1: as before.")
+        int,
+        typer.Option(min=1, max=2, help="2: real clinical effects, stages, traps; 1: invented effects."),
     ] = 2,
     dose: Annotated[bool, typer.Option("--dose", help="Write planned dose, too, for some of the patients.")] = False,
     dose_share: Annotated[

@@ -35,7 +35,7 @@ PARTLY_COVERED = "planned dose covers"
 
 _COLUMN = re.compile(rf"{DOSE_KNOWN}$|dose_(?:gtvp|gtvn)_\w+$")
 _PERCENTS = (98, 95, 50, 2)
-"""Of a lesion's volume: D98 is what 98% of it get, or more."""
+"""Shares of a lesion's volume: D98 is what 98% of it get, or more."""
 _COMPARED_MM, _COMPARED_HU, _BODY_HU = 4.0, (-1000, 1000), -500
 
 

@@ -7,8 +7,9 @@ from mmpl.evidence import ABSENT, DEEP_SCORE, DOSE_KNOWN, EXPECTED_DAYS_SCORE, H
 from mmpl.integration import CLINICAL_ASSUMED, HPV_KNOWN
 from mmpl.io.images import NO_PLACE
 from mmpl.names import LESIONS, Label
-from mmpl.pipeline import NO_DEEP_EVIDENCE, NO_DOSE, UNLIKE_TRAINING
+from mmpl.pipeline import NO_DEEP_EVIDENCE, NO_DOSE, OUTSIDE_PATCH, UNLIKE_TRAINING
 from mmpl.preprocess import FIELD_OF_VIEW_CUT, HEAD_NOT_FOUND, NO_PET_SIGNAL
+from mmpl.radiomics import PET_COVERS
 from mmpl.schema import CategoricalField, ClinicalSchema, ContinuousField
 from mmpl.segmentation import GIVEN, LOW_AGREEMENT, NO_LESION, NO_OVERLAP
 from mmpl.staging import NO_PRIMARY
@@ -147,6 +148,7 @@ def _parts(name: str) -> tuple[str, str, str, str, str] | None:
 _FLAGS = {
     NO_LESION: "No tumor and no node were found.",
     NO_DEEP_EVIDENCE: None,  # which that says
+    OUTSIDE_PATCH: "The contours lie outside the region that the models look at: what networks say has no part.",
     GIVEN: "The contours are a person's, not the models'.",
     LOW_AGREEMENT: "The models disagree about the contours: look at them closely.",
     NO_PRIMARY: "No primary tumor was found: the T stage is that of training patients of whom none was found either.",
@@ -170,6 +172,7 @@ _FLAG_BEGINNINGS = {
     HPV_KNOWN: "The recurrence risk rests on the HPV status that was given",
     DOSE_LEFT_OUT: "The planned dose was left out",
     PARTLY_COVERED: "The planned dose covers no more than",
+    PET_COVERS: "The PET covers no more than",
     "time budget": "Time was short, and not all models answered",
     "out of GPU memory": None,
     "half precision": None,

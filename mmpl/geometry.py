@@ -53,6 +53,12 @@ def mm_to_index(grid: Grid, position_xyz: NDArray) -> NDArray[np.float64]:
     return (np.asarray(position_xyz) - grid.origin_xyz) @ np.linalg.inv(direction).T / grid.spacing_xyz
 
 
+def holds(grid: Grid, position_xyz: NDArray) -> NDArray[np.bool_]:
+    """Tell which positions in mm (..., 3) lie in a grid, voxel edge to voxel edge."""
+    index = mm_to_index(grid, position_xyz)
+    return ((index >= -0.5 - _EDGE_TOLERANCE) & (index <= np.array(grid.size_xyz) - 0.5 + _EDGE_TOLERANCE)).all(axis=-1)
+
+
 def extent_mm(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bound a grid in patient space, voxel edge to voxel edge: lower and upper corner, mm."""
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.size_xyz], indexing="ij")).reshape(3, -1).T

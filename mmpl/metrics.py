@@ -1,4 +1,4 @@
-"""The official HECKTOR 2025 metrics on plain arrays; each says what an empty or missing answer scores.
+"""The official metrics of HECKTOR 2025 and 2026 on plain arrays; each says what an empty or missing answer scores.
 
 Where a metric is undefined (nothing to compare) the answer is NaN, never a number that could be averaged unseen.
 """

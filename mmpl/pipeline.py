@@ -12,6 +12,7 @@ from mmpl.calibration import check_prevalence
 from mmpl.case import Case, SuvFactor
 from mmpl.dose import MeasuredDose, measure_dose
 from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, survival_evidence
+from mmpl.geometry import holds, index_to_mm
 from mmpl.hpv import HpvResult
 from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival, stated_flags
 from mmpl.lesions import Lesion, find_lesions
@@ -19,7 +20,7 @@ from mmpl.names import STAGE_TASKS, Label, Stage, Task, of_stage
 from mmpl.network import memory_gib
 from mmpl.preprocess import PreparedCase, prepare
 from mmpl.processor import Processor
-from mmpl.radiomics import measure_lesions
+from mmpl.radiomics import measure_lesions, pet_flags
 from mmpl.segmentation import NO_LESION, Budget, Segmentation, crop_around, lesion_center, predict_logits, segment
 from mmpl.staging import NO_PRIMARY, StageResult, answer_stage, measure_geometry, staging_evidence
 from mmpl.survival import SurvivalResult, TimeIntervals, expected_days, member_curves, survival_curve
@@ -28,6 +29,7 @@ from mmpl.weights import Ensemble, EnsembleMember, WeightsError
 SEGMENTATION_SHARE = 0.6
 """Share of a time budget after which stage 1 is over; the rest is for radiomics and the later stages' networks."""
 UNLIKE_TRAINING = "images unlike those of the training patients"
+OUTSIDE_PATCH = "the lesions lie outside the region that the networks look at"
 NO_DEEP_EVIDENCE = "the networks of HPV and survival left out: the training mean stands in"
 NO_DOSE = "no planned dose, which the models read: a typical patient's stands in"
 
@@ -94,11 +96,16 @@ class LesionInputs:
         crop: CT and PET around them, (2, z, y, x), for the networks.
         radiomics: One row of features: those that the models read, or all.
         dose: The planned dose; None where no model reads any.
+        in_crop: Whether the crop holds their center: a person's may lie outside the patch that it is cut from, and what
+            networks say of it then counts for nothing.
+        flags: Findings about them that the reader of the answers should know.
     """
 
     crop: np.ndarray
     radiomics: FeatureTable
     dose: MeasuredDose | None = None
+    in_crop: bool = True
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,7 +193,9 @@ class Pipeline:
         unlike_training = patch.relative(prepared.images) if patch else None
         if unlike_training is not None and unlike_training > 1:
             flags.append(UNLIKE_TRAINING)
-        if outcomes and NO_LESION in segmentation.flags:
+        if lesions:
+            flags += lesions.flags
+        if outcomes and (NO_LESION in segmentation.flags or OUTSIDE_PATCH in flags):
             flags.append(NO_DEEP_EVIDENCE)
         if outcomes:
             flags += stated_flags(members, case, hpv, survival)
@@ -224,7 +233,9 @@ class Pipeline:
         dose = None
         if Task.SURVIVAL in self.tasks and any(member.dose_names for member in members):
             dose = measure_dose(case.dose, segmentation.mask, profile.dose, profile.radiomics)
-        return LesionInputs(crop, measured, dose)
+        in_crop = bool(holds(prepared.roi, index_to_mm(prepared.roi, center)))
+        flags = pet_flags(case, segmentation.mask)
+        return LesionInputs(crop, measured, dose, in_crop, flags if in_crop else (OUTSIDE_PATCH, *flags))
 
     def diagnose(
         self, case: Case, lesions: LesionInputs, members: Sequence[EnsembleMember], processor: Processor
@@ -233,7 +244,7 @@ class Pipeline:
         self.progress("predicting HPV status")
         seen = list[Evidence]()
         for member, logits in zip(members, self._logits(Stage.HPV, lesions, members, processor), strict=True):
-            score = member.hpv.scale.standardize(float(logits[0]))
+            score = member.hpv.scale.standardize(float(logits[0])) if lesions.in_crop else 0.0
             seen.append(hpv_evidence([score], lesions.radiomics, member.encoder.encode([case.clinical])))
         return integrate_hpv(self.ensemble, members, seen, case, self.hpv_prevalence)
 
@@ -253,7 +264,7 @@ class Pipeline:
         for position, member in enumerate(members):
             time, scale = member.survival.of_network
             curve = survival_curve(logits[position])
-            score = scale.standardize(float(expected_days(curve, time)))
+            score = scale.standardize(float(expected_days(curve, time))) if lesions.in_crop else 0.0
             status = [statuses[position]] if statuses else None
             clinical = member.encoder.encode([case.clinical])
             seen.append(survival_evidence([score], status, lesions.radiomics, clinical, dose))

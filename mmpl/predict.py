@@ -252,8 +252,7 @@ def predict(
     """Answer the patients of a cohort's folder that have no answer in `out` yet.
 
     Of each patient the mask `<PatientID>.nii.gz` comes first, then the report `<PatientID>.json`, with which the
-    patient is finished, then the picture `<PatientID>.png` and the page `<PatientID>.html`.
-    `predictions.csv` and
+    patient is finished, then the picture `<PatientID>.png` and the page `<PatientID>.html`. `predictions.csv` and
     `lesions.csv`, a row a lesion, are made of all reports in the folder, so that several of these programs may answer
     parts of a cohort into one. The released outcomes are never looked at, but for HPV status in an edition of the
     challenge that has it as an input: there the risk may rest on it.

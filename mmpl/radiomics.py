@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from mmpl.case import Case, Grid, Image
 from mmpl.evidence import ABSENT, FeatureTable
-from mmpl.geometry import Interpolation, crop_grid, extent_mm, grid_between, resample, to_sitk
-from mmpl.lesions import cut_class
-from mmpl.names import LESIONS, Label, Modality
+from mmpl.geometry import Interpolation, crop_grid, extent_mm, grid_between, holds, resample, to_sitk
+from mmpl.lesions import cut_class, places_mm
+from mmpl.names import CLASS_NAMES, LESIONS, Label, Modality
 from mmpl.parallel import Together
 from mmpl.profile import GrayLevels, RadiomicsSettings
 
@@ -32,6 +32,7 @@ Box = tuple[slice, slice, slice]
 
 _ORIGINAL, _SHAPE = "original", "shape"
 _FEATURE = re.compile(r"(?:gtvp|gtvn)_absent$|(?:ct|pet)_(?:gtvp|gtvn)_(?P<kind>[a-z]+)[^_]*_[^_]+_[^_]+$")
+PET_COVERS = "PET covers"
 WAVELET_BANDS = ("LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH", "LLL")
 _HALF = 0.5 - 1e-3  # a voxel center on the very surface is inside, whatever the last bits of the origin
 
@@ -65,6 +66,18 @@ def measure_lesions(
     return extract(case.ct, case.pet if case.pet_is_suv else None, mask, settings, names)
 
 
+def pet_flags(case: Case, mask: Image) -> tuple[str, ...]:
+    """Name the lesion classes of which a PET in SUV shows a part alone, or nothing."""
+    flags = []
+    for label in LESIONS if case.pet_is_suv else ():
+        if lesion := cut_class(mask, label):
+            share = holds(case.pet.grid, places_mm(lesion)).mean()
+            if share < 1:
+                but = "" if share else ": its PET features are missing"
+                flags.append(f"{PET_COVERS} {math.floor(100 * share)}% of {CLASS_NAMES[label]}{but}")
+    return tuple(flags)
+
+
 def extract(
     ct: Image, pet: Image | None, mask: Image, settings: RadiomicsSettings, names: Collection[str] | None = None
 ) -> FeatureTable:
@@ -81,7 +94,8 @@ def extract(
     Returns:
         One row of the features asked for, in the order of `feature_names`. A class that is absent has its indicator at
         1 and NaN elsewhere; one too small for texture (a point or a line on the 1 mm grid) has NaN and its indicator at
-        0. A class of which re-segmentation leaves too little has a shape, and NaN for that image.
+        0. A class of which re-segmentation leaves too little has a shape, and NaN for that image. Of a lesion that lies
+        partly outside the PET, PET features are those of the part inside.
 
     Raises:
         ValueError: The settings do not make a feature that is asked for.
@@ -103,8 +117,10 @@ def extract(
             prefix, how = _full_name(modality, label, ""), settings.images[modality]
             asked = [name.removeprefix(prefix) for name in known if name.startswith(prefix) and name in wanted]
             if asked:
-                voxels = resample(image, grid, Interpolation.BSPLINE, how.fill).clip(*how.range)
-                measured = measure(Image(voxels, grid), inside, asked, settings, how)
+                voxels = resample(image, grid, Interpolation.BSPLINE, math.nan)
+                shown = inside if modality is Modality.CT else inside & np.isfinite(voxels)
+                filled = Image(np.nan_to_num(voxels, nan=how.fill).clip(*how.range), grid)
+                measured = measure(filled, shown, asked, settings, how)
                 values |= {prefix + name: value for name, value in measured.items()}
     chosen = tuple(name for name in known if name in wanted)
     return FeatureTable(chosen, np.array([[values.get(name, math.nan) for name in chosen]]))

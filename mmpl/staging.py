@@ -110,8 +110,8 @@ def staging_evidence(geometry: FeatureTable, radiomics: FeatureTable) -> Feature
     clinical record add nothing (`train/LOG.md`).
 
     Args:
-        geometry: Of the one mask a patient, by `measure_geometry`: out of fold in training, the ensemble's at
-            inference.
+        geometry: Lesions' geometry on the one mask a patient, by `measure_geometry`: out of fold in training, the
+            ensemble's at inference.
         radiomics: Features of the same mask.
     """
     ruled = {task: stage_by_rules(task, geometry) for task in STAGE_TASKS}

@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 import torch
 from cohorts import ROW, write_table
+from scipy import ndimage
 
 from mmpl.__main__ import main
 from mmpl.api import load
 from mmpl.case import Case, GivenMask, Image, InvalidInputError
 from mmpl.dicom.masks import give_mask
-from mmpl.geometry import to_sitk
+from mmpl.geometry import crop_grid, holds, index_to_mm, to_sitk
 from mmpl.io.images import read_image, write_image
 from mmpl.metrics import dice
 from mmpl.names import LESIONS, Label, Stage, Task
-from mmpl.pipeline import PatientResult, Pipeline
+from mmpl.pipeline import NO_DEEP_EVIDENCE, OUTSIDE_PATCH, PatientResult, Pipeline
 from mmpl.predict import predict
+from mmpl.preprocess import prepare
+from mmpl.radiomics import PET_COVERS
 from mmpl.report import BY_PERSON, describe
 from mmpl.segmentation import GIVEN, NO_LESION
 from mmpl.weights import Ensemble, load_ensemble
@@ -92,6 +95,45 @@ def test_an_empty_given_mask_is_no_lesion(ensemble: Ensemble, head: Case, correc
     result = Pipeline(ensemble, CPU)(replace(head, given_mask=GivenMask(empty, "empty.mha")))
     assert NO_LESION in result.flags
     assert not result.segmentation.mask.voxels.any()
+
+
+def test_networks_say_nothing_of_a_mask_that_they_do_not_see(ensemble: Ensemble, head: Case) -> None:
+    """A node beside the patch: radiomics and the record count, deep scores are those of the training mean."""
+    roi = prepare(head, ensemble.profile.preprocess).roi
+    outside = ~holds(roi, index_to_mm(head.ct.grid, np.indices(head.ct.voxels.shape)[::-1].transpose(1, 2, 3, 0)))
+    voxels = np.zeros_like(head.ct.voxels, np.uint8)
+    z, y, x = np.argwhere(ndimage.binary_erosion(outside, iterations=3))[0]
+    voxels[z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2] = Label.GTVN
+    beside = replace(head, given_mask=GivenMask(Image(voxels, head.ct.grid), "beside.mha"))
+    found = Pipeline(ensemble, CPU)(beside)
+    assert {OUTSIDE_PATCH, NO_DEEP_EVIDENCE} <= set(found.flags)
+    lesion = head.reference.voxels > 0
+    denser = replace(head.ct, voxels=np.where(lesion, 300, head.ct.voxels))  # the networks see another CT
+    other = Pipeline(ensemble, CPU)(replace(beside, ct=denser))
+    assert other.hpv.member_probabilities == found.hpv.member_probabilities
+    assert other.survival.member_risks == found.survival.member_risks
+    assert other.segmentation.mask is found.segmentation.mask
+
+
+@pytest.mark.parametrize(("first", "part"), [(21, True), (30, False)])
+def test_of_a_lesion_at_the_edge_of_the_pet_what_it_shows_is_measured(
+    ensemble: Ensemble, head: Case, first: int, part: bool
+) -> None:
+    """What it does not show is not zero uptake."""
+    voxels = np.zeros_like(head.ct.voxels, np.uint8)
+    voxels[20:28, 20:26, 12:18] = Label.GTVN
+    pet = Image(head.pet.voxels[first:], crop_grid(head.pet.grid, (0, 0, first), (40, 38, 36 - first)))
+    case = replace(head, pet=pet, given_mask=GivenMask(Image(voxels, head.ct.grid), "edge.mha"))
+    found = Pipeline(ensemble, CPU, all_radiomics=True)(case)
+    (flag,) = (flag for flag in found.flags if flag.startswith(PET_COVERS))
+    wanted = ("pet_gtvn_original_firstorder_Minimum", "ct_gtvn_original_shape_VoxelVolume")
+    lowest, volume = found.radiomics.read(wanted)[0]
+    assert volume > 0
+    if part:
+        assert lowest > 0.5
+    else:
+        assert np.isnan(lowest)
+        assert flag == f"{PET_COVERS} 0% of GTVn: its PET features are missing"
 
 
 def test_a_given_mask_where_the_ensemble_finds_nothing(blind_ensemble: Path, head: Case, corrected: Image) -> None:

@@ -25,7 +25,7 @@ from mmpl.patient import Sources, read_patient
 from mmpl.pipeline import NO_DOSE, PatientResult, Pipeline
 from mmpl.schema import default_schema
 from mmpl.survival import Covariate
-from mmpl.weights import MANIFEST, TABLES_FILE, Ensemble, SurvivalTables, load_ensemble, write_manifest
+from mmpl.weights import TABLES_FILE, Ensemble, SurvivalTables, load_ensemble, write_manifest
 
 SCHEMA = default_schema()
 GRID = Grid((20, 20, 20), (12.0, 12.0, 12.0), (-114.0, -110.0, -100.0))
@@ -128,16 +128,6 @@ def test_where_the_risk_is_not_asked_for_nothing_is_said_of_a_dose(ensemble: Ens
     result = Pipeline(ensemble, CPU, frozenset({Task.HPV}))(head)
     assert result.dose is None
     assert NO_DOSE not in result.flags
-
-
-def test_weights_of_before_hold_no_settings_of_dose_and_answer(tiny_ensemble: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_ensemble, tmp_path / "weights"))
-    manifest = json.loads((folder / MANIFEST).read_text())
-    del manifest["profile"]["dose"]
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-    ensemble = load_ensemble(folder)
-    assert ensemble.profile.dose is None
-    assert not ensemble.reads_dose
 
 
 # what a person names

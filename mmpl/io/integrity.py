@@ -1,7 +1,6 @@
 """Damage that SimpleITK reads over: voxels that a file lacks come back as zeros or noise, NaN in a NIfTI as zeros.
 
-What ITK complains of on the process's own stderr is caught here too, as it is never more than half of a
-message.
+What ITK complains of on the process's own stderr is caught here too, as it is never more than half of a message.
 """
 
 import gzip

@@ -50,7 +50,7 @@ class MemoryCohort:
     """A cohort that lies on no disk: what reading the same cohort's folder would give, each case drawn when read.
 
     Attributes:
-        schema: Of the clinical record; by default of `resources/clinical.yaml`.
+        schema: Schema of the clinical record; by default that of `resources/clinical.yaml`.
     """
 
     latent: tuple[LatentPatient, ...]

@@ -13,18 +13,17 @@ from mmpl.case import Case, Grid, Image
 from mmpl.names import Label
 from mmpl.phantom.scene import Box
 
-PRESCRIBED_GY = 70.0
 SHARE = 0.125
-"""Of a cohort with dose, the patients who have one, where no other share is named."""
+"""Share of the patients of a cohort with dose who have one, where no other share is named."""
 UNDERDOSED, UNDERDOSAGE_GY = 0.5, (2.0, 8.0)
 """Share of the patients with dose whose tumor has a cold part, and the least and the most that it lacks."""
 
 LOG_HAZARD_PER_GY = 0.15
 COLD_SHARE = 0.4
-"""Of the tumor's volume."""
+"""Share of the tumor's volume that is cold."""
 
 SPACING_MM, MARGIN_MM = 4.0, 60.0
-"""Of the dose's grid, about, and around the lesions."""
+"""Spacing of the dose's grid, about, and its margin around the lesions."""
 
 FALL_OFF = ((0.0, 6.0, 14.0, 35.0, 60.0, 100.0, 250.0), (70.0, 70.0, 57.0, 52.0, 25.0, 8.0, 1.0))
 """Distance from the tumor, mm, and dose there, Gy: boost, elective volume, and what lies beyond."""

@@ -17,10 +17,10 @@ RFS_KNOWN, MASK_KNOWN = 0.93, 0.94
 """Fractions of patients whose follow-up, and whose reference mask, is released."""
 
 SMALL_NODE = 0.12
-"""Of the patients with more than 2 ml of nodes, the fraction with one more node, below 1 ml."""
+"""Fraction of the patients with more than 2 ml of nodes who have one more node, below 1 ml."""
 
 WEIBULL_SHAPE = 0.9
-"""Of the time to relapse."""
+"""Shape of the time to relapse."""
 
 FOLLOW_UP_DAYS = (1350.0, 0.5)
 """Median and log standard deviation of the time to censoring."""

@@ -83,8 +83,8 @@ class Arch:
     Attributes:
         radii_xy: Half axes of the ellipse that the horseshoe follows, mm.
         reach: How far along y it goes from its front, mm.
-        thickness: Of the wall, mm.
-        height: Along z, mm.
+        thickness: Thickness of the wall, mm.
+        height: Extent along z, mm.
     """
 
     center_xyz: tuple[float, float, float]

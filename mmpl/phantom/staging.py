@@ -20,7 +20,7 @@ INVADES_FROM_MM = 20.0
 """No smaller primary invades."""
 
 LEAST_ELONGATION = 1.2
-"""Of a lesion's largest extent over the diameter of its volume; no rough surface is rounder."""
+"""Least ratio of a lesion's largest extent to the diameter of its volume; no rough surface is rounder."""
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,9 @@ class Traps:
         arms: "up" beside the head, "down" beside the trunk, which is no trap, or "" where none are drawn.
         field_cut_mm: How far the patient lies from the middle of a round field of view, which cuts a shoulder; 0 where
             the field is square.
-        vessel_hu: Of the great vessels, where the CT was made otherwise than the center does.
+        vessel_hu: HU of the great vessels, where the CT was made otherwise than the center does.
         pet_fwhm_mm: Point spread of the PET, full width at half maximum, where it was reconstructed otherwise.
-        pet_iterations: Of that reconstruction: the more, the stronger and finer the noise.
+        pet_iterations: Iterations of that reconstruction: the more, the stronger and finer the noise.
     """
 
     lung_lesion_mm: float = 0.0
@@ -77,7 +77,7 @@ def draw_traps(
     """Draw the traps of one patient.
 
     Args:
-        vessel_hu: Of the great vessels at the patient's center.
+        vessel_hu: HU of the great vessels at the patient's center.
         shares: Chance of each trap; of those that are not named, none.
     """
     streams = dict(zip(SHARES, rng.spawn(len(SHARES)), strict=True))

@@ -1,4 +1,4 @@
-"""What memory there is, and what one process takes for each kind of work; GiB of the machine's memory, not a GPU's.
+"""What one process takes for each kind of work, GiB of the machine's memory, not a GPU's.
 
 The figures are peaks of whole processes, measured: 0.4 GiB before there is anything to do; 1.7 GiB to prepare a CT of
 512 x 512 x 400 voxels with its PET at 1 mm, to restore a mask to it or to measure radiomics there; for one step of a

@@ -86,7 +86,7 @@ def level_logits(
     Training ends at a level that is the network's own, as few patients relapse; how it ranks them stays.
 
     Args:
-        targets: Of each patient, (K,) shares survived and relapses (`TimeIntervals.targets`).
+        targets: Each patient's (K,) shares survived and relapses (`TimeIntervals.targets`).
         logits: (K,) hazard logits by patient, patients as in `targets` or some of them.
 
     Returns:
@@ -204,7 +204,7 @@ class _FitCox:
 def known_or_predicted(patients: Sequence[Patient], probability: Mapping[str, float]) -> list[float]:
     """Give what a Cox model learns of HPV from: a known status as 0 or 1, else the forest's probability.
 
-    Learned from probabilities alone, its sign was wrong in seven of ten models (`train/LOG.md`).
+    Learned from probabilities alone, its sign was wrong in eight of ten models (`train/LOG.md`).
     """
     return [
         probability[p.patient_id] if p.outcome.hpv_positive is None else float(p.outcome.hpv_positive) for p in patients
