@@ -28,13 +28,13 @@ from mmpl.cohort_scores import (
 )
 from mmpl.evaluate import Evaluation, assess, collect
 from mmpl.evidence import Floats
-from mmpl.files import refuse_inside, write_whole
+from mmpl.files import OverwriteError, refuse_inside, write_whole
 from mmpl.findings import flag_in_words
 from mmpl.io.challenge import read_edition
 from mmpl.io.cohort import read_cohort
 from mmpl.metrics import roc_auc
 from mmpl.names import DAYS_PER_YEAR
-from mmpl.page import render
+from mmpl.page import is_page, render
 from mmpl.report import YEARS, ReportedAnswer, read_report
 from mmpl.survival import end_of_follow_up
 
@@ -130,7 +130,7 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
 
     Raises:
         InvalidInputError: The folder has no answers, or the cohort cannot be read.
-        OverwriteError: The answers lie in the cohort's folder.
+        OverwriteError: The answers lie in the cohort's folder, or another page has the name.
     """
     if cohort:
         refuse_inside(answers, cohort)
@@ -138,6 +138,9 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
     found = [report for name, report in reports.items() if report and report.patient_id == name]
     if not found:
         raise InvalidInputError(f"{answers}: no answers, which `mmpl predict` writes")
+    path = answers / _page_name(found)
+    if path.exists() and not is_page(path):
+        raise OverwriteError(f"{path}: is no page of answers, and would be lost; move it elsewhere")
     outcomes, plots, evaluation = dict[str, Outcome](), list[Plot](), None
     if cohort:
         outcomes = {patient.patient_id: patient.outcome for patient in read_cohort(cohort, images=False).patients}
@@ -167,7 +170,6 @@ def write_cohort_page(answers: Path, cohort: Path | None = None, count: int = RE
         plots=plots,
         days_per_year=DAYS_PER_YEAR,
     )
-    path = answers / _page_name(found)
     with write_whole(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return path

@@ -10,9 +10,10 @@ import numpy as np
 
 from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity, describe_problems
 from mmpl.dicom.ct_series import CtSeries, find_ct_series
-from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, is_zip
-from mmpl.dicom.objects import write_object
+from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, is_zip, read_headers
+from mmpl.dicom.objects import made_here, write_object
 from mmpl.dicom.segmentation_object import make_segmentation
+from mmpl.dicom.series import find_series
 from mmpl.dicom.structure_set import make_structure_set
 from mmpl.dicom.structured_report import Outlook, make_report
 from mmpl.dicom.study import find_study, read_pet
@@ -22,6 +23,7 @@ from mmpl.io.images import read_image, write_image
 from mmpl.io.masks import as_labels
 from mmpl.names import ALONE, DICOM_FORMATS, MASK, REPORT, SUFFIX, Format, Task
 from mmpl.report import BY_PERSON, ReportedAnswer, read_report
+from mmpl.units import is_suv
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -81,9 +83,7 @@ def export(
         refuse_inside(target, study)
     found = find_answers(answers)
     for answer in found:
-        for path in (target / f"{answer.name}{SUFFIX[form]}" for form in {*formats} - DICOM_FORMATS):
-            if path.exists() and not _is_mask_of(answer, path):
-                raise OverwriteError(f"{path}: is another mask, perhaps a person's; name another folder")
+        _refuse_others(answer, formats, target)
     target.mkdir(parents=True, exist_ok=True)
     written, problems = list[Path](), list[str]()
     for answer in found:
@@ -95,6 +95,23 @@ def export(
     if problems:
         raise InvalidInputError(problems[0] if len(found) == 1 else describe_problems(answers, problems))
     return written
+
+
+def _refuse_others(answer: Answer, formats: Collection[Format], folder: Path) -> None:
+    """Refuse to write over files that no answer of ours left.
+
+    Raises:
+        OverwriteError: There is one.
+    """
+    for form in _with_segmentation(formats):
+        path = folder / f"{answer.name}{SUFFIX[form]}"
+        if path.exists() and not (made_here(path) if form in DICOM_FORMATS else _is_mask_of(answer, path)):
+            raise OverwriteError(f"{path}: is another mask, perhaps a person's; name another folder")
+
+
+def _with_segmentation(formats: Collection[Format]) -> list[Format]:
+    """Put forms in order; a structured report comes with the segmentation that it refers to."""
+    return [form for form in Format if form in formats or (form is Format.SEG and Format.SR in formats)]
 
 
 def _is_mask_of(answer: Answer, path: Path) -> bool:
@@ -126,12 +143,14 @@ def export_answer(
 
     Raises:
         InvalidInputError: There is no CT that the mask lies on, or it cannot be referred to.
+        OverwriteError: Another mask or report has the name of one of the files.
     """
+    _refuse_others(answer, formats, folder)
     image = read_image(answer.mask_path)
     mask, series, pet = Image(as_labels(image.voxels), image.grid), None, None
     if place and DICOM_FORMATS & {*formats}:
-        series = find_ct_series(place, mask, ct_series)
-        pet = _pet_of(place, ct_series, answer.reported.weight_kg) if Format.SR in formats else None
+        series = find_ct_series(place, mask, ct_series, None if ct_series else answer.reported.ct_series)
+        pet = _pet_of(place, ct_series, answer.reported) if Format.SR in formats else None
     return write_forms(answer, mask, formats, folder, series, pet)
 
 
@@ -191,7 +210,7 @@ def find_answers(folder: Path) -> list[Answer]:
             folder / MASK,
         )
         found = [Answer(ALONE, path, alone) for path in masks if path.is_file()][:1]
-    else:
+    if not (alone and found):  # or of a patient who is called as the report of an answer alone is
         reports = [(path, read_report(path)) for path in sorted(folder.glob("[!.]*.json"))]
         found = [
             Answer(path.stem, path.with_name(f"{path.stem}.nii.gz"), report)
@@ -225,7 +244,7 @@ def write_forms(
         The files.
     """
     by_person = answer.reported.mask_by == BY_PERSON
-    wanted = [form for form in Format if form in formats or (form is Format.SEG and Format.SR in formats)]
+    wanted = _with_segmentation(formats)
     paths = {form: folder / f"{answer.name}{SUFFIX[form]}" for form in wanted}
     writers = {
         form: partial(write_image, path, mask)
@@ -282,10 +301,22 @@ def study_of(name: str, study: Path, alone: bool) -> Path:
     raise InvalidInputError(f"{study / name}: no such folder")
 
 
-def _pet_of(place: Path, ct_series: int | None, weight_kg: float | None) -> Image | None:
-    """Read a study's PET in SUV; None where there is not one alone, or its headers do not say how to."""
+def _pet_of(place: Path, ct_series: int | None, reported: ReportedAnswer) -> Image | None:
+    """Read a study's PET in SUV: the one that was answered, where the report says which.
+
+    None where it was answered as not in SUV, there is not one alone, or its headers do not say how to bring it there.
+    """
+    if reported.pet_not_suv:
+        return None
     try:
-        image, suv = read_pet(find_study(place, ct_series).pet, weight_kg)
+        if reported.pet_series:
+            series, _ = find_series(read_headers(place))
+            pet = next((each for each in series if each.identity == reported.pet_series), None)
+        else:
+            pet = find_study(place, ct_series).pet
+        if pet is None:
+            return None
+        image, suv = read_pet(pet, reported.weight_kg)
     except InvalidInputError:
         return None
-    return image if suv.factor is not None else None
+    return image if suv.factor is not None and is_suv(image.voxels) else None

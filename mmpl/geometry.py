@@ -56,7 +56,8 @@ def mm_to_index(grid: Grid, position_xyz: NDArray) -> NDArray[np.float64]:
 def holds(grid: Grid, position_xyz: NDArray) -> NDArray[np.bool_]:
     """Tell which positions in mm (..., 3) lie in a grid, voxel edge to voxel edge."""
     index = mm_to_index(grid, position_xyz)
-    return ((index >= -0.5 - _EDGE_TOLERANCE) & (index <= np.array(grid.size_xyz) - 0.5 + _EDGE_TOLERANCE)).all(axis=-1)
+    reach = np.array(grid.size_xyz) / 2 + _EDGE_TOLERANCE
+    return np.all(np.abs(index - (np.array(grid.size_xyz) - 1) / 2) <= reach, axis=-1)
 
 
 def extent_mm(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -32,8 +32,11 @@ from mmpl.report import YEARS
 from mmpl.scene import SIDE_VOXELS, make_scene
 from mmpl.schema import TAKEN_AS_MISSING, ClinicalSchema
 from mmpl.survival import SurvivalResult
+from mmpl.version import __version__
 from mmpl.weights import Ensemble
 
+GENERATOR = "MMPL"
+"""What a page says of who made it, by which it is told from others'."""
 FINDINGS_SHOWN = 8
 """Most findings that are listed of an answer; the report has all."""
 NOTES_SHOWN = 6
@@ -161,6 +164,12 @@ def render_page(case: Case, result: PatientResult, ensemble: Ensemble, provenanc
     )
 
 
+def is_page(path: Path) -> bool:
+    """Tell whether a file is a page that was made here."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return f'<meta name="generator" content="{GENERATOR} ' in file.read(2000)
+
+
 def render(template: str, scripts: Sequence[str], **content: Any) -> str:
     """Fill a template of `resources/report`; of its scripts, which stand in it, only these may run."""
     folder = datafiles.RESOURCES / "report"
@@ -173,6 +182,7 @@ def render(template: str, scripts: Sequence[str], **content: Any) -> str:
     digests = [base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources]
     allowed = [f"'sha256-{digest}'" for digest in digests]
     return environment.get_template(template).render(
+        generator=f"{GENERATOR} {__version__}",
         style=(folder / "style.css").read_text(encoding="utf-8"),
         sources=sources,
         policy="; ".join(

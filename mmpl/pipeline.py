@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mmpl.calibration import check_prevalence
-from mmpl.case import Case, SuvFactor
+from mmpl.case import Case, SeriesIdentity, SuvFactor
 from mmpl.dose import MeasuredDose, measure_dose
 from mmpl.evidence import ABSENT, Evidence, FeatureTable, Floats, hpv_evidence, survival_evidence
 from mmpl.geometry import holds, index_to_mm
@@ -56,6 +56,7 @@ class PatientResult:
         suv: How the PET came to be in SUV, where headers say so.
         t_stage, n_stage: T and N stage; None where they were not asked for, or the weights do not stage.
         dose: One row of the planned dose; None where no model reads any.
+        ct_series, pet_series: DICOM series that CT and PET were read from; None where they were not.
     """
 
     patient_id: str
@@ -72,6 +73,8 @@ class PatientResult:
     t_stage: StageResult | None = None
     n_stage: StageResult | None = None
     dose: FeatureTable | None = None
+    ct_series: SeriesIdentity | None = None
+    pet_series: SeriesIdentity | None = None
 
     @property
     def gtvp_ml(self) -> float:
@@ -202,14 +205,26 @@ class Pipeline:
         t_stage, n_stage = (staged.get(task) for task in STAGE_TASKS)
         if t_stage and t_stage.by_rule:
             flags.append(NO_PRIMARY)
-        radiomics, dose = (lesions.radiomics, lesions.dose) if lesions else (None, None)
+        dose = lesions.dose if lesions else None
         if dose:
             flags += dose.flags if case.dose else [NO_DOSE]
-        answers = segmentation, hpv, survival, radiomics
-        told = tuple(flags), notes, unlike_training
-        shown, columns = measured if self.lesions else None, dose.columns if dose else None
         return PatientResult(
-            case.patient_id, *answers, *told, shown, watch.seconds, case.suv, t_stage, n_stage, columns
+            patient_id=case.patient_id,
+            segmentation=segmentation,
+            hpv=hpv,
+            survival=survival,
+            radiomics=lesions.radiomics if lesions else None,
+            flags=tuple(flags),
+            notes=notes,
+            unlike_training=unlike_training,
+            lesions=measured if self.lesions else None,
+            seconds=watch.seconds,
+            suv=case.suv,
+            t_stage=t_stage,
+            n_stage=n_stage,
+            dose=dose.columns if dose else None,
+            ct_series=case.ct_series,
+            pet_series=case.pet_series,
         )
 
     def segment(self, prepared: PreparedCase, processor: Processor, budget: Budget | None = None) -> Segmentation:

@@ -26,6 +26,7 @@ from mmpl.files import OverwriteError, refuse_inside, refuse_to_replace, write_w
 from mmpl.io.challenge import EDITION_VARIABLE, read_edition
 from mmpl.io.cohort import Cohort, read_cohort
 from mmpl.io.images import write_image
+from mmpl.io.nifti import read_note
 from mmpl.memory import free_memory_gib, keep_freed_memory
 from mmpl.names import DICOM_FORMATS, SUFFIX, Column, Format, exported
 from mmpl.network import memory_gib
@@ -62,6 +63,8 @@ HPV columns are what the models predict, but for the status that was given, `hpv
 """
 _LESION_KEYS = (Column.PATIENT_ID.value, "lesion")
 _FEATURES = "_radiomics.csv"
+OUR_MASK = "mask by MMPL"
+"""What the header of a mask says that was written here, by which it is told from a person's."""
 _ENDINGS = (*SUFFIX.values(), ".json", ".png", ".html", _FEATURES, DIFFERING)
 """What follows a patient's name in the names of the files that are written."""
 
@@ -192,7 +195,7 @@ class Answering:
         wanted = [*[features] * order.all_radiomics, *[differing] * order.disagreement]
         given = self.given_masks.get(name)
         try:
-            source = self.patients.fingerprint(name, given)
+            source = self.patients.fingerprint(name, given, reference=False)
         except InvalidInputError as error:
             return str(error)
         if mask.is_file() and (known := read_report(report)):
@@ -201,6 +204,8 @@ class Answering:
             why = self.answerer.why_other(known, report)
             if why or all(path.is_file() for path in wanted):
                 return why
+        if other := self._not_ours(name):
+            return f"{other}: is no file of an answer, perhaps a person's, and would be lost; name another folder"
         shown = out / f"{name}.png", out / f"{name}.html"
         for extra in (features, differing, *shown, *(set(exported(out, name)) - {mask})):
             extra.unlink(missing_ok=True)  # of an earlier answer
@@ -208,14 +213,14 @@ class Answering:
             case = self.patients.read_case(name)
             if given:
                 case = give_mask(case, given)
-            refer(order.formats, self.study(name), case.ct.grid)
+            refer(order.formats, self.study(name), case.ct.grid, identity=case.ct_series)
             result = self.pipeline(case)
         except InvalidInputError as error:
             return str(error)
         except Exception as error:  # one patient must not stop the cohort; it is reported, and has no row
             log.debug("unforeseen", exc_info=True)
             return f"{type(error).__name__}: {error}"
-        write_image(mask, result.segmentation.mask)
+        write_image(mask, result.segmentation.mask, note=OUR_MASK)
         if order.all_radiomics and result.radiomics:
             write_radiomics(features, result.radiomics)
         if result.segmentation.disagreement:
@@ -233,6 +238,14 @@ class Answering:
             except Exception as error:  # neither is worth an answer
                 log.warning("%s: no %s (%s: %s)", name, kind, type(error).__name__, error)
         return None
+
+    def _not_ours(self, name: str) -> Path | None:
+        """Find a file with a patient's name in the folder of answers that belongs to none: an answer's has our mask."""
+        mask, report = (self.order.out / f"{name}{end}" for end in (".nii.gz", ".json"))
+        if mask.is_file():
+            return None if read_note(mask) == OUR_MASK else mask
+        there = (self.order.out / f"{name}{end}" for end in _ENDINGS)
+        return None if read_report(report) else next((path for path in there if path.exists()), None)
 
 
 def predict(
@@ -332,7 +345,7 @@ def predict(
         if answer.name in answered:
             try:
                 export_answer(answer, formats, out, answering.study(answer.name))
-            except InvalidInputError as error:
+            except (InvalidInputError, OverwriteError) as error:
                 failures[answer.name] = str(error)
     for asked, kind, ending in ((pictures, "picture", ".png"), (pages, "page", ".html")):
         if asked and (without := sorted(name for name in finished if not (out / f"{name}{ending}").is_file())):
@@ -383,12 +396,12 @@ def _answer_on_cluster(order: Order, names: Sequence[str], scheduler: str) -> Ge
 
 def _answer_there(name: str, order: Order) -> str | None:
     """Answer a patient on a cluster's worker, which opens an order once."""
+    os.environ[EDITION_VARIABLE] = order.edition  # which report and page name
     return _opened(order).answer(name)
 
 
 @lru_cache(maxsize=2)  # two clients may come in turns
 def _opened(order: Order) -> Answering:
-    os.environ[EDITION_VARIABLE] = order.edition  # which report and page name
     keep_freed_memory()
     use_allowed_cores()
     answering = Answering.open(order)
@@ -400,7 +413,7 @@ def _find_masks(folder: Path, patients: Collection[str]) -> dict[str, Path]:
     """Find the masks that a person gave, by patient.
 
     Raises:
-        InvalidInputError: There is no such folder, a mask is of no patient, or a patient has several.
+        InvalidInputError: There is no such folder or no mask in it, one is of no patient, or a patient has several.
     """
     if not folder.is_dir():
         raise InvalidInputError(f"{folder}: no such folder")
@@ -415,6 +428,9 @@ def _find_masks(folder: Path, patients: Collection[str]) -> dict[str, Path]:
         if name in found:
             raise InvalidInputError(f"{found[name]} and {path}: one of the two is too many")
         found[name] = path
+    if not found:
+        raise InvalidInputError(f"{folder}: no masks, which are called as patients are: <PatientID>.nii.gz, say")
+    log.info("masks of %d of %d patients from %s", len(found), len(patients), folder)
     return found
 
 

@@ -3,11 +3,13 @@
 import csv
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from mmpl.calibration import SurvivalCurve
+from mmpl.case import SeriesIdentity
 from mmpl.evidence import FeatureTable
 from mmpl.explanation import Explanation
 from mmpl.files import write_whole
@@ -20,6 +22,7 @@ from mmpl.provenance import Provenance
 from mmpl.schema import ClinicalSchema
 from mmpl.segmentation import Segmentation
 from mmpl.staging import StageResult
+from mmpl.units import NOT_SUV
 from mmpl.version import __version__
 from mmpl.weights import Ensemble
 
@@ -61,6 +64,9 @@ def describe(
     }
     if result.lesions is not None:
         content["lesions"] = [describe_lesion(lesion) for lesion in result.lesions]
+    series = {"ct": result.ct_series, "pet": result.pet_series}
+    if any(series.values()):
+        content["series"] = {name: asdict(identity) for name, identity in series.items() if identity}
     if result.suv:
         content["suv"] = asdict(result.suv)
     if result.dose:
@@ -223,6 +229,8 @@ class ReportedAnswer:
         hpv_known: Status that was given, on which the risk rests; None where none was.
         recurrence_free_days: Mean days without recurrence; None where the weights do not know them.
         edition: Edition of the challenge that was answered; None of a report that an older version wrote.
+        ct_series, pet_series: DICOM series that were answered; None where the images were none, or an older version
+            wrote the report.
     """
 
     patient_id: str
@@ -249,6 +257,13 @@ class ReportedAnswer:
     hpv_known: bool | None = None
     recurrence_free_days: float | None = None
     edition: str | None = None
+    ct_series: SeriesIdentity | None = None
+    pet_series: SeriesIdentity | None = None
+
+    @property
+    def pet_not_suv(self) -> bool:
+        """Whether the PET was answered as not being in SUV."""
+        return any(flag.startswith(NOT_SUV) for flag in self.flags)
 
 
 def read_report(path: Path) -> ReportedAnswer | None:
@@ -282,6 +297,8 @@ def read_report(path: Path) -> ReportedAnswer | None:
             hpv_known=hpv.get("known"),
             recurrence_free_days=_number(risk.get("recurrence_free_days")),
             edition=content.get("edition"),
+            ct_series=_series(content, "ct"),
+            pet_series=_series(content, "pet"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -295,6 +312,11 @@ def read_curve(path: Path) -> tuple[list[float], list[float]] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return (days, probability) if len(days) == len(probability) > 1 else None
+
+
+def _series(content: Mapping[str, Any], name: str) -> SeriesIdentity | None:
+    identity = content.get("series", {}).get(name)
+    return SeriesIdentity(**identity) if identity else None
 
 
 def _number(value: object) -> float | None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +30,7 @@ from mmpl.cohort_page import (
 )
 from mmpl.cohort_scores import DecisionPoint, Interval
 from mmpl.evaluate import assess, collect
+from mmpl.files import OverwriteError
 from mmpl.io.images import write_image
 from mmpl.names import DAYS_PER_YEAR
 from mmpl.predict import AnswerTables
@@ -239,6 +241,17 @@ def test_who_was_not_answered_is_told_and_not_drawn(folders: tuple[Path, Path], 
     assert f"AUC {np.trapezoid(y, x):.2f} (" in plot.note
     page = write_cohort_page(answers, cohort, count=2).read_text()
     assert f"{60 - left} of 60 patients have no answer" in page
+
+
+def test_a_page_of_anothers_is_not_written_over(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copy(folders[1] / "P-0001.json", tmp_path)
+    (tmp_path / "P-0001.png").touch()
+    page = write_cohort_page(tmp_path)
+    assert write_cohort_page(tmp_path) == page
+    page.write_text("<title>my own</title>")
+    with pytest.raises(OverwriteError, match=r"index\.html: is no page of answers"):
+        write_cohort_page(tmp_path)
+    assert page.read_text() == "<title>my own</title>"
 
 
 def test_a_patient_called_as_the_page_keeps_its_own(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_answer_takes_a_mask(
     write_image(mask, corrected)
     out.mkdir()
     (out / "mask_seg.dcm").write_text("of an earlier answer")
+    (out / "report.json").write_text(json.dumps({"patient": "case", "weights": "others", "models": []}))
     assert run(monkeypatch, "answer", write_input(), out, "--mask", mask) == 0
     assert not (out / "mask_seg.dcm").exists()
     found = read_image(out / "images/tumor-lymph-node-segmentation/output.mha")
@@ -267,6 +268,17 @@ def test_masks_of_nobody_are_no_masks(
             (tmp_path / "masks" / name).touch()
     with pytest.raises(InvalidInputError, match=message):
         predict(cohort, tmp_path / "out", masks=tmp_path / "masks")
+
+
+@pytest.mark.parametrize("there", ["", "CHUM-001/CHUM-001.nii.gz", "CHUM-001.zip"])
+def test_a_folder_without_masks_is_not_taken_for_one(cohort: Path, weights: None, tmp_path: Path, there: str) -> None:
+    masks = tmp_path / "masks"
+    (masks / there).parent.mkdir(parents=True, exist_ok=True)
+    masks.mkdir(exist_ok=True)
+    if there:
+        (masks / there).write_text("a mask")
+    with pytest.raises(InvalidInputError, match=f"{masks}: no masks, which are called as patients are"):
+        predict(cohort, tmp_path / "out", masks=masks)
 
 
 def test_the_file_of_a_given_mask_is_named(head: Case, tmp_path: Path) -> None:

@@ -490,6 +490,37 @@ def test_a_folder_of_masks_is_not_written_over(cohort, names, finished, tmp_path
         predict(cohort, labels)
 
 
+@pytest.mark.parametrize("end", [".nii.gz", ".png", "_seg.dcm", ".mha", ".json"])
+def test_a_persons_file_among_answers_is_neither_written_over_nor_removed(cohort, names, out, use, end):
+    path = out / f"{names[1]}{end}"
+    if end == ".nii.gz":
+        shutil.copy(cohort / names[0] / f"{names[0]}.nii.gz", path)
+    else:
+        path.write_text("a person's")
+    content = path.read_bytes()
+    failures = predict(cohort, out)
+    assert failures == {
+        names[1]: f"{path}: is no file of an answer, perhaps a person's, and would be lost; name another folder"
+    }
+    assert path.read_bytes() == content
+
+
+def test_a_mask_that_a_person_corrected_in_its_place_stays(cohort, names, out, use):
+    mask = out / f"{names[0]}.nii.gz"
+    image = read_image(mask)
+    image.voxels[0, 0, 0] = 2
+    write_image(mask, image)
+    content = mask.read_bytes()
+    assert names[0] in predict(cohort, out, disagreement=True)
+    assert mask.read_bytes() == content
+
+
+def test_a_reference_mask_that_comes_later_changes_no_answer(cohort, names, out, use, tmp_path):
+    later = Path(shutil.copytree(cohort, tmp_path / "later"))
+    (later / names[0] / f"{names[0]}.nii.gz").unlink()
+    assert names[0] not in predict(later, out)
+
+
 def test_what_a_program_leaves_that_is_killed_as_it_begins_is_gone_on_with(finished, names, tmp_path):
     out = tmp_path / "out"
     module.AnswerTables(out).begin(names)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity
 from mmpl.dicom.headers import read_headers
 from mmpl.dicom.series import MOST_APART_MM, Series, find_series, naming, stacked
+from mmpl.dicom.study import check_one_patient
 from mmpl.errors import some_of
 from mmpl.geometry import lay_on
 from mmpl.io.masks import as_labels
@@ -77,7 +78,7 @@ def find_ct_series(
         identity: The series that the mask was made on, where it is known.
 
     Raises:
-        InvalidInputError: There is none, or there are several.
+        InvalidInputError: There is none, or there are several, or of several patients.
     """
     series, _ = find_series(read_headers(place))
     candidates = [
@@ -85,6 +86,9 @@ def find_ct_series(
     ]
     if identity:
         candidates = [each for each in candidates if each.identity == identity]
+        if not candidates:
+            raise InvalidInputError(f"{place}: not there is the CT series that was answered")
+    check_one_patient(place, candidates)
     if not candidates:
         raise InvalidInputError(f"{place}: no CT series" + ("" if number is None else f" of number {number}"))
     found, reasons = list[CtSeries](), list[str]()

@@ -213,13 +213,17 @@ def read_headers(place: Path) -> list[Header]:
 def stored_files(place: Path) -> Sequence[Stored]:
     """List the files of a folder and those below it, links followed, or of a zip archive, but for hidden ones.
 
+    A DICOM file is the one of its place.
+
     Raises:
         InvalidInputError: There is no such folder, or the archive is damaged.
     """
     if place.is_dir():
         return sorted(_files_below(place))
     if not is_zip(place):
-        wrong = "neither a folder nor a zip archive" if place.is_file() else "no such folder or zip archive"
+        if place.is_file() and looks_like_dicom(place):
+            return [place]
+        wrong = "neither DICOM nor a zip archive" if place.is_file() else "no such folder or zip archive"
         raise InvalidInputError(f"{place}: {wrong}")
     try:
         archive = zipfile.ZipFile(place)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpl.case import InvalidInputError
-from mmpl.dicom.headers import as_offset, check_inflated, quiet
+from mmpl.dicom.headers import Header, as_offset, check_inflated, quiet, read_dataset
 from mmpl.files import write_whole
 from mmpl.version import __version__
 
@@ -45,6 +45,15 @@ _OPTIONAL = (
     "DeidentificationMethod",
     "DeidentificationMethodCodeSequence",
 )
+
+
+def made_here(path: Path) -> bool:
+    """Tell whether a file is an object that was written here, as far as its headers say: other programs name theirs."""
+    try:
+        header = Header(path, read_dataset(path, pixels=False))
+    except InvalidInputError:
+        return False
+    return (header.text("Manufacturer"), header.text("ManufacturerModelName")) == (MANUFACTURER, MODEL)
 
 
 def copy_identity(source: "Dataset", target: "Dataset") -> None:

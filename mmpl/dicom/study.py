@@ -14,7 +14,7 @@ import numpy as np
 
 from mmpl.case import Case, ClinicalRecord, Image, InvalidInputError, SeriesIdentity, SuvFactor
 from mmpl.dicom.dose import dose_objects, of_whole_plan, read_dose
-from mmpl.dicom.headers import Header, as_moment, as_offset, as_stamp, as_time, is_zip, read_headers
+from mmpl.dicom.headers import Header, as_moment, as_offset, as_stamp, as_time, is_zip, looks_like_dicom, read_headers
 from mmpl.dicom.series import REAL_WORLD, Series, find_series, naming, read_series, units_of
 from mmpl.dicom.suv import PetHeader, suv_factor, suv_flags
 from mmpl.dose import DOSE_LEFT_OUT, usable_dose
@@ -29,21 +29,24 @@ FEWEST_SLICES = 8
 """A series with fewer is no scan of a region, but one that followed a contrast agent, say."""
 DICOM_HEADER = "the DICOM header"
 """Where a clinical value came from, in the notes on the record."""
-UNITS = {
-    "{SUVbw}g/ml": "GML",
-    "g/ml{SUVbw}": "GML",
-    "{SUVlbm}g/ml": "GML",
-    "g/ml{SUVlbm}": "GML",
-    "{SUVbsa}cm2/ml": "CM2ML",
-    "cm2/ml{SUVbsa}": "CM2ML",
-    "Bq/ml": "BQML",
-    "{counts}": "CNTS",
+_CODED = {"GML": "g/ml", "CM2ML": "cm2/ml"}
+_SUV = {
+    "bw": ("GML", "BW"),
+    "lbm": ("GML", "LBM"),
+    "lbm(james128)": ("GML", "LBMJAMES128"),
+    "lbm(janma)": ("GML", "LBMJANMA"),
+    "ibw": ("GML", "IBW"),
+    "bsa": ("CM2ML", "BSA"),
 }
-"""Units of the PET module, by the code of an enhanced image, before UCUM's remark and after it."""
+UNITS = {"bq/ml": ("BQML", ""), "{counts}": ("CNTS", "")} | {
+    code: (units, kind)
+    for name, (units, kind) in _SUV.items()
+    for code in (f"{{suv{name}}}{_CODED[units]}", f"{_CODED[units]}{{suv{name}}}")
+}
+"""Units and kind of SUV as the PET module has them, by an enhanced image's code in lower case (PS3.16 CID 84 and 85),
+with UCUM's remark before and after the unit."""
 CLOCKS = tuple(timedelta(minutes=minutes) for minutes in (*range(-12 * 60, 14 * 60 + 1, 30), 345, 525, 765, 825))
 """Offsets from UTC that clocks somewhere on earth have: half hours, and 5:45, 8:45, 12:45 and 13:45."""
-
-_CODED_SUV = {code: kind for code in UNITS for kind in ("BW", "LBM", "BSA") if f"{{suv{kind.lower()}}}" in code.lower()}
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Study:
 def read_pair(
     ct: Path, pet: Path, ct_number: int | None = None, pet_number: int | None = None, weight_kg: float | None = None
 ) -> PatientImages:
-    """Read a CT and a PET, each an image file, a folder of DICOM files or a zip archive of one.
+    """Read a CT and a PET, each an image file, a DICOM file, a folder of those or a zip archive of one.
 
     Args:
         ct: CT, HU.
@@ -132,7 +135,7 @@ def read_pair(
     ct_series = find_one(ct, Modality.CT, ct_number) if is_dicom_place(ct) else None
     pet_series = find_one(pet, Modality.PET, pet_number) if is_dicom_place(pet) else None
     if ct_series and pet_series:
-        _check_one_patient(f"{ct}, {pet}", (ct_series, pet_series))
+        check_one_patient(f"{ct}, {pet}", (ct_series, pet_series))
         frames = {each.identity.frame_of_reference_uid for each in (ct_series, pet_series)} - {""}
         if len(frames) > 1:
             raise InvalidInputError(f"{ct}, {pet}: CT and PET do not have one frame of reference")
@@ -191,8 +194,8 @@ def read_pet(series: Series, weight_kg: float | None = None) -> tuple[Image, Suv
 
 
 def is_dicom_place(path: Path) -> bool:
-    """Tell whether a path is read as DICOM: a folder or a zip archive."""
-    return path.is_dir() or is_zip(path)
+    """Tell whether a path is read as DICOM: a folder, a zip archive, or a file, which may hold a whole series."""
+    return path.is_dir() or is_zip(path) or (path.is_file() and looks_like_dicom(path))
 
 
 def find_study(place: Path, ct_number: int | None = None, pet_number: int | None = None) -> Study:
@@ -210,7 +213,7 @@ def find_study(place: Path, ct_number: int | None = None, pet_number: int | None
     """
     headers = read_headers(place)
     series = _series_in(place, headers)
-    _check_one_patient(place, series)
+    check_one_patient(place, series)
     pet = _the_one(place, _pets(series), Modality.PET, pet_number)
     ct = _the_one(place, _cts_of(place, pet, series), Modality.CT, ct_number)
     return Study(ct, pet, dose_objects(headers))
@@ -223,7 +226,7 @@ def find_one(place: Path, modality: Modality, number: int | None = None) -> Seri
         InvalidInputError: There is none, or there are several, or the folder holds several patients.
     """
     series = _series_in(place, read_headers(place))
-    _check_one_patient(place, series)
+    check_one_patient(place, series)
     candidates = _pets(series) if modality is Modality.PET else [each for each in series if each.modality is modality]
     return _the_one(place, candidates, modality, number)
 
@@ -241,10 +244,9 @@ def pet_header(series: Series, weight_kg: float | None = None) -> PetHeader:
     units, suv_type = units_of(first), said("SUVType")
     if not units:
         groups = (shared, first.item("PerFrameFunctionalGroupsSequence"))
-        codes = (group.item(REAL_WORLD, "MeasurementUnitsCodeSequence").text("CodeValue") for group in groups)
-        code = next(filter(None, codes), "")
-        code = {known.casefold(): known for known in UNITS}.get(code.casefold(), "")
-        units, suv_type = UNITS.get(code, ""), _CODED_SUV.get(code, "")
+        codes = (group.item(REAL_WORLD, "MeasurementUnitsCodeSequence") for group in groups)
+        said_codes = (code.text("CodeValue") or code.text("LongCodeValue") for code in codes)
+        units, suv_type = UNITS.get(next(filter(None, said_codes), "").casefold(), ("", ""))
     corrected = tuple(word.upper() for word in first.words("CorrectedImage") or converted.words("CorrectedImage"))
     decay_correction = said("DecayCorrection")
     if first.text("DecayCorrected"):
@@ -252,7 +254,7 @@ def pet_header(series: Series, weight_kg: float | None = None) -> PetHeader:
         corrected = tuple(word for word, keyword in corrections.items() if first.text(keyword).upper() == "YES")
         decay_correction = "START" if "DECY" in corrected else "NONE"
     return PetHeader(
-        units=units if units in UNITS.values() else "",
+        units=units if units in {known for known, _ in UNITS.values()} else "",
         suv_type=suv_type,
         corrected=corrected or (("none",) if decay_correction == "NONE" else ()),
         decay_correction=decay_correction,
@@ -297,7 +299,12 @@ def _series_in(place: Path, headers: Sequence[Header]) -> list[Series]:
     return series
 
 
-def _check_one_patient(place: object, series: Sequence[Series]) -> None:
+def check_one_patient(place: object, series: Sequence[Series]) -> None:
+    """Refuse series of several patients.
+
+    Raises:
+        InvalidInputError: They are.
+    """
     patients = {_identity(header) for each in series for header in each.headers}
     if len(patients) > 1:
         raise InvalidInputError(f"{place}: images of {len(patients)} patients; a folder for each is needed")
@@ -311,7 +318,7 @@ def _identity(header: Header) -> tuple[str, ...]:
 def _pets(series: Sequence[Series]) -> list[Series]:
     """List the PET series, those that were corrected for attenuation where there are such."""
     found = [each for each in series if each.modality is Modality.PET]
-    return _narrowed(_narrowed(found, _is_corrected), _is_long)
+    return _narrowed(_narrowed(found, _is_long), _is_corrected)
 
 
 def _cts_of(place: Path, pet: Series, series: Sequence[Series]) -> list[Series]:
@@ -323,9 +330,10 @@ def _cts_of(place: Path, pet: Series, series: Sequence[Series]) -> list[Series]:
             f"{place}: no CT of the PET's frame of reference, and {len(cts)} of another (CT series "
             f"{_numbers(cts)}, PET series {pet.number})"
         )
+    found = _narrowed(found, _is_long)
     for keyword in ("StudyInstanceUID", "AcquisitionDate"):
         found = _narrowed(found, partial(_agree, pet, keyword))
-    return _narrowed(found, _is_long)
+    return found
 
 
 def _narrowed(series: list[Series], fits: Callable[[Series], bool]) -> list[Series]:

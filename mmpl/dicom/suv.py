@@ -100,7 +100,14 @@ def suv_factor(pet: PetHeader) -> SuvFactor:
     if "ATTN" not in pet.corrected and pet.corrected:
         raise InvalidInputError("the PET was not corrected for attenuation")
     said = SuvFactor(None, "", pet.units, pet.suv_type)
-    pet = replace(pet, height_m=_meters(pet.height_m))
+    pet = replace(
+        pet,
+        height_m=_meters(pet.height_m),
+        corrected_to=_unless_blanked(pet.corrected_to),
+        series=_unless_blanked(pet.series),
+        acquisition=_unless_blanked(pet.acquisition),
+        private_scan=_unless_blanked(pet.private_scan),
+    )
     injected = _unless_blanked(pet.injected)
     if pet.corrected_to and injected and abs((pet.corrected_to - injected).total_seconds()) <= _SAME_S:
         pet = replace(pet, decay_correction="ADMIN")  # as enhanced images say it
@@ -165,7 +172,7 @@ def _scan(pet: PetHeader) -> tuple[datetime, Clock]:
     """Find the moment that START means: the series', unless the series was rewritten since (the QIBA rule)."""
     if pet.corrected_to:
         return pet.corrected_to, Clock.STATED
-    series, acquisition = _unless_blanked(pet.series), _unless_blanked(pet.acquisition)
+    series, acquisition = pet.series, pet.acquisition
     if series and acquisition:
         waited = (acquisition - series).total_seconds()
         if -_SAME_S <= waited <= LONGEST_SCAN_S:

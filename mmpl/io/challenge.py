@@ -25,16 +25,12 @@ from mmpl.io.dose import add_found_dose, say_why_not
 from mmpl.io.images import IMAGE_SUFFIXES, flags_of, read_image, write_image
 from mmpl.io.record import read_record, read_record_file
 from mmpl.names import (
-    ALONE,
     DISAGREEMENT,
     DISAGREEMENT_MHA,
-    MASK,
     PAGE,
     PICTURE,
     REPORT,
     SCORE_PARTS,
-    SUFFIX,
-    Format,
     Task,
     exported,
     stage_name,
@@ -318,15 +314,14 @@ def former_answer(folder: Path, extras: Collection[Path] = ()) -> list[Path]:
     Raises:
         OverwriteError: Another file has a name that people give theirs, and there is no answer that it could be of.
     """
-    beside = [folder / name for name in (PICTURE, PAGE, DISAGREEMENT, DISAGREEMENT_MHA)]
-    beside += [*exported(folder), folder / REPORT]
+    names = PICTURE, PAGE, DISAGREEMENT, DISAGREEMENT_MHA, REPORT
+    beside = [*exported(folder), *(folder / name for name in names)]
     answers = [
         edition.output_path(task, folder)
         for edition in map(read_edition, known_editions())
         for task in reversed(edition.tasks)
     ]
-    of_people = [folder / name for name in (MASK, f"{ALONE}{SUFFIX[Format.MHA]}", PICTURE, PAGE, REPORT)]
-    strange = next((path for path in of_people if path.is_file() and path not in extras), None)
+    strange = next((path for path in beside if path.is_file() and path not in extras), None)
     if strange and not _is_report(folder / REPORT) and not any(path.is_file() for path in answers):
         raise OverwriteError(f"{strange}: is no file of an earlier answer, and would be lost; name another folder")
     return [*beside, *folder.glob(f"{PARTIAL}*"), *answers]

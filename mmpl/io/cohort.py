@@ -142,14 +142,18 @@ class Cohort:
         named = {name: _find(self._places, patient_id, f"{patient_id}{end}") for name, end in _DOSE_ENDINGS.items()}
         return {name: path for name, path in named.items() if path.is_file()}
 
-    def fingerprint(self, patient_id: str, given_mask: Path | None = None) -> str:
+    def fingerprint(self, patient_id: str, given_mask: Path | None = None, reference: bool = True) -> str:
         """Tell a patient apart from what it was: size and date of its images and masks, SUV factor, row of the table.
 
         A planned dose is one of the images. A weight is part of it where it is read, as of DICOM, and stated.
-        A given mask, with which a person corrects the ensemble's, lies elsewhere.
+
+        Args:
+            patient_id: The patient.
+            given_mask: File with which a person corrects the ensemble's mask, and which lies elsewhere.
+            reference: Whether the reference mask is part of it: no answer rests on that.
         """
         files = []
-        endings = ("__CT.nii.gz", "__PT.nii.gz", ".nii.gz")
+        endings = ("__CT.nii.gz", "__PT.nii.gz", *[".nii.gz"] * reference)
         paths = [_find(self._places, patient_id, f"{patient_id}{ending}") for ending in endings]
         for path in (*paths, *self._dose_files(patient_id).values(), *filter(None, [given_mask])):
             stat = path.stat() if path.is_file() else None

@@ -22,7 +22,7 @@ MOST_SHEAR = 1e-4
 """Largest cosine between two axes that ITK takes for right-angled."""
 
 _HEADER = 348  # bytes
-_DIM, _PIXDIM, _START, _UNITS, _CODES, _QUATERNION, _SROW = 40, 76, 108, 123, 252, 256, 280
+_DIM, _PIXDIM, _START, _UNITS, _DESCRIP, _CODES, _QUATERNION, _SROW = 40, 76, 108, 123, 148, 252, 256, 280
 _EARLIEST_START = 352  # bytes; where an earlier one stands, and be it zero, ITK reads the header's end as voxels
 _ORDERS: tuple[tuple[str, Literal["little", "big"]], ...] = (("<", "little"), (">", "big"))
 _MM_OF_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
@@ -39,6 +39,16 @@ def open_stored(path: Path) -> BinaryIO:
 def byte_order(header: bytes) -> str | None:
     """Tell in which order a header's bytes are, "<" or ">", by its first number, its size; None where it is none."""
     return next((order for order, name in _ORDERS if int.from_bytes(header[:4], name) == _HEADER), None)
+
+
+def read_note(path: Path) -> str:
+    """Read what a file's header says of it (`descrip`, which `write_image` writes); blank where it says nothing."""
+    try:
+        with open_stored(path) as file:
+            header = file.read(_HEADER)
+    except (OSError, EOFError, zlib.error):
+        return ""
+    return header[_DESCRIP : _DESCRIP + 80].split(b"\0")[0].decode("utf-8", "replace").strip()
 
 
 def read_affine(path: Path) -> NDArray[np.float64] | None:

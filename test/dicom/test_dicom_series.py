@@ -434,7 +434,7 @@ def test_places_without_any(tmp_path):
         (tmp_path / "absent", "no such folder or zip archive"),
         (tmp_path, "no DICOM file among 3 files; broken.zip in it is not looked into, unpack it or name it alone"),
         (tmp_path / "outer.zip", "no DICOM file among 1 files; inner.zip in it is not looked into"),
-        (tmp_path / "notes.txt", "neither a folder nor a zip archive"),
+        (tmp_path / "notes.txt", "neither DICOM nor a zip archive"),
         (tmp_path / "broken.zip", "not a readable zip archive"),
     ):
         with pytest.raises(InvalidInputError, match=re.escape(f"{place}: {said}")):

@@ -98,6 +98,14 @@ def test_short_series_and_cts_of_another_frame_study_or_day_are_not_the_one(plac
     assert find_study(place).ct.number == "1"
 
 
+def test_a_short_series_of_the_day_of_the_pet_is_not_the_one(place):
+    """As where the PET was made after midnight, and a few slices with it."""
+    write_ct(place / "c", noise_ct(replace(CT_GRID, size_xyz=(8, 7, 5))), number=4)
+    for folder in ("b", "c"):
+        change(place / folder, AcquisitionDate="20250103")
+    assert find_study(place).ct.number == "1"
+
+
 def test_a_ct_of_another_frame_of_reference(place):
     change(place / "a", FrameOfReferenceUID="1.2.3")
     assert message(place).endswith(
@@ -288,6 +296,26 @@ def test_an_enhanced_pet_whose_only_scale_is_its_mapping(place, code, scale, per
     np.testing.assert_allclose(image.voxels, expected, atol=expected.max() / 60_000)
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("g/ml{SUVlbm(James128)}", "LBMJAMES128"), ("{SUVlbm(Janma)}g/ml", "LBMJANMA"), ("g/mL{SUVbw}", "BW")],
+)
+def test_a_code_too_long_for_its_place_stands_in_another(place, code, kind):
+    whole = enhanced([dcmread(path) for path in sorted((place / "b").iterdir())])
+    (mapping,) = whole.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    said = mapping.MeasurementUnitsCodeSequence[0]
+    if len(code) > 16:
+        del said.CodeValue
+        said.LongCodeValue = code
+    else:
+        said.CodeValue = code
+    whole.PatientSize = 1.7
+    save_series([whole], place.parent / "enhanced")
+    _, factor = read_pet(find_one(place.parent / "enhanced", Modality.PET))
+    assert (factor.units, factor.suv_type) == ("GML", kind)
+    assert factor.factor is not None
+
+
 def test_an_enhanced_pet_whose_mapping_is_shared_or_a_table(place):
     datasets = [dcmread(path) for path in sorted((place / "b").iterdir())]
     whole, out = enhanced(datasets), place.parent / "enhanced"
@@ -326,6 +354,22 @@ def test_images_of_different_kinds_make_a_pair(place, tmp_path):
     images = read_pair(place, tmp_path / "pet.mha")
     assert (images.suv, images.pet_is_suv) == (None, True)
     np.testing.assert_array_equal(images.pet.voxels, PET.voxels)
+
+
+def test_a_file_of_a_whole_series_may_be_named_itself(place, tmp_path):
+    """Frames in an order of their own, and each with its own slope, which image libraries do not look at."""
+    cts, pets = ([dcmread(path) for path in sorted((place / name).iterdir())] for name in ("a", "b"))
+    save_series([enhanced([*cts[1::2], *cts[::2]])], tmp_path / "ct")
+    save_series([enhanced(pets)], tmp_path / "pet")
+    folders = read_pair(tmp_path / "ct", tmp_path / "pet")
+    named = read_pair(tmp_path / "ct" / "0001.dcm", tmp_path / "pet" / "0001.dcm")
+    for ours, theirs in ((named.ct, folders.ct), (named.pet, folders.pet)):
+        np.testing.assert_array_equal(ours.voxels, theirs.voxels)
+        assert ours.grid == theirs.grid
+    np.testing.assert_array_equal(named.ct.voxels, CT.voxels)
+    assert (named.suv, named.ct_series) == (folders.suv, folders.ct_series)
+    with pytest.raises(InvalidInputError, match="1 slice; a volume is needed"):
+        read_pair(sorted((place / "a").iterdir())[2], place / "b")
 
 
 def test_a_pair_of_two_patients_is_refused(place, tmp_path):

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,62 @@ def test_a_mask_that_is_there_is_not_written_over(
     mask = read_image(answers / f"{NAMES[0]}.nii.gz")
     write_image(answers / f"{NAMES[0]}.mha", Image(2 * mask.voxels, mask.grid))
     assert run("export", answers, "--format", "mha")[0] == 1
+
+
+def test_an_object_that_another_program_changed_is_not_written_over(
+    answers: Path, tmp_path: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    arguments = ("export", answers, "--dicom", tmp_path / "studies", "--format", "dicom-sr")
+    for _ in range(2):
+        assert run(*arguments) == (0, "")
+    edited = answers / f"{NAMES[1]}_seg.dcm"  # which comes with a report
+    segmentation = dcmread(edited)
+    segmentation.Manufacturer = "3D Slicer Community"
+    segmentation.save_as(edited)
+    before = {path: path.read_bytes() for path in answers.iterdir()}
+    code, error = run(*arguments)
+    assert (code, error) == (1, f"error: {edited}: is another mask, perhaps a person's; name another folder")
+    assert {path: path.read_bytes() for path in answers.iterdir()} == before
+
+
+def test_an_answer_is_written_for_the_series_that_was_answered_alone(
+    answers: Path, studies: dict[str, CtSeries], tmp_path: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    """Another patient's CT, or another visit's, may have the same grid."""
+    (answers / f"{NAMES[1]}.json").unlink()
+    path, identity = answers / f"{NAMES[0]}.json", studies[NAMES[0]].identity
+    path.write_text(json.dumps(json.loads(report(NAMES[0])) | {"series": {"ct": asdict(identity)}}))
+    study = tmp_path / "studies" / NAMES[0]
+    again = make_series()
+    for each in again:
+        each.SeriesInstanceUID = "1.2.3"
+    write_series(study / "again", again)
+    assert run("export", answers, "--dicom", study, "--format", "dicom-seg") == (0, "")
+    found = dcmread(answers / f"{NAMES[0]}_seg.dcm").ReferencedSeriesSequence[0].SeriesInstanceUID
+    assert found == identity.series_uid
+    shutil.rmtree(study / "series")
+    code, error = run("export", answers, "--dicom", study, "--format", "dicom-seg")
+    assert (code, error) == (1, f"error: {study}: not there is the CT series that was answered")
+
+
+def test_a_place_of_several_patients_is_no_study(
+    answers: Path, tmp_path: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    (answers / f"{NAMES[1]}.json").unlink()
+    stranger = make_series()
+    for each in stranger:
+        each.PatientID = "another"
+    shutil.rmtree(tmp_path / "studies" / NAMES[0])
+    write_series(tmp_path / "studies" / "another", stranger)
+    code, error = run("export", answers, "--dicom", tmp_path / "studies", "--format", "dicom-seg")
+    assert (code, error) == (1, f"error: {tmp_path}/studies: images of 2 patients; a folder for each is needed")
+
+
+def test_a_patient_may_be_called_report(answers: Path, tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
+    (answers / "report.json").write_text(report("report"))
+    shutil.copy(answers / f"{NAMES[0]}.nii.gz", answers / "report.nii.gz")
+    assert run("export", answers, "--format", "mha", "--out", tmp_path / "out") == (0, "")
+    assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == [*NAMES, "report"]
 
 
 def test_every_answer_beside_its_own_ct(

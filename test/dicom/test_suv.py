@@ -222,6 +222,13 @@ def test_a_scan_whose_times_were_blanked_has_none():
     assert (found.counted_to, found.uptake_s) == (Clock.ACQUISITION, 80 * 60)
 
 
+@pytest.mark.parametrize("name", ["corrected_to", "private_scan"])
+def test_a_stated_moment_that_was_blanked_is_no_moment(name):
+    at = NOON + timedelta(days=3)
+    blanked = replace(SIEMENS, series=at, acquisition=NOON, **{name: datetime.combine(NOON, time())})
+    assert suv_factor(blanked) == suv_factor(replace(blanked, **{name: None}))
+
+
 def test_of_two_times_of_the_injection_the_one_that_was_not_blanked_counts():
     at = MIDNIGHT.replace(hour=1, minute=30)
     pet = replace(SIEMENS, series=at, acquisition=at)

@@ -300,7 +300,13 @@ def test_a_risk_that_is_no_number_is_no_answer(result, tmp_path, risk):
     assert files(tmp_path) == set()
 
 
-@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.mha", "picture.png", "report.json", "report.html"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mask.nii.gz", "mask.mha", "mask_seg.dcm", "mask_rtstruct.dcm", "mask_sr.dcm"),
+        *("picture.png", "report.json", "report.html", "disagreement.nii.gz", "disagreement.mha"),
+    ],
+)
 def test_a_file_of_no_answer_is_not_removed(result, tmp_path, name):
     (tmp_path / name).write_text("{}")
     extra = tmp_path / "drawn.png"
