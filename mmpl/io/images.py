@@ -11,7 +11,7 @@ from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.files import write_whole
 from mmpl.geometry import to_sitk
 from mmpl.io import nifti
-from mmpl.io.integrity import caught_stderr, check_header, check_stored, check_written, says_place
+from mmpl.io.integrity import META_SUFFIXES, caught_stderr, check_header, check_stored, check_written, says_place
 
 IMAGE_SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff")
 NO_PLACE = "an image without a place in space: origin and 1 mm were taken where it says none"
@@ -38,7 +38,7 @@ def read_image(path: Path) -> Image:
     complaints: list[str] = []
     try:
         with caught_stderr(complaints):
-            image = sitk.ReadImage(name)
+            image = sitk.ReadImage(name, imageIO=_reader_of(path))
     except RuntimeError as error:
         reason = complaints[0] if complaints else str(error).strip().splitlines()[-1].split(": ", 1)[-1].strip()
         raise InvalidInputError(f"{path}: not a readable image ({reason})") from error
@@ -77,6 +77,11 @@ def itk_name(path: Path) -> str:
         raise InvalidInputError(f"{stored.decode(errors='replace')}: the name is not UTF-8; rename it") from None
 
 
+def _reader_of(path: Path) -> str:
+    """Name ITK's reader of a file where it takes no ending in capitals for its own; elsewhere it finds one itself."""
+    return "MetaImageIO" if path.name.lower().endswith(META_SUFFIXES) else ""
+
+
 def _declared_affine(path: Path) -> NDArray[np.float64] | None:
     """Read the place that a NIfTI's header claims; None for other files."""
     return nifti.read_affine(path) if path.name.lower().endswith(nifti.SUFFIXES) else None
@@ -111,9 +116,11 @@ def read_grid(path: Path) -> Grid:
     if not path.is_file():
         raise InvalidInputError(f"{path}: no such file")
     name = itk_name(path)
+    check_header(path)
     affine = _declared_affine(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(name)
+    reader.SetImageIO(_reader_of(path))
     complaints: list[str] = []
     try:
         with caught_stderr(complaints):
@@ -151,4 +158,4 @@ def write_image(path: Path, image: Image, partial_folder: Path | None = None, no
                 sitk.WriteImage(voxels, itk_name(partial), True, 1)
         except RuntimeError as error:
             raise OSError(str(error).strip().splitlines()[-1].strip()) from error
-        check_written(partial)
+        check_written(partial, voxels)

@@ -26,9 +26,21 @@ from mmpl.surroundings import open_standard_streams
 
 MOST_VOXELS = 1_500_000_000
 """More than twice a 2 m scan of 512 x 512 pixels and 1 mm slices."""
+META_SUFFIXES = (".mha", ".mhd")
 _LONGEST_LINE = 10_000  # bytes
 _BLOCK = 1 << 22  # bytes; a multiple of any voxel's size
+_COMPRESSED_BLOCK = 1 << 16  # bytes, of which no more than 67 MB can come
+_MOST_PADDING = 512  # bytes, a sector of a disk
 _NIFTI_FLOATS = {"16": "f4", "64": "f8"}
+_LOCAL = (b"LOCAL", b"Local", b"local")  # as ITK takes it
+_NUMBERS_OF_PLACE = {
+    **dict.fromkeys((b"Offset", b"Position", b"Origin", b"ElementSpacing", b"ElementSize"), 1),
+    **dict.fromkeys((b"TransformMatrix", b"Rotation", b"Orientation"), 2),
+}
+"""Fields that say where an `.mha` lies; for n dimensions each has n to this power numbers."""
+_NRRD_SUFFIXES = (".nrrd", ".nhdr")
+_NRRD_STEPS, _NRRD_ORIGINS = (b"space directions", b"spacings"), (b"space origin", b"axis mins", b"axismins")
+_NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 _STDERR = threading.RLock()
 
 
@@ -60,28 +72,43 @@ def _open_nowhere() -> IO[bytes]:
 
 
 def check_header(path: Path) -> None:
-    """Refuse an `.mha` or `.nrrd` whose header ITK must not see: it crashes on some, and follows others to other files.
+    """Refuse a header that ITK must not see: it crashes on some, and reads others as another place or other voxels.
 
     Raises:
-        InvalidInputError: The header does not describe one volume, stored in this file, of a size that a scan can have.
+        InvalidInputError: The header of an `.mha`, `.mhd`, `.nrrd` or `.nhdr` does not describe one volume of a size
+            that a scan can have, or not where it lies; or its voxels are not in this file, as those of `.mha` and
+            `.nrrd` must be.
     """
-    if path.name.lower().endswith(".nrrd"):
+    name = path.name.lower()
+    if name.endswith(_NRRD_SUFFIXES):
         _check_nrrd_header(path)
-    if not path.name.lower().endswith(".mha"):
+    if not name.endswith(META_SUFFIXES):
         return
     with path.open("rb") as file:
-        header = _read_mha_header(file)
-    if (where := header.get(b"elementdatafile")) != b"local":
+        header = _read_meta_header(file)
+    where = header.get(b"ElementDataFile")
+    if name.endswith(".mha") and where not in _LOCAL:
         raise InvalidInputError(f"{path}: not a readable image (ElementDataFile is {_shown(where)}, not LOCAL)")
-    dimensions = _whole_numbers(header.get(b"ndims"))
+    dimensions = _whole_numbers(header.get(b"NDims"))
     if len(dimensions) != 1 or not 1 <= dimensions[0] <= 4:
-        raise InvalidInputError(f"{path}: not a readable image (NDims is {_shown(header.get(b'ndims'))})")
-    size = _whole_numbers(header.get(b"dimsize"))
+        raise _odd_field(path, header, b"NDims")
+    size = _whole_numbers(header.get(b"DimSize"))
     if len(size) != dimensions[0] or min(size) < 1 or math.prod(size) > MOST_VOXELS:
-        raise InvalidInputError(f"{path}: not a readable image (DimSize is {_shown(header.get(b'dimsize'))})")
+        raise _odd_field(path, header, b"DimSize")
+    for field, power in _NUMBERS_OF_PLACE.items():
+        needed = dimensions[0] ** power
+        if field in header and len(_numbers(header[field])) != needed:
+            raise _odd_field(path, header, field, f", not {needed} numbers")
+    compressed, local = _is_true(header, b"CompressedData"), where in _LOCAL
+    if compressed and local and not _compressed_size(header):
+        raise _odd_field(path, header, b"CompressedDataSize")
+    skipped = header.get(b"HeaderSize", b"0")
+    if skipped != b"0" and (compressed or (local and skipped != b"-1")):  # ITK would read other bytes as voxels
+        raise _odd_field(path, header, b"HeaderSize")
 
 
-_NRRD_STEPS, _NRRD_ORIGINS = (b"space directions", b"spacings"), (b"space origin", b"axis mins", b"axismins")
+def _odd_field(path: Path, header: dict[bytes, bytes], field: bytes, why: str = "") -> InvalidInputError:
+    return InvalidInputError(f"{path}: not a readable image ({field.decode()} is {_shown(header.get(field))}{why})")
 
 
 def says_place(path: Path) -> bool:
@@ -91,12 +118,12 @@ def says_place(path: Path) -> bool:
     file that does not is refused where it is read (`mmpl.io.nifti`).
     """
     name = path.name.lower()
-    if name.endswith((".mha", ".mhd")):
+    if name.endswith(META_SUFFIXES):
         with path.open("rb") as file:
-            keys = _read_mha_header(file).keys()
-        return bool(keys & {b"elementspacing", b"elementsize"} and keys & {b"offset", b"position", b"origin"})
-    if name.endswith((".nrrd", ".nhdr")):
-        fields = {key.strip(): value for key, _, value in (line.partition(b":") for line in _nrrd_header(path))}
+            keys = _read_meta_header(file).keys()
+        return bool(keys & {b"ElementSpacing", b"ElementSize"} and keys & {b"Offset", b"Position", b"Origin"})
+    if name.endswith(_NRRD_SUFFIXES):
+        fields = _read_nrrd_header(path)
         said = [b"".join(fields.get(name, b"") for name in names) for names in (_NRRD_STEPS, _NRRD_ORIGINS)]
         return all(re.search(rb"[0-9]", words) for words in said)  # "none" and "nan" say nothing
     if name.endswith((".hdr", ".img")):
@@ -107,16 +134,33 @@ def says_place(path: Path) -> bool:
 
 
 def _check_nrrd_header(path: Path) -> None:
-    for line in _nrrd_header(path):
-        if line.replace(b" ", b"").startswith(b"datafile:"):
-            raise InvalidInputError(f"{path}: not a readable image (its voxels are in another file)")
+    fields = _read_nrrd_header(path)
+    if path.name.lower().endswith(".nrrd") and {name.replace(b" ", b"") for name in fields} & {b"datafile"}:
+        raise InvalidInputError(f"{path}: not a readable image (its voxels are in another file)")
+    channels = max(0, sum(_whole_numbers(fields.get(b"dimension"))) - 3)
+    for name in (*_NRRD_STEPS, *_NRRD_ORIGINS):
+        axes = re.findall(rb"\([^)]*\)|[^\s()]+", fields.get(name, b""))
+        said = [axis for axis in axes if re.search(rb"[0-9]", axis)]
+        numbers = [word.strip() for axis in said for word in (axis[1:-1].split(b",") if axis[:1] == b"(" else [axis])]
+        if not all(map(_NUMBER.fullmatch, numbers)) or (said and len(axes) - len(said) > channels):
+            raise _odd_field(path, fields, name)
 
 
-def _nrrd_header(path: Path) -> Iterator[bytes]:
-    """Read the lines above the voxels, in small letters."""
+def _read_nrrd_header(path: Path) -> dict[bytes, bytes]:
+    """Read the fields above the voxels, names and values in small letters."""
+    fields: dict[bytes, bytes] = {}
     with path.open("rb") as file:
         while (line := file.readline(_LONGEST_LINE)).strip():
-            yield line.lower()
+            name, _, value = line.lower().partition(b":")
+            fields[name.strip()] = value.strip()
+    return fields
+
+
+def _numbers(text: bytes | None) -> list[float]:
+    """Read numbers between spaces; none where one is no finite number, of which ITK would make 0 or a part of it."""
+    words = (text or b"").split()
+    numbers = [float(word) for word in words] if all(map(_NUMBER.fullmatch, words)) else []
+    return numbers if all(map(math.isfinite, numbers)) else []
 
 
 def _whole_numbers(text: bytes | None) -> list[int]:
@@ -138,22 +182,24 @@ def check_stored(path: Path, image: sitk.Image, complaints: list[str]) -> None:
         complaints: Lines that the reader wrote to stderr.
 
     Raises:
-        InvalidInputError: Voxels are missing, damaged, NaN or infinite.
+        InvalidInputError: Voxels are missing, too many, damaged, NaN or infinite.
     """
     name = path.name.lower()
     try:
         if name.endswith(nifti.SUFFIXES):
             _check_nifti(path, image)
-        elif name.endswith(".mha"):
-            _check_mha(path)
-        elif errors := [line for line in complaints if "warning" not in line.lower()]:
+            return
+        if name.endswith(META_SUFFIXES):
+            _check_meta(path, image)
+        errors = [line for line in complaints if "warning" not in line.lower()]
+        if errors and not name.endswith(".mha"):
             raise EOFError(errors[0])
     except (EOFError, OSError, zlib.error) as error:
         raise InvalidInputError(f"{path}: the file is damaged ({error})") from error
 
 
-def check_written(path: Path) -> None:
-    """Look whether a compressed `.mha` or `.nii.gz` was written to its end: ITK may not see that the disk is full.
+def check_written(path: Path, image: sitk.Image) -> None:
+    """Look whether an `.mha` or `.nii.gz` of an image was written to its end: ITK may not see that the disk is full.
 
     Raises:
         OSError: The file ends early.
@@ -162,12 +208,12 @@ def check_written(path: Path) -> None:
         if path.stat().st_size == 0:
             raise EOFError("the file is empty")
         if path.suffix == ".mha":
-            _check_mha(path, compressed=True)
+            _check_meta(path, image)
         elif path.suffix == ".gz":
             with gzip.open(path) as file:
                 while file.read(_BLOCK):
                     pass
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise OSError(f"{error}; is the disk full?") from error
 
 
@@ -190,25 +236,67 @@ def _check_nifti(path: Path, image: sitk.Image) -> None:
         file.read(1)  # gzip compares its checksum at the end
 
 
-def _check_mha(path: Path, compressed: bool = False) -> None:
+def _check_meta(path: Path, image: sitk.Image) -> None:
+    """Count the bytes of voxels that an `.mha` or `.mhd` holds, compressed or not: those of its image, no more."""
+    channels = image.GetNumberOfComponentsPerPixel()
+    needed = image.GetNumberOfPixels() * channels * image.GetSizeOfPixelComponent()
     with path.open("rb") as file:
-        header = _read_mha_header(file)
-        if header.get(b"compresseddata") != b"true":
-            if compressed:
-                raise EOFError("the header ends early")
-            return
-        stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip
-        while not stream.eof:
-            block = file.read(_BLOCK)
+        header = _read_meta_header(file)
+        where = header.get(b"ElementDataFile")
+        if where is None:
+            raise EOFError("the header ends early")
+        if where in _LOCAL:
+            _count_voxels(file, header, needed)
+    if where not in (*_LOCAL, b"LIST") and b"%" not in where:  # of files a slice each, ITK misses what is not there
+        with (path.parent / os.fsdecode(where)).open("rb") as file:
+            _count_voxels(file, header, needed)
+
+
+def _count_voxels(file: BinaryIO, header: dict[bytes, bytes], needed: int) -> None:
+    """Count the bytes of voxels from here on.
+
+    Raises:
+        EOFError: They are not those that are needed, or ITK does not see all of them.
+    """
+    if _is_true(header, b"CompressedData"):
+        start, stream, found = file.tell(), zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # zlib or gzip
+        while not stream.eof and found <= needed:
+            block = file.read(_COMPRESSED_BLOCK)
             if not block:
                 raise EOFError("the compressed voxels end early")
-            stream.decompress(block)
+            found += len(stream.decompress(block))
+        if found != needed:
+            raise EOFError(f"{found} bytes of voxels{' or more' * (found > needed)}, and by the header {needed}")
+        taken, said = file.tell() - start - len(stream.unused_data), _compressed_size(header)
+        if said and taken > said:
+            raise EOFError(f"the compressed voxels take {taken} bytes, and CompressedDataSize is {said}")
+    elif _is_true(header, b"BinaryData"):
+        skipped = _numbers(header.get(b"HeaderSize")) or [0.0]
+        start = file.tell() if skipped[0] <= 0 else int(skipped[0])
+        found = os.fstat(file.fileno()).st_size - start
+        if found < needed:
+            raise EOFError(f"{found} bytes of voxels, and by the header {needed}")
+        file.seek(start + needed)
+        rest = file.read(_MOST_PADDING + 1)
+        if skipped[0] >= 0 and (len(rest) > _MOST_PADDING or rest.strip(b"\0\r\n")):  # -1: the last ones are read
+            raise EOFError(f"{found} bytes of voxels, and by the header {needed}")
 
 
-def _read_mha_header(file: BinaryIO) -> dict[bytes, bytes]:
-    """Read the text header of an `.mha`, keys and values in lower case; of a repeated key the last value counts."""
+def _is_true(header: dict[bytes, bytes], field: bytes) -> bool:
+    """Read a field that is true or false as ITK does, by its first letter; of those missing `BinaryData` is true."""
+    return header.get(field, b"T" if field == b"BinaryData" else b"F")[:1] in (b"T", b"t", b"1")
+
+
+def _compressed_size(header: dict[bytes, bytes]) -> int:
+    """Read how many bytes of compressed voxels there are; 0 where that is not said."""
+    numbers = _numbers(header.get(b"CompressedDataSize"))
+    return int(numbers[0]) if len(numbers) == 1 and numbers[0] > 0 else 0
+
+
+def _read_meta_header(file: BinaryIO) -> dict[bytes, bytes]:
+    """Read the text header of an `.mha` or `.mhd` as ITK does: case counts, and of a repeated field the last value."""
     header: dict[bytes, bytes] = {}
-    while b"elementdatafile" not in header and (line := file.readline(_LONGEST_LINE)):
-        key, _, value = line.partition(b"=")
-        header[key.strip().lower()] = value.strip().lower()
+    while b"ElementDataFile" not in header and (line := file.readline(_LONGEST_LINE)):
+        key, *value = re.split(rb"[=:]", line, maxsplit=1)
+        header[key.strip()] = b"".join(value).strip()
     return header

@@ -18,6 +18,7 @@ from mmpl.io.integrity import caught_stderr, check_header, check_stored, check_w
 
 GRID = Grid((6, 5, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 NOISE = np.random.default_rng(0).normal(size=GRID.shape_zyx).astype(np.float32)
+IMAGE = sitk.GetImageFromArray(NOISE)
 
 
 @pytest.fixture(params=[".mha", ".nii.gz"])
@@ -104,7 +105,7 @@ def test_a_nrrd_need_not_either(stored: Path, tmp_path: Path) -> None:
 def test_a_whole_file_passes(stored: Path) -> None:
     check_header(stored)
     check_stored(stored, sitk.ReadImage(str(stored)), [])
-    check_written(stored)
+    check_written(stored, IMAGE)
 
 
 def test_a_file_that_was_not_written_to_its_end(stored: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_file_that_was_not_written_to_its_end(stored: Path) -> None:
     for kept in (0, 1, len(whole) // 2, len(whole) - 12):
         stored.write_bytes(whole[:kept])
         with pytest.raises(OSError, match="disk full"):
-            check_written(stored)
+            check_written(stored, IMAGE)
 
 
 def test_voxels_that_a_file_lacks(stored: Path) -> None:
