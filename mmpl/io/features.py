@@ -12,7 +12,7 @@ from mmpl.evidence import DEEP_SCORE, EXPECTED_DAYS_SCORE, HPV_PROBABILITY, Feat
 from mmpl.io.patients import meaning
 from mmpl.io.tables import read_table, require
 from mmpl.names import Column
-from mmpl.schema import ClinicalSchema
+from mmpl.schema import ClinicalSchema, plain_name
 
 _MISSING = ("", "nan", "na")
 _MOST_SHOWN = 5
@@ -34,7 +34,7 @@ def read_features(path: Path, patients: Sequence[str], schema: ClinicalSchema) -
     """
 
     def spell(name: str) -> str:
-        return Column.PATIENT_ID.value if name.casefold() == Column.PATIENT_ID.casefold() else name
+        return Column.PATIENT_ID.value if plain_name(name) == plain_name(Column.PATIENT_ID) else name
 
     table = read_table(path, spell)
     require(table, ())

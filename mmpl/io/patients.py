@@ -21,12 +21,13 @@ from mmpl.io.outcomes import (
 )
 from mmpl.io.tables import Spell, Table, read_table, same
 from mmpl.names import KNOWN_HPV, WEIGHT, Column
-from mmpl.schema import CategoricalField, ClinicalSchema, default_schema, normalized, shown
+from mmpl.schema import CategoricalField, ClinicalSchema, default_schema, normalized, plain_name, shown
 
 FEWEST_DAYS = 120
 """A median follow-up below this is more likely one of months, written as days."""
 
 _COLUMN_OF_IDS = re.compile(r"(patient|p)?[ _-]?id", re.IGNORECASE)
+_NEVER_UNREAD_IN_SILENCE = ("hpv", "stage", "weight")  # words of columns that nobody misses where they are not there
 _LONGEST_ID = 200  # bytes; with what follows it, a file's name may have 255
 _Row = dict[str, str]
 
@@ -119,7 +120,7 @@ def read_chosen(
 
 def meaning(schema: ClinicalSchema, name: str) -> str | None:
     """Tell which released column, or field of the record, a name is a spelling of; None where it may be a feature's."""
-    found = KNOWN_HPV if name.casefold() == KNOWN_HPV.casefold() else spelling(schema)(name)
+    found = KNOWN_HPV if plain_name(name) == plain_name(KNOWN_HPV) else spelling(schema)(name)
     return None if found in _stages(schema) else found
 
 
@@ -152,13 +153,14 @@ def spelling(
         known_hpv: Another name of the column `Known HPV Status`, where outcomes are not looked at.
     """
     named = (*Column, KNOWN_HPV, WEIGHT, *_stages(schema))
-    released = {column.casefold(): str(column) for column in named} | {name.casefold(): name for name in others}
+    released = {plain_name(column): str(column) for column in named}
     if known_hpv and not outcomes:
-        released[known_hpv.casefold()] = KNOWN_HPV
+        released[plain_name(known_hpv)] = KNOWN_HPV
+    as_they_stand = {name.casefold(): name for name in others}
     looked_at = {*_columns(schema, outcomes), *_optional(schema, outcomes), *others}
 
     def spell(name: str) -> str | None:
-        found = released.get(name.casefold()) or schema.field_of_key(name)
+        found = as_they_stand.get(name.casefold()) or released.get(plain_name(name)) or schema.field_of_key(name)
         return found if found in looked_at else None
 
     return spell
@@ -197,13 +199,20 @@ def inspect_patients(
     ]
     missing = [name for name in columns if name not in table.header]
     needed = [name for name in columns if name not in schema.optional_names] if training else [Column.PATIENT_ID]
-    problems += [f"column {str(name)!r} is missing (its cells may be blank)" for name in missing if name in needed]
+    problems += [
+        f"column {str(name)!r} is missing{' (its cells may be blank)' * (name != Column.PATIENT_ID)}"
+        for name in missing
+        if name in needed
+    ]
     remarks = [f"no column {str(name)!r}: not known of any patient" for name in missing if name not in needed]
     expected = None if outcomes else known_hpv
     if expected and KNOWN_HPV not in table.header:
         remarks.append(f"no column {expected!r}: predicted of every patient")
     known = spelling(schema)
-    if remarks and (others := [name for name in table.unread if known(name) is None]):
+    others = [name for name in table.unread if known(name) is None]
+    if not remarks:
+        others = [name for name in others if any(word in plain_name(name) for word in _NEVER_UNREAD_IN_SILENCE)]
+    if others:
         remarks.append(f"columns that are not read: {some_of(list(map(repr, others)))}")
     if Column.PATIENT_ID not in table.header:
         return PatientTable(table.path, (), tuple(remarks)), problems

@@ -9,7 +9,7 @@ from cohorts import CT_GRID, PET_GRID, ROW, mask_on, write_images, write_table
 from openpyxl import Workbook
 
 from mmpl.case import Image, InvalidInputError, Outcome
-from mmpl.io.cohort import read_cohort
+from mmpl.io.cohort import Cohort, read_cohort
 from mmpl.io.images import write_image
 from mmpl.io.patients import read_patients
 from mmpl.schema import ClinicalSchema, default_schema
@@ -171,6 +171,46 @@ def test_names_missing_and_repeated_columns(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "outcomes"),
+    [
+        ("Known_HPV_Status", "Known HPV Status", False),
+        ("KnownHPVStatus", "Known HPV Status", False),
+        ("Known HPV\nStatus", "Known HPV Status", False),
+        ("WEIGHT ", "Weight", False),
+        ("T_stage", "T-stage", True),
+        ("N stage", "N-stage", True),
+        ("hpv\u00a0status", "HPV Status", True),
+        ("Patient ID", "PatientID", True),
+        ("center_id", "CenterID", True),
+    ],
+)
+def test_a_columns_name_may_be_spelled_otherwise(tmp_path: Path, name: str, column: str, outcomes: bool) -> None:
+    more = {"Known HPV Status": "positive", "Weight": "80", "T-stage": "T2", "N-stage": "N1"}
+    row = ROW | {column: more[column]} if column in more else ROW
+    cohorts = list[Cohort]()
+    for folder, renamed in ((tmp_path / "a", column), (tmp_path / "b", name)):
+        folder.mkdir()
+        write_workbook(folder, {renamed if key == column else key: value for key, value in row.items()})
+        cohorts.append(read_cohort(folder, outcomes=outcomes, images=False))
+    assert cohorts[0].patients == cohorts[1].patients
+    assert not cohorts[1].remarks
+
+
+@pytest.mark.parametrize("name", ["HPV (p16)", "cT stage", "Weight (kg)", "Known HPV"])
+@pytest.mark.parametrize("outcomes", [False, True])
+def test_an_unread_column_that_may_be_meant_is_remarked(tmp_path: Path, name: str, outcomes: bool) -> None:
+    """Nobody misses its column, unlike those of the clinical record."""
+    folder = write_table(tmp_path, ROW | {name: "1", "Pack years": "3"})
+    cohort = read_cohort(folder, outcomes=outcomes, images=False)
+    assert cohort.remarks == (f"columns that are not read: {name!r}",)
+
+
+def test_a_known_columns_outcome_is_no_unread_column(tmp_path: Path) -> None:
+    folder = write_table(tmp_path, ROW | {"T-stage": "T2", "N-stage": "N1", "Weight": "80"})
+    assert not read_cohort(folder, outcomes=False, images=False).remarks
+
+
 def test_to_be_answered_a_patient_needs_no_more_than_a_name(tmp_path: Path) -> None:
     """What the table lacks is not known, and its remarks say so."""
     folder = write_table(tmp_path / "cohort", {"PatientID": "CHUM-001", "Age": "61", "Pack years": "1"})
@@ -192,7 +232,7 @@ def test_to_be_answered_a_patient_needs_no_more_than_a_name(tmp_path: Path) -> N
         (lambda folder: folder.mkdir(), "no table"),
         (lambda folder: write_table(write_table(folder, ROW), ROW, name="b.csv"), r"2 tables \(EHR.csv, b.csv\)"),
         (lambda folder: write_table(folder, dict.fromkeys(ROW, "")), "EHR.csv: no patient"),
-        (lambda folder: (write_table(folder, ROW) / "EHR.csv").write_text(""), "column 'PatientID' is missing"),
+        (lambda folder: (write_table(folder, ROW) / "EHR.csv").write_text(""), "(?m)column 'PatientID' is missing$"),
         (lambda folder: (write_table(folder, ROW) / "EHR.csv").write_text("a,b\n1\n"), "line 2: 1 cells, not 2"),
         (lambda folder: (write_table(folder, ROW) / "EHR.csv").write_bytes(b"\xff\xfe\x00"), "not a readable table"),
     ],
