@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmpl.case import InvalidInputError, Patient, describe_problems
+from mmpl.case import InvalidInputError, Outcome, Patient, describe_problems
 from mmpl.errors import some_of
 from mmpl.io.outcomes import (
     OUTCOMES,
@@ -80,7 +80,7 @@ def read_patients(
     read, problems = inspect_patients(table, list(table.problems), schema, False, outcomes, known_hpv)
     if problems:
         raise InvalidInputError(describe_problems(path, problems))
-    return replace(read, remarks=(*read.remarks, *remarks))
+    return replace(read, remarks=(*read.remarks, *remarks, *_doubt_rows(read.patients, schema)))
 
 
 def read_chosen(
@@ -234,6 +234,8 @@ def inspect_patients(
         problems += [f"{about}: {what}" for what in wrong]
         odd_stages += [f"{about}: {what}" for what in odd]
         patients.append(replace(patient, outcome=replace(patient.outcome, t_stage=t_stage, n_stage=n_stage)))
+    patients, joined = _join_centers(patients)
+    remarks += joined
     if training:
         problems += odd_stages
     elif odd_stages:
@@ -332,6 +334,44 @@ def _assumed(schema: ClinicalSchema, rows: Sequence[tuple[int, _Row]]) -> list[s
             level = known[normalized(cells[0])]
             said.append(f"{field.name}: {len(cells)} values are not sure ({cells[0]!r} is assumed to be {level})")
     return said
+
+
+def _join_centers(patients: Sequence[Patient]) -> tuple[list[Patient], list[str]]:
+    """Give centers that are spelled in several ways the first one, and say so.
+
+    Otherwise a center would be held out and trained on at once.
+    """
+    spellings: dict[str, list[str]] = {}
+    for patient in patients:
+        spellings.setdefault(_plain_center(patient.center_id), []).append(patient.center_id)
+    joined = [replace(patient, center_id=spellings[_plain_center(patient.center_id)][0]) for patient in patients]
+    several = [known for cells in spellings.values() if len(known := list(dict.fromkeys(cells))) > 1]
+    return joined, [f"{Column.CENTER_ID}: {' and '.join(map(repr, known))} are taken for one" for known in several]
+
+
+def _plain_center(center_id: str) -> str:
+    """Write a center's ID the one way that they are compared in: 1, 1.0 and 01 are "1"."""
+    number = re.fullmatch(r"0*([0-9]+)(\.0*)?", center_id)
+    return number[1] if number else " ".join(center_id.split()).casefold()
+
+
+def _doubt_rows(patients: Sequence[Patient], schema: ClinicalSchema) -> list[str]:
+    """Say so where rows may be sums or footnotes, as they have a name and perhaps numbers alone, unlike others."""
+    categories = [field.name for field in schema.fields if isinstance(field, CategoricalField)]
+    bare = [
+        patient.patient_id
+        for patient in patients
+        if schema.is_missing(patient.center_id)
+        and patient.outcome == Outcome()
+        and patient.known_hpv is None
+        and all(patient.clinical.values[name] is None for name in categories)
+    ]
+    if len(bare) in (0, len(patients)):
+        return []
+    return [
+        "rows with neither center nor outcome nor any category of the record, which may be no patients: "
+        f"{len(bare)} ({some_of(list(map(repr, bare)))})"
+    ]
 
 
 def _doubt_days(patients: Sequence[Patient]) -> list[str]:

@@ -15,6 +15,7 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from mmpl.case import InvalidInputError, Outcome, Patient
 from mmpl.io.cohort import inspect_cohort, read_cohort, read_table_alone
+from mmpl.io.patients import read_patients
 
 IDS = ("P000", "P001", "P002", "P003")
 HEADER = list(ROW)
@@ -224,6 +225,48 @@ def test_a_second_header_line_is_no_patient(tmp_path: Path, line: str) -> None:
         assert str(caught.value) == f"{table}: {message}"
     table.write_text("\n".join([rows[0], "Mary,1,60,2,,", rows[2], "P001,2,years,,,", "Maria,1,years,,,"]))
     assert len(read_table_alone(table).patients) == 4
+
+
+# rows and centers that are not what they seem
+
+
+@pytest.mark.parametrize("outcomes", [False, True])
+@pytest.mark.parametrize("row", [["Mean", "", "61.5"], ["* HPV by p16"], ["n = 4", "NA", "", "?"]])
+def test_a_row_that_may_be_a_sum_or_a_footnote_is_remarked(folder: Path, row: list[str], outcomes: bool) -> None:
+    path = write_csv(folder, [*ROWS, row + [""] * (len(HEADER) - len(row))])
+    read = read_patients(path, outcomes=outcomes)
+    assert len(read.patients) == len(ROWS) + 1
+    assert read.remarks == (
+        "rows with neither center nor outcome nor any category of the record, which may be no patients: "
+        f"1 ({row[0]!r})",
+    )
+
+
+def test_a_row_of_a_patient_of_whom_little_is_known_is_not_remarked(folder: Path) -> None:
+    for column, cell in (("CenterID", "1"), ("Gender", "1"), ("HPV Status", "0"), ("RFS", "400")):
+        path = write_csv(folder, [*ROWS, ["P004", *(cell if name == column else "" for name in HEADER[1:])]])
+        assert not read_patients(path).remarks
+    path.write_text("PatientID,Age\nP000,61\nP001,62\n")
+    assert not any("may be no patients" in remark for remark in read_patients(path).remarks)
+
+
+@pytest.mark.parametrize(
+    ("spellings", "centers", "remarks"),
+    [
+        (("1", "1.0", "01", "1."), ("1", "1", "1", "1"), ["'1' and '1.0' and '01' and '1.'"]),
+        (("CHUM", "chum", "HMR", "hmr"), ("CHUM", "CHUM", "HMR", "HMR"), ["'CHUM' and 'chum'", "'HMR' and 'hmr'"]),
+        (("New  York", "new york", "10", "1"), ("New  York", "New  York", "10", "1"), ["'New  York' and 'new york'"]),
+        (("1_1", "11", "1e1", "1.5"), ("1_1", "11", "1e1", "1.5"), []),
+        (("0", "", "00", "-1"), ("0", "", "0", "-1"), ["'0' and '00'"]),
+    ],
+)
+def test_a_center_is_one_however_it_is_spelled(
+    folder: Path, spellings: tuple[str, ...], centers: tuple[str, ...], remarks: list[str]
+) -> None:
+    write_csv(folder, [[row[0], center, *row[2:]] for row, center in zip(ROWS, spellings, strict=True)])
+    for cohort in (read_cohort(folder), read_cohort(folder, outcomes=False)):
+        assert tuple(patient.center_id for patient in cohort.patients) == centers
+        assert list(cohort.remarks) == [f"CenterID: {names} are taken for one" for names in remarks]
 
 
 def test_a_header_between_the_patients_is_named(folder: Path) -> None:
