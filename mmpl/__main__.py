@@ -442,10 +442,10 @@ def evaluate(
                 refuse_inside(json, answers)
     chosen = read_edition(edition)
     evaluation = evaluate_predictions(out, cohort, against, where=read_where(where), edition=chosen)
-    print_table(evaluation)
-    if json:
+    if json:  # first, as printing may end early: | head
         with write_whole(json) as partial:
             partial.write_text(evaluation.to_json())
+    print_table(evaluation)
 
 
 @app.command()

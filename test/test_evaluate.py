@@ -416,6 +416,17 @@ def test_the_command_takes_an_edition(staged, tmp_path, monkeypatch, capfd):
     assert capfd.readouterr().err.startswith("error: no edition 'hecktor-2099'")
 
 
+def test_metrics_are_written_though_the_printed_ones_end_early(staged, tmp_path, monkeypatch):
+    def close(_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("mmpl.evaluate.print_table", close)
+    monkeypatch.setattr("sys.argv", ["mmpl", "evaluate", *map(str, staged), "--json", str(tmp_path / "scores.json")])
+    with pytest.raises((SystemExit, BrokenPipeError)):
+        main()
+    assert json.loads((tmp_path / "scores.json").read_text())["counts"]
+
+
 @pytest.mark.parametrize("value", ["1.2", "-0.1", "likely"])
 def test_what_is_no_probability_is_named(folders, value):
     out, cohort = folders
