@@ -269,7 +269,8 @@ def _read_listed_paths(path: Path) -> dict[str, str]:
             socket = entry.get("socket") or entry["interface"]
             pairs.append((str(socket["slug"]), str(socket["relative_path"])))
         listed = dict(pairs)
-        outside = [p for p in listed.values() if not (path.parent / p).resolve().is_relative_to(path.parent.resolve())]
+        inside = [p for p in listed.values() if (path.parent / p).is_relative_to(path.parent)]
+        outside = [p for p in listed.values() if p not in inside or ".." in Path(p).parts]  # of a link, .. is elsewhere
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InvalidInputError(f"{path}: not a list of sockets ({error!r})") from error
     if other := [slug for slug, relative in pairs if listed[slug] != relative]:

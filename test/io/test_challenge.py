@@ -128,11 +128,19 @@ def test_the_list_of_sockets_wins_over_the_default_paths(write_input, head, key)
     assert case.clinical == head.clinical
 
 
-@pytest.mark.parametrize("path", ["../secret", "/etc", "images/../../secret"])
+@pytest.mark.parametrize("path", ["../secret", "/etc", "images/../../secret", "images/ct/.."])
 def test_the_list_of_sockets_cannot_lead_out_of_the_input(write_input, path):
     folder = write_input()
     list_sockets(folder, "socket", ct_image=path)
     assert message(folder) == f"{folder / 'inputs.json'}: {path} lies outside the input folder"
+
+
+def test_a_folder_that_the_list_of_sockets_names_may_be_a_link(write_input, head, tmp_path):
+    folder = write_input()
+    (folder / "images" / "ct").rename(tmp_path / "elsewhere")
+    (folder / "images" / "ct").symlink_to(tmp_path / "elsewhere")
+    list_sockets(folder, "socket", ct_image="images/ct")
+    np.testing.assert_array_equal(read_challenge_case(folder).ct.voxels, head.ct.voxels)
 
 
 @pytest.mark.parametrize("content", ["", "{}}", '{"a": 1}', "[1]", "null", '[{"socket": {"slug": "ct-image"}}]'])
