@@ -26,10 +26,10 @@ def read_image(path: Path) -> Image:
     """Read one volume.
 
     Raises:
-        InvalidInputError: The file is missing, empty, unreadable, damaged or not a single-channel volume.
+        InvalidInputError: The file is missing, empty, unreadable, damaged or not a single-channel volume, or one may
+            not read it.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"{path}: {'a folder, not an image file' if path.is_dir() else 'no such file'}")
+    _check_file(path)
     if path.stat().st_size == 0:
         raise InvalidInputError(f"{path}: the file is empty")
     name = itk_name(path)
@@ -50,6 +50,16 @@ def read_image(path: Path) -> Image:
         return from_sitk(image)
     except InvalidInputError as error:
         raise InvalidInputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is no file, or none that may be read: of that ITK says that it does not exist."""
+    if not path.is_file():
+        raise InvalidInputError(f"{path}: {'a folder, not an image file' if path.is_dir() else 'no such file'}")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InvalidInputError(f"{path}: {error.strerror or error}") from error
 
 
 def flags_of(*paths: Path) -> tuple[str, ...]:
@@ -111,10 +121,9 @@ def read_grid(path: Path) -> Grid:
     """Read the geometry of a volume from its header.
 
     Raises:
-        InvalidInputError: The file is missing, or its header cannot be read or is not a volume's.
+        InvalidInputError: The file is missing or may not be read, or its header cannot be read or is not a volume's.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"{path}: no such file")
+    _check_file(path)
     name = itk_name(path)
     check_header(path)
     affine = _declared_affine(path)

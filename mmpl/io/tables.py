@@ -194,6 +194,8 @@ def _read_xlsx(path: Path, spell: Spell) -> tuple[_Lines, list[str]]:
     except Exception as error:  # a damaged workbook ends in whatever its parsers meet first
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InvalidInputError(f"{path}: not a readable workbook ({reason})") from error
+    if not any(every.values()):  # nor is there a sheet, to openpyxl, in Strict Open XML
+        raise InvalidInputError(f"{path}: no sheet that can be read; save it as Excel workbook (.xlsx) or as CSV")
     sheets = {title: lines for title, lines in every.items() if values[title].sheet_state == "visible"}
     found = [title for title, lines in sheets.items() if _may_be_the_table(lines, spell)]
     if len(found) < 2:

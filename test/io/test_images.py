@@ -1,6 +1,8 @@
 """Image files: what is read and written, and that nothing unusable is ever read over."""
 
+import errno
 import gzip
+import os
 import re
 import struct
 import zlib
@@ -120,6 +122,22 @@ def test_missing_and_empty_files(tmp_path):
     assert message(tmp_path / "absent.mha") == "no such file"
     assert message(tmp_path) == "a folder, not an image file"
     assert message(tmp_path / "empty.mha") == "the file is empty"
+
+
+@pytest.mark.parametrize("suffix", [*images.IMAGE_SUFFIXES, ".nrrd"])
+def test_a_file_that_one_may_not_read(tmp_path, monkeypatch, suffix):
+    """Root may read any, so that the refusal is the system's in name alone."""
+    path = tmp_path / f"a{suffix}"
+    write_image(path, numbered(np.uint8))
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for read in (read_image, read_grid):
+        with pytest.raises(InvalidInputError) as caught:
+            read(path)
+        assert str(caught.value) == f"{path}: Permission denied"
 
 
 @pytest.mark.parametrize("suffix", [*images.IMAGE_SUFFIXES, ".nrrd"])

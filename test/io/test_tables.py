@@ -167,6 +167,21 @@ def test_lines_before_the_header_of_a_sheet_are_named(folder: Path) -> None:
     assert refusal(folder) == f"{path}, sheet Sheet: the header is line 3; delete the lines before it"
 
 
+@pytest.mark.parametrize("changed", ["xl/worksheets/sheet1.xml", ""])
+@pytest.mark.filterwarnings("ignore:File contains an invalid specification")
+def test_a_workbook_in_strict_open_xml_is_told_to_be_saved_otherwise(folder: Path, changed: str) -> None:
+    """Strict in its one sheet, or in every part."""
+    path = write_xlsx(folder)
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    transitional = re.compile(rb"schemas\.openxmlformats\.org/(spreadsheetml|officeDocument)/2006")
+    with zipfile.ZipFile(path, "w") as book:
+        for name, content in parts.items():
+            strict = transitional.sub(rb"purl.oclc.org/ooxml/\1", content)
+            book.writestr(name, strict if changed in name else content)
+    assert refusal(folder) == f"{path}: no sheet that can be read; save it as Excel workbook (.xlsx) or as CSV"
+
+
 def write_sheets(folder: Path, change: Callable[[Worksheet], object], state: str = "visible") -> Path:
     """The table, changed, and an older one of one patient on another sheet."""
     path = write_xlsx(folder, change)
