@@ -26,7 +26,7 @@ from mmpl.io.images import write_image
 from mmpl.memory import keep_freed_memory
 from mmpl.names import DAYS_PER_YEAR, STAGE_TASKS, Task, stage_name, status_name
 from mmpl.pipeline import PatientResult, Pipeline
-from mmpl.processor import use_allowed_cores
+from mmpl.processor import default_device, use_allowed_cores
 from mmpl.weights import Ensemble, load_ensemble
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ class Algorithm:
         if why := why_no_days(ensemble, tasks):
             path = read_edition().answers[Task.SURVIVAL].path
             log.info("note: %s is the negative risk score, no number of days, as %s", path, why)
-        gpu = torch.cuda.is_available()
-        device = torch.device("cuda" if gpu else "cpu")
+        device = default_device()
+        gpu = device.type == "cuda"
         where = torch.cuda.get_device_name() if gpu else "the CPU, as no GPU can be used"
         budget_s, count, profile = chosen_budget_s(tasks, gpu), len(ensemble.members), ensemble.profile.name
         limit = f", time budget {budget_s:g} s a case" if budget_s else ""

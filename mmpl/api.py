@@ -38,7 +38,7 @@ from mmpl.io.record import read_record, stated_weight_kg
 from mmpl.names import Task
 from mmpl.page import write_page
 from mmpl.pipeline import PatientResult, Pipeline
-from mmpl.processor import PRECISION
+from mmpl.processor import PRECISION, default_device
 from mmpl.provenance import trace
 from mmpl.weights import load_ensemble
 
@@ -180,7 +180,7 @@ def load(
     ensemble = load_ensemble(None if weights is None else Path(weights)).only(models)
     for member in ensemble.members:
         member.keep()
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = torch.device(device) if device else default_device()
     if chosen.type not in PRECISION:
         raise ValueError(f"device {chosen}: {' and '.join(PRECISION)} can be used")
     wanted = frozenset(map(Task, tasks))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-import torch
 from joblib import cpu_count
 from rich.progress import Progress
 
@@ -34,7 +33,7 @@ from mmpl.page import write_page
 from mmpl.parallel import connect, gpus_of
 from mmpl.picture import draw
 from mmpl.pipeline import Pipeline
-from mmpl.processor import use_allowed_cores, use_cores
+from mmpl.processor import default_device, use_allowed_cores, use_cores
 from mmpl.provenance import trace
 from mmpl.report import UPTAKE_COLUMNS, YEARS, ReportedAnswer, read_report, write_radiomics, write_report
 from mmpl.weights import find_weights, load_ensemble
@@ -146,7 +145,7 @@ class Answering:
         ensemble, known_hpv = load_ensemble(order.weights).only(order.models), read_edition(order.edition).known_hpv
         patients = read_cohort(order.cohort, ensemble.profile.clinical, outcomes=False, known_hpv=known_hpv)
         given = _find_masks(order.masks, {each.patient_id for each in patients.patients}) if order.masks else {}
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = default_device()
         left = sum(not (order.out / f"{each.patient_id}.json").is_file() for each in patients.patients)
         pipeline = Pipeline(
             ensemble,

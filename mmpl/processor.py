@@ -33,6 +33,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def default_device() -> torch.device:
+    """Choose the GPU where PyTorch can use one by CUDA, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def use_cores(count: int) -> None:
     """Compute on so many cores in this thread, whatever other threads use."""
     torch.get_num_threads()  # in a new thread it takes over what was set last anywhere, which then comes first

@@ -13,7 +13,7 @@ import torch
 
 from mmpl.names import NETWORK_STAGES
 from mmpl.network import build_network, count_gflop, count_parameters
-from mmpl.processor import use_allowed_cores
+from mmpl.processor import default_device, use_allowed_cores
 from mmpl.profile import Profile
 from mmpl.version import __version__
 from mmpl.weights import Ensemble, digest
@@ -91,7 +91,7 @@ def describe_installation(profile: Profile, ensemble: Ensemble | None) -> str:
     use_allowed_cores()
     content: dict[str, Any] = {
         "versions": find_versions(),
-        "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "device": device_name(default_device()),
         "threads": torch.get_num_threads(),
         "profile": profile.name,
         "networks": {

@@ -9,7 +9,7 @@ import torch
 from small_gpu import CUDA, FakeGpu
 
 from mmpl import processor
-from mmpl.processor import Processor, use_cores
+from mmpl.processor import Processor, default_device, use_cores
 
 CPU = torch.device("cpu")
 
@@ -22,6 +22,12 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("there", "chosen"), [(True, "cuda"), (False, "cpu")])
+def test_the_gpu_computes_where_there_is_one(there: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert default_device().type == chosen
 
 
 @pytest.mark.usefixtures("free")

@@ -24,6 +24,7 @@ from torch.optim import AdamW
 
 from mmpl.files import write_whole
 from mmpl.network import StageNetwork
+from mmpl.processor import default_device
 from mmpl.profile import OutcomeTraining, SegmentationTraining, TrainingSettings
 from mmpl.training.patches import Batch, DrawBatch
 from mmpl.training.progress import HEADER, LOG_FILE, LogRow, read_log
@@ -97,13 +98,14 @@ def average_decay(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-def train(job: Job, devices: int = 1, accelerator: str = "auto") -> None:
+def train(job: Job, devices: int = 1, accelerator: str | None = None) -> None:
     """Train a network to the end and leave it in `job.finished`; does nothing if it is there.
 
     Args:
         job: The network to train, with its settings.
         devices: Number of devices; of several, each is a process that draws batches of its own (DDP): the batch grows.
-        accelerator: Kind of device, as Fabric names it.
+        accelerator: Kind of device, as Fabric names it; by default that of `default_device`, on which the steps after
+            it compute, too: Fabric's own choice may be another kind of GPU.
 
     Raises:
         ArithmeticError: The gradient is never finite.
@@ -113,7 +115,7 @@ def train(job: Job, devices: int = 1, accelerator: str = "auto") -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     strategy = "ddp_spawn" if devices > 1 else "auto"
     fabric = Fabric(
-        accelerator=accelerator,
+        accelerator=accelerator or default_device().type,
         devices=devices,
         strategy=strategy,
         precision=choose_precision(),

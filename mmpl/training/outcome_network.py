@@ -16,7 +16,7 @@ from mmpl.evidence import Scale
 from mmpl.names import Stage
 from mmpl.network import StageNetwork, build_network, transfer_backbone
 from mmpl.network.model import OutcomeHead
-from mmpl.processor import Processor
+from mmpl.processor import Processor, default_device
 from mmpl.profile import OutcomeTraining
 from mmpl.segmentation import crop_around, predict_logits
 from mmpl.training.memory import predicting_gib
@@ -134,8 +134,7 @@ def training_center(workspace: Workspace, patient_id: str) -> NDArray[np.float64
 
 def predict_fold(workspace: Workspace, member: Member, stage: Stage) -> Scores:
     """Score every patient of a model's own fold on the crop around the out-of-fold mask."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = read_network(workspace.network_file(member, stage), workspace.profile, stage).to(device)
+    network = read_network(workspace.network_file(member, stage), workspace.profile, stage).to(default_device())
     centers, held_out = workspace.segmentation.lesion_centers_xyz, workspace.splits.held_out(member, workspace.patients)
     return score_patients(workspace, network, {p.patient_id: np.array(centers[p.patient_id]) for p in held_out})
 

@@ -21,7 +21,7 @@ from mmpl.errors import some_of
 from mmpl.metrics import Overlap, aggregated_dice, count_overlap, dice
 from mmpl.names import Stage
 from mmpl.network import build_network
-from mmpl.processor import Processor
+from mmpl.processor import Processor, default_device
 from mmpl.profile import differences
 from mmpl.segmentation import Thresholds, lesion_center, predict_probability, restore
 from mmpl.training.command import Devices, Only, RunFolder, Scheduler, StartStep, Workers, need
@@ -142,7 +142,7 @@ def train_member(
 
 def predict_fold(workspace: Workspace, member: Member) -> None:
     """Predict the patients of a model's own fold, which it has not seen."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     network = read_network(workspace.network_file(member, Stage.SEGMENTATION), workspace.profile, Stage.SEGMENTATION)
     network.to(device)
     for patient in workspace.splits.held_out(member, workspace.patients):

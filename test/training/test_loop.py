@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.accelerators import MPSAccelerator
 from lightning.fabric.plugins.precision import MixedPrecision, Precision
 from safetensors.torch import load_file
 from torch import Tensor
@@ -109,6 +110,14 @@ def test_the_ranks_of_slurm_are_not_ours(
     loop.train(job, accelerator="cpu")
     assert job.finished.is_file()
     assert list(tmp_path.glob("tensorboard/events*"))
+
+
+def test_a_gpu_that_later_steps_do_not_know_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Mac Fabric's own choice is MPS, which PyTorch cannot use here."""
+    monkeypatch.setattr(MPSAccelerator, "is_available", lambda *_: True)
+    job = make_job(tmp_path, steps=2)
+    loop.train(job)
+    assert job.finished.is_file()
 
 
 @pytest.mark.slow

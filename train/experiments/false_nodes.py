@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
@@ -41,7 +40,7 @@ from mmpl.lesions import Lesion, Side, components, find_lesions
 from mmpl.metrics import HIT_IOU, LesionCounts, Overlap
 from mmpl.names import LESIONS, Label, Stage
 from mmpl.preprocess import PreparedCase, prepare
-from mmpl.processor import Processor
+from mmpl.processor import Processor, default_device
 from mmpl.profile import Profile
 from mmpl.segmentation import MemberMasks, Thresholds, compose, predict_probability, restore
 from mmpl.training.command import RunFolder, Workers, run_program
@@ -168,7 +167,7 @@ class _Answered:
     weights: Path
 
     def __call__(self, patient_id: str) -> dict[Label, Found]:
-        ensemble, device = load_ensemble(self.weights), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        ensemble, device = load_ensemble(self.weights), default_device()
         profile, thresholds = ensemble.profile, ensemble.thresholds
         case = open_source(self.cohort, profile.clinical).read_case(patient_id)
         assert case.reference is not None
