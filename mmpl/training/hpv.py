@@ -154,6 +154,7 @@ def main(
     workspace, engine = Workspace.open(run), Engine(workers, scheduler, devices)
     if not workspace.trains(Stage.HPV):
         return
+    workspace.require_prepared()
     if not only:
         workspace.require_radiomics()
     describe = partial(describe_auc, workspace.patients)

@@ -274,7 +274,9 @@ def main(
     """Train stage 1 of every model, or of some, predict out of fold and, after the last, choose the thresholds."""
     need("lightning")
     workspace, engine = Workspace.open(run), Engine(workers, scheduler, devices)
-    chosen, begin = workspace.choose(only), find_start(workspace, start, start_step)
+    chosen = workspace.choose(only)
+    workspace.require_prepared()
+    begin = find_start(workspace, start, start_step)
     work = TrainAndPredict(workspace, devices=devices, start=begin)
     engine.train("stage 1", work, workspace, Stage.SEGMENTATION, chosen)
     for member in chosen:

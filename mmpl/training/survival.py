@@ -270,6 +270,7 @@ def main(
     workspace, engine = Workspace.open(run), Engine(workers, scheduler, devices)
     if not workspace.trains(Stage.SURVIVAL):
         return
+    workspace.require_prepared()
     if not only:
         workspace.require(Stage.HPV)
         workspace.require_radiomics()

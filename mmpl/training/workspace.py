@@ -371,6 +371,17 @@ class Workspace:
             path = self.folder / STAGE_RECORD[stage].FILE
             raise ValueError(self.missing(stage) or f"{path}: no such file; {step_command(stage)} {self.folder}")
 
+    def require_prepared(self) -> None:
+        """Refuse to go on where a patient has no whole patch.
+
+        Raises:
+            ValueError: Some have none; one line says how many, and how they get one.
+        """
+        absent = sum(not self.store.has(patient.patient_id) for patient in self.patients)
+        if absent:
+            command = f"{step_command('prepare')} {self.cohort} {self.folder}"
+            raise ValueError(f"patches of {absent} patients are missing or cut; {command}")
+
     def require_radiomics(self) -> None:
         """Refuse to go on where a patient is not measured.
 

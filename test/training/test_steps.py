@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from mmpl.radiomics import feature_names, measure_lesions
 from mmpl.reference import Reference
 from mmpl.segmentation import Thresholds
 from mmpl.training import export as exporting
-from mmpl.training import radiomics
+from mmpl.training import hpv, radiomics, segmentation, survival
 from mmpl.training.boxed import Boxed
 from mmpl.training.export import export
 from mmpl.training.parallel import Engine
@@ -134,6 +134,21 @@ def test_patients_with_the_same_images_are_named(run: Workspace, capsys: pytest.
     second.write_text(second.read_text().replace(hashes[1], hashes[0]))
     cache(run, Engine(1))
     assert f"several folds: {first.stem} and {second.stem}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [segmentation, hpv, survival])
+@pytest.mark.parametrize("fault", ["missing", "cut"])
+def test_what_is_not_prepared_is_told_before_anything_trains(program: ModuleType, fault: str, run: Workspace) -> None:
+    """As a killed `train.prepare` leaves it, or a disk that was full."""
+    cache(run, Engine(1))
+    images = run.store.folder / f"{run.patients[1].patient_id}.images.npy"
+    images.unlink()
+    if fault == "cut":
+        images.write_bytes(b"some")
+    wanted = f"patches of 1 patients are missing or cut; python -m train.prepare {COHORT} {run.folder}"
+    with pytest.raises(ValueError, match=f"^{wanted}$"):
+        program.main(run.folder)
+    assert not list(run.folder.glob("models/*/*/*"))
 
 
 def test_a_run_says_what_it_started_from(finished: Workspace, tmp_path: Path) -> None:

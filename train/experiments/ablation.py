@@ -36,6 +36,7 @@ def main(
     stages = workspace.settings.stages
     for stage in stages:
         workspace.require(stage)
+    workspace.require_prepared()
     begin = segmentation.find_start(workspace, start, start_step)
     members = [member for member in workspace.splits.members if member.scheme is Scheme.PATIENT]
     dice_only, scratch = (replace(workspace, variant=name) for name in (DICE_ONLY, SCRATCH))
