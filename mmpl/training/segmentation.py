@@ -55,10 +55,13 @@ class Start:
         """Say where the networks come from.
 
         Raises:
-            ValueError: They have seen patients of the same cohort, which would then not be out of fold; or they are
-                other networks or see other patches, some are missing, or the step is not in the schedule.
+            ValueError: They have seen patients of the same cohort, which would then not be out of fold; or there are
+                none, they are other networks or see other patches, some are missing, or the step is not in the
+                schedule.
         """
         ensemble, steps = load_ensemble(self.weights), workspace.profile.training.segmentation.steps
+        if ensemble.of_tables:
+            raise ValueError(f"{self.weights}: fitted to tables, without a network to go on from")
         settings = [profile.to_dict() for profile in (ensemble.profile, workspace.profile)]
         before = StartRecord.model_validate(ensemble.training.get("started_from", {}))
         cohorts = (ensemble.training["cohort"], *before.cohorts)
@@ -80,20 +83,20 @@ class Start:
         return StartRecord(cohorts=cohorts, image_hashes=hashes, code_version=ensemble.code_version, step=self.step)
 
 
-def find_start(workspace: Workspace, weights: Path | None, step: int) -> Start | None:
+def find_start(workspace: Workspace, weights: Path | None, step: int) -> tuple[Start | None, StartRecord]:
     """Say where a run's networks begin, None for untrained ones; whatever trains in it must begin there.
+
+    Nothing is kept: until every patient is prepared, nobody knows whether the weights have seen one.
 
     Raises:
         ValueError: The run began elsewhere, or cannot begin there (`Start.describe`).
     """
     start = Start(weights, step) if weights else None
     record = start.describe(workspace) if start else StartRecord()
-    if not workspace.has(StartRecord):
-        workspace.keep(record)
-    elif (known := workspace.read(StartRecord)) != record:
+    if workspace.has(StartRecord) and (known := workspace.read(StartRecord)) != record:
         theirs = f"{', '.join(known.cohorts)} at step {known.step}" if known.cohorts else "none"
         raise ValueError(f"{workspace.folder} began with another --start or --start-step: {theirs}")
-    return start
+    return start, record
 
 
 def train_member(
@@ -276,7 +279,8 @@ def main(
     workspace, engine = Workspace.open(run), Engine(workers, scheduler, devices)
     chosen = workspace.choose(only)
     workspace.require_prepared()
-    begin = find_start(workspace, start, start_step)
+    begin, begun = find_start(workspace, start, start_step)
+    workspace.keep(begun)
     work = TrainAndPredict(workspace, devices=devices, start=begin)
     engine.train("stage 1", work, workspace, Stage.SEGMENTATION, chosen)
     for member in chosen:

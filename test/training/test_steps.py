@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,8 +15,8 @@ from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.radiomics import feature_names, measure_lesions
 from mmpl.reference import Reference
 from mmpl.segmentation import Thresholds
+from mmpl.training import ensemble, hpv, radiomics, segmentation, survival
 from mmpl.training import export as exporting
-from mmpl.training import hpv, radiomics, segmentation, survival
 from mmpl.training.boxed import Boxed
 from mmpl.training.export import export
 from mmpl.training.parallel import Engine
@@ -149,6 +150,36 @@ def test_what_is_not_prepared_is_told_before_anything_trains(program: ModuleType
     with pytest.raises(ValueError, match=f"^{wanted}$"):
         program.main(run.folder)
     assert not list(run.folder.glob("models/*/*/*"))
+
+
+def test_weights_that_saw_a_patient_bind_no_run(
+    tiny_ensemble: Path, run: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That they did is known once the patients are prepared; the run can begin otherwise then."""
+    cache(run, Engine(1))
+    first = run.patients[0].patient_id
+    weights = Path(shutil.copytree(tiny_ensemble, tmp_path / "weights"))
+    text = (weights / "manifest.json").read_text()
+    for name, member in zip(MEMBERS, run.splits.members, strict=True):
+        (weights / name).rename(weights / member.name)
+        text = text.replace(name, member.name)
+    manifest = json.loads(text)
+    manifest["training"]["image_hashes"] = [run.store.describe(first).image_hash]
+    (weights / "manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(run.store.folder)
+    with pytest.raises(ValueError, match=f"trained on the images of {first}, so that its patients would not be"):
+        ensemble.main(COHORT, run.folder, start=weights, workers=1)
+    assert "prepare: " in capsys.readouterr().out
+    assert segmentation.find_start(run, None, 0) == (None, StartRecord())
+
+
+def test_weights_that_were_fitted_to_tables_start_nothing(
+    partial_ensemble: Callable[..., Path], run: Workspace
+) -> None:
+    weights = partial_ensemble(Stage.HPV)
+    with pytest.raises(ValueError, match=f"^{weights}: fitted to tables, without a network to go on from$"):
+        ensemble.main(COHORT, run.folder, start=weights, workers=1)
+    assert not run.store.folder.exists()
 
 
 def test_a_run_says_what_it_started_from(finished: Workspace, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def main(
     for stage in stages:
         workspace.require(stage)
     workspace.require_prepared()
-    begin = segmentation.find_start(workspace, start, start_step)
+    begin, _ = segmentation.find_start(workspace, start, start_step)
     members = [member for member in workspace.splits.members if member.scheme is Scheme.PATIENT]
     dice_only, scratch = (replace(workspace, variant=name) for name in (DICE_ONLY, SCRATCH))
     one = segmentation.TrainAndPredict(dice_only, dice_only_loss, devices, begin)
