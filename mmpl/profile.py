@@ -150,7 +150,8 @@ class SegmentationTraining(Settings):
     """Stage 1's optimization.
 
     Attributes:
-        micro_batch: Number of crops in memory at once; the gradients of a batch's pieces add up to that of the whole.
+        micro_batch: Number of crops in memory at once; the gradients of a batch's pieces add up to that of the whole,
+            so that a run may go on with another number.
     """
 
     steps: Count

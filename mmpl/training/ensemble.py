@@ -26,7 +26,9 @@ from mmpl.training.command import (
     need,
 )
 from mmpl.training.export import export, refuse_other_training
+from mmpl.training.memory import IMAGES_GIB, training_gib
 from mmpl.training.parallel import Engine
+from mmpl.weights import networks_of
 
 
 def main(
@@ -54,6 +56,9 @@ def main(
     if not force:
         refuse_other_training(workspace, target)
     segmentation.find_start(workspace, start, start_step)
+    engine.require_memory("prepare", IMAGES_GIB)
+    for stage in networks_of(workspace.settings.stages):
+        engine.require_memory(stage, training_gib(workspace.profile, stage))
     steps = {
         "prepare": lambda: prepare.cache(workspace, engine),
         "segmentation": lambda: segmentation.main(run, only, workers, scheduler, devices, start, start_step),

@@ -40,7 +40,8 @@ class Engine:
         devices: GPUs that train each network together.
 
     Raises:
-        ValueError: Several devices on a cluster: a worker of it cannot start processes for them.
+        ValueError: Several devices on a cluster, a worker of which cannot start processes for them, or more than there
+            are.
     """
 
     workers: int = 0
@@ -50,6 +51,8 @@ class Engine:
     def __post_init__(self) -> None:
         if self.scheduler and self.devices > 1:
             raise ValueError("--devices and --scheduler do not go together: a worker of a cluster trains on one GPU")
+        if self.devices > 1 and (there := _count_gpus()) < self.devices:
+            raise ValueError(f"--devices {self.devices}: GPUs that can be used here: {there}")
 
     def map(
         self,
@@ -103,6 +106,19 @@ class Engine:
         needed = 0.0 if self.scheduler else training_gib(workspace.profile, stage)
         return self.map(title, function, members, networks=True, item_gib=needed, trainings=trainings)
 
+    def require_memory(self, title: str, item_gib: float) -> None:
+        """Refuse work before its turn comes, where it would not be started then.
+
+        Args:
+            title: Title of the work.
+            item_gib: Memory that a process takes for an item, GiB; on a cluster, its workers' own affair.
+
+        Raises:
+            OSError: Less memory is free than one process takes, and the user did not say how many start all the same.
+        """
+        if not (self.scheduler or self.workers):
+            self._count_workers(title, False, item_gib, items=1)
+
     @contextmanager
     def _call_each(
         self, title: str, function: Callable[..., Any], items: list[Any], networks: bool, item_gib: float
@@ -132,7 +148,7 @@ class Engine:
             return min(self.workers, items)
         if room == 0:
             raise OSError(f"{title}: {needs}; nothing was started (--workers 1 starts one all the same)")
-        return min(1 if networks and _has_gpu() else CORES, room, items)
+        return min(1 if networks and _count_gpus() else CORES, room, items)
 
 
 def _describe_loss(error: TerminatedWorkerError, item_gib: float) -> str:
@@ -145,10 +161,10 @@ def _describe_loss(error: TerminatedWorkerError, item_gib: float) -> str:
     return f"a process ended without an answer ({codes[0] if codes else 'exit code unknown'}); {kept}"
 
 
-def _has_gpu() -> bool:
+def _count_gpus() -> int:
     import torch
 
-    return torch.cuda.is_available()
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _call(item: Any, function: Callable[..., Any], threads: int | None) -> Any:

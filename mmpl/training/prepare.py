@@ -54,11 +54,14 @@ def begin(
 ) -> Workspace:
     """Start a run, or go on with one; settings, cohort and folds are checked before anything is written.
 
+    A run that goes on takes the `micro_batch` that is asked for.
+
     Raises:
         ValueError: One of them cannot be used, or the run that is there is another.
     """
     workspace = Workspace(run, RunSettings.make(run, cohort, profile, changes or (), folds, center_out, without))
     if workspace.begun:
+        workspace.keep_settings()
         return workspace
     splits, stages = check_cohort(workspace.settings, engine)
     workspace = replace(workspace, settings=replace(workspace.settings, stages=stages))

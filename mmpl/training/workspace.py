@@ -141,6 +141,8 @@ def refuse_changes(cohort: str, before: Mapping[str, str], now: Mapping[str, str
 class RunSettings:
     """The settings of a training run, fixed when it starts and written into its folder; no later step reads a YAML.
 
+    The stages' `micro_batch` alone may change, as another machine has other memory.
+
     Attributes:
         cohort: An absolute path, or `phantom:PATIENTS:SEED`.
         folds: Number of patient-level folds.
@@ -157,6 +159,13 @@ class RunSettings:
     def to_dict(self) -> dict[str, object]:
         """Make what JSON can hold."""
         return {**vars(self), "profile": self.profile.to_dict()}
+
+    def fixed(self) -> dict[str, object]:
+        """Give what makes it this run: all but the number of crops in memory at once, with which the gradient stays."""
+        profile = self.profile.to_dict()
+        for stage in NETWORK_STAGES:
+            del profile["training"][stage]["micro_batch"]
+        return {**self.to_dict(), "profile": profile}
 
     @classmethod
     def read(cls, path: Path) -> "RunSettings":
@@ -214,7 +223,7 @@ class RunSettings:
             begun.center_out if center_out is None else center_out,
             begun.stages if without is None else tuple(stage for stage in begun.stages if stage not in without),
         )
-        if run and known and (other := differences(known.to_dict(), asked.to_dict())):
+        if run and known and (other := differences(known.fixed(), asked.fixed())):
             raise ValueError(f"{run / RUN_FILE} belongs to another run: {'; '.join(other)}")
         return asked
 
@@ -244,7 +253,13 @@ class Workspace:
         """Write down the folds, each model's clinical encoder and, last, what the run is."""
         self.keep_folds(splits)
         self.keep(CohortRecord(fingerprints=fingerprints(self.source)))
-        write_json(self.folder / RUN_FILE, self.settings.to_dict())
+        self.keep_settings()
+
+    def keep_settings(self) -> None:
+        """Write down what the run is, where that is not written yet."""
+        path = self.folder / RUN_FILE
+        if not path.is_file() or RunSettings.read(path) != self.settings:
+            write_json(path, self.settings.to_dict())
 
     def keep_folds(self, splits: Splits) -> None:
         """Write down the folds and each model's clinical encoder."""

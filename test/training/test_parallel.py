@@ -95,6 +95,14 @@ def test_an_error_reaches_the_caller() -> None:
         Engine(workers=2).map("squares", square, ["no number"])
 
 
+def test_more_devices_than_there_are_gpus_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Engine(devices=2).devices == 2
+    with pytest.raises(ValueError, match=r"^--devices 3: GPUs that can be used here: 2$"):
+        Engine(devices=3)
+
+
 def kill_itself(number: int) -> int:
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -136,6 +144,13 @@ class TestMemory:
             Engine().map("stage 1", (tmp_path / "called").write_text, ["x"], item_gib=10.5)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "called").exists()
+
+    def test_what_one_process_outgrows_can_be_told_before_its_turn(self) -> None:
+        Engine().require_memory("stage 1", 10.0)
+        with pytest.raises(OSError, match=r"^stage 1: .* needs about 10\.5 GiB .* 10\.0 GiB are free"):
+            Engine().require_memory("stage 1", 10.5)
+        for told in (Engine(workers=1), Engine(scheduler="tcp://elsewhere:8786")):
+            told.require_memory("stage 1", 10.5)
 
     def test_the_users_number_of_workers_is_obeyed_with_a_warning(self, capsys: pytest.CaptureFixture[str]) -> None:
         engine = Engine(workers=2)

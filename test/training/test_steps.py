@@ -12,6 +12,7 @@ import pytest
 from conftest import MEMBERS
 
 from mmpl.names import NETWORK_STAGES, Stage
+from mmpl.profile import change_profile
 from mmpl.radiomics import feature_names, measure_lesions
 from mmpl.reference import Reference
 from mmpl.segmentation import Thresholds
@@ -21,7 +22,7 @@ from mmpl.training.boxed import Boxed
 from mmpl.training.export import export
 from mmpl.training.parallel import Engine
 from mmpl.training.patches import PatchStore
-from mmpl.training.prepare import cache
+from mmpl.training.prepare import begin, cache
 from mmpl.training.records import HpvRecord, SegmentationRecord, StartRecord, SurvivalRecord
 from mmpl.training.segmentation import choose_thresholds, out_of_fold_mask
 from mmpl.training.splits import make_splits
@@ -135,6 +136,22 @@ def test_patients_with_the_same_images_are_named(run: Workspace, capsys: pytest.
     second.write_text(second.read_text().replace(hashes[1], hashes[0]))
     cache(run, Engine(1))
     assert f"several folds: {first.stem} and {second.stem}" in capsys.readouterr().err
+
+
+def test_memory_that_a_late_step_lacks_is_told_before_the_first(
+    run: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what takes less of it, a smaller `micro_batch`, makes no other run."""
+    monkeypatch.setattr("mmpl.training.parallel.free_memory_gib", lambda: 2.5)
+    with pytest.raises(OSError, match=r"^\w+: one process needs about .* 2\.5 GiB are free; nothing was started"):
+        ensemble.main(COHORT, run.folder, changes=["training.survival.micro_batch=4096"])
+    assert not run.store.folder.exists()
+    engine = Engine(1)
+    begin(engine, COHORT, run.folder, changes=["training.survival.micro_batch=1"])
+    assert Workspace.open(run.folder).profile == change_profile(run.profile, ["training.survival.micro_batch=1"])
+    with pytest.raises(ValueError, match=r"another run: profile\.training\.survival\.batch is \d, not 1$"):
+        begin(engine, COHORT, run.folder, changes=["training.survival.batch=1", "training.survival.micro_batch=2"])
+    assert Workspace.open(run.folder).profile.training.survival.micro_batch == 1
 
 
 @pytest.mark.parametrize("program", [segmentation, hpv, survival])
