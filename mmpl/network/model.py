@@ -10,7 +10,7 @@ from torch import Tensor, cat, nn
 
 from mmpl.names import LESIONS, Stage
 from mmpl.network.backbone import Backbone
-from mmpl.profile import NetworkSettings, Profile
+from mmpl.profile import NetworkSettings, Profile, Size
 
 RARE_LESION_LOGIT = -2.0
 """Value at which mask logits start: most voxels are background, and the first hundred steps need not learn that."""
@@ -112,11 +112,18 @@ def memory_gib(profile: Profile) -> float:
     return 60 * windows * profile.network.fusion_channels[0] / 2**30
 
 
-def count_gflop(profile: Profile, stage: Stage) -> float:
-    """Count the operations (two a multiply-add, in 1e9) of one forward pass over one window, without running it."""
+def count_gflop(profile: Profile, stage: Stage, size_xyz: Size | None = None) -> float:
+    """Count the operations (two a multiply-add, in 1e9) of one forward pass over one window, without running it.
+
+    Args:
+        profile: The profile, which has the network.
+        stage: The stage whose network it is.
+        size_xyz: Size of the window, voxels; by default that of inference.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    size = profile.inference.window_xyz if stage is Stage.SEGMENTATION else profile.inference.lesion_crop_xyz
+    inference = profile.inference
+    size = size_xyz or (inference.window_xyz if stage is Stage.SEGMENTATION else inference.lesion_crop_xyz)
     with torch.device("meta"):
         network, images = build_network(profile, stage).eval(), torch.empty(1, 2, *size[::-1])
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -22,11 +22,17 @@ WEIGHT_COPIES = 4
 """Weights, gradients and two moments are held at once; the moving average takes the gradients' place between steps."""
 
 
-def training_gib(profile: Profile, stage: Stage) -> float:
-    """Estimate what a process takes that trains a network of a stage and then predicts, which takes less."""
+def training_gib(profile: Profile, stage: Stage, on_gpu: bool | None = None) -> float:
+    """Estimate what a process takes that trains a network of a stage and then predicts, which takes less.
+
+    Args:
+        profile: The profile.
+        stage: The stage.
+        on_gpu: Whether it trains on a GPU; None for what is here.
+    """
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() if on_gpu is None else on_gpu:
         return GPU_PROCESS_GIB
     settings: SegmentationTraining | OutcomeTraining = getattr(profile.training, stage)
     kept, weights = measure_step(profile, stage, settings.micro_batch)

@@ -1,8 +1,9 @@
-"""Plan a training before it is begun: its disk and its hours, from parts measured on a few of its patients.
+"""Plan a training before it is begun: its disk, memory and hours, from parts measured on a few of its patients.
 
 `python -m train.plan COHORT --profile paper` prepares some of the cohort's patients in a folder that is thrown away,
-measures what each leaves on the disk and what each costs a processor, counts the operations of the networks, and prints
-a plan as Markdown. Hours on a GPU are computed, not measured: operations over the rate at which it trains.
+measures what each leaves on the disk and what each costs a processor, counts the operations of the networks and what
+they keep in memory, and prints a plan as Markdown. Hours on a GPU are computed, not measured: operations over the rate
+at which it trains.
 """
 
 import math
@@ -24,10 +25,11 @@ from mmpl.files import write_json
 from mmpl.names import NETWORK_STAGES, Stage
 from mmpl.network import build_network, count_gflop
 from mmpl.preprocess import prepare
-from mmpl.profile import Profile, load_profile
+from mmpl.profile import OutcomeTraining, Profile, SegmentationTraining, load_profile
 from mmpl.radiomics import measure_lesions
 from mmpl.segmentation import UNTUNED, lesion_center, window_boxes
 from mmpl.training.command import Changes, CohortName, ProfileName
+from mmpl.training.memory import GPU_PROCESS_GIB, predicting_gib, training_gib
 from mmpl.training.patches import SegmentationCrops, hash_of
 from mmpl.training.segmentation import measure_overlaps, out_of_fold_mask
 from mmpl.training.splits import FOLDS, Scheme, Splits
@@ -161,12 +163,14 @@ class Work:
 
 
 def count_work(profile: Profile, stage: Stage, patients: int) -> Work:
-    """Count the operations of a stage."""
-    settings, tflop, windows = getattr(profile.training, stage), count_gflop(profile, stage) / 1000, 1
+    """Count the operations of a stage, in training over its crop, in prediction over the windows of inference."""
+    settings: SegmentationTraining | OutcomeTraining = getattr(profile.training, stage)
+    training, prediction = count_gflop(profile, stage, settings.crop_xyz) / 1000, count_gflop(profile, stage) / 1000
+    windows = 1
     if stage is Stage.SEGMENTATION:
         patch, window = profile.preprocess.roi_size_xyz, profile.inference.window_xyz
         windows = len(window_boxes(patch, window, profile.inference.overlap))
-    return Work(settings.steps * settings.batch * tflop, patients * len(Scheme) * windows * tflop)
+    return Work(settings.steps * settings.batch * training, patients * len(Scheme) * windows * prediction)
 
 
 def disk_table(profile: Profile, patients: int, parts: Parts) -> str:
@@ -177,6 +181,17 @@ def disk_table(profile: Profile, patients: int, parts: Parts) -> str:
     lines = _heads(f"disk, {patients} patients", "a patient, MB", "GB")
     for kind, each, sizes in rows:
         cells = [kind, "" if each is None else f"{each / 1e6:.3f}", *(f"{size / 1e9:.2f}" for size in sizes)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def memory_table(profile: Profile) -> str:
+    """Make the Markdown table of the machine's memory that one process takes, whatever the number of patients."""
+    heads = "memory of one process, GiB", "training on a CPU", "training on a GPU", "out-of-fold prediction on a CPU"
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    prediction = f"{predicting_gib(profile):.1f}"
+    for stage in NETWORK_STAGES:
+        cells = [stage, f"{training_gib(profile, stage, on_gpu=False):.1f}", f"{GPU_PROCESS_GIB:.1f}", prediction]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -217,8 +232,8 @@ def _range(low: float, high: float) -> str:
 
 def drawing(profile: Profile, parts: Parts, tflops: tuple[float, float]) -> str:
     """Compare the drawing of batches with the steps that wait for them."""
-    batch = profile.training.segmentation.batch
-    tflop = batch * count_gflop(profile, Stage.SEGMENTATION) / 1000
+    batch, crop_xyz = profile.training.segmentation.batch, profile.training.segmentation.crop_xyz
+    tflop = batch * count_gflop(profile, Stage.SEGMENTATION, crop_xyz) / 1000
     return (
         f"A batch of {batch} crops of stage 1 takes a core {parts.draw_seconds:.2f} s, of which reading takes "
         f"{parts.read_seconds:.3f} s at most; where there is a GPU it does the rest, and a step is computed to take "
@@ -241,5 +256,6 @@ def main(
         parts = measure_parts(workspace, sample)
         patients = len(workspace.patients)
         typer.echo(disk_table(settings, patients, parts))
+        typer.echo(f"\n{memory_table(settings)}")
         typer.echo(f"\n{hours_table(settings, patients, parts, tflops, cores)}")
         typer.echo(f"\n{drawing(settings, parts, tflops)}")

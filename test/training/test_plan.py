@@ -16,8 +16,18 @@ from mmpl.network import build_network
 from mmpl.profile import load_profile
 from mmpl.training import plan, workspace
 from mmpl.training.loop import Job, train
+from mmpl.training.memory import predicting_gib, training_gib
 from mmpl.training.patches import Batch, DrawBatch
-from mmpl.training.plan import CHECKPOINT_BYTES, NETWORK_BYTES, Parts, count_work, hours_table, measure_parts, run_bytes
+from mmpl.training.plan import (
+    CHECKPOINT_BYTES,
+    NETWORK_BYTES,
+    Parts,
+    count_work,
+    drawing,
+    hours_table,
+    measure_parts,
+    run_bytes,
+)
 from mmpl.training.workspace import RunSettings, Workspace
 
 pytestmark = pytest.mark.slow
@@ -53,6 +63,16 @@ def test_operations_are_those_of_the_networks() -> None:
     for stage in (Stage.HPV, Stage.SURVIVAL):
         assert work[stage].training == pytest.approx(6000 * 4 * 0.475, rel=0.01)
         assert work[stage].prediction == pytest.approx(726 * 2 * 0.475, rel=0.01)
+
+
+@pytest.mark.parametrize("stage", NETWORK_STAGES)
+def test_training_is_counted_over_the_crop_and_prediction_over_the_window(stage: Stage) -> None:
+    small = load_profile("paper", [f"training.{stage}.crop_xyz=[64, 64, 64]"])
+    work, whole = count_work(small, stage, RELEASED), count_work(PAPER, stage, RELEASED)
+    assert work.training == pytest.approx(whole.training / 8, rel=0.01)
+    assert work.prediction == whole.prediction
+    if stage is Stage.SEGMENTATION:
+        assert drawing(small, FREE, (10.0, 40.0)) != drawing(PAPER, FREE, (10.0, 40.0))
 
 
 def test_ten_networks_take_ten_three_and_one_turns() -> None:
@@ -102,16 +122,22 @@ def test_a_gpu_more_is_a_checkpoint_more_up_to_the_number_of_networks() -> None:
 
 def test_a_cohort_is_planned_from_its_own_patients(capsys: pytest.CaptureFixture[str]) -> None:
     plan.main("phantom:40:3", "micro", sample=2, tflops=(0.001, 0.002), cores=1)
-    disk, hours, drawing = capsys.readouterr().out.strip().split("\n\n")
+    disk, memory, hours, batches = capsys.readouterr().out.strip().split("\n\n")
     sizes = rows(disk)
     heads = sizes.pop("disk, 40 patients")
     assert heads == ["a patient, MB", "1 GPU, GB", "4 GPUs, GB", "10 GPUs, GB"]
     columns = np.array([[float(cell or 0) for cell in cells] for first, cells in sizes.items() if first != "---"])
     np.testing.assert_allclose(columns[:-1].sum(axis=0), columns[-1], atol=0.06)
+    micro = load_profile("micro")
+    _, _, *sizes_gib = rows(memory).items()
+    assert [stage for stage, _ in sizes_gib] == list(NETWORK_STAGES)
+    for stage, cells in sizes_gib:
+        training = [training_gib(micro, Stage(stage), on_gpu) for on_gpu in (False, True)]
+        assert cells == [f"{gib:.1f}" for gib in (*training, predicting_gib(micro))]
     assert "10 networks, 40 patients" in hours
     assert "survival, out-of-fold prediction" in hours
     assert "radiomics | measured, " in hours
-    assert drawing.startswith("A batch of 1 crops of stage 1 takes a core ")
+    assert batches.startswith("A batch of 1 crops of stage 1 takes a core ")
 
 
 @dataclass(frozen=True)
