@@ -24,10 +24,12 @@ from mmpl.training.calibration import (
     calibrate_survival_of,
 )
 from mmpl.training.cox import SMALLEST_RISK_SD
+from mmpl.training.parallel import Engine
 from mmpl.training.records import HpvRecord, SurvivalRecord
 from mmpl.training.results import BY_RATIO, calibrated_hpv, calibrated_survival, decide, make_results
 from mmpl.training.splits import Scheme, Splits
 from train.experiments.calibration import calibration_tables
+from train.experiments.results import score_masks
 from train.experiments.tables import Comparison, Method, mean_and_sd, measure_hpv, measure_survival, write_table
 from train.experiments.unseen_centers import at_prevalence, estimate_prevalence, rank
 
@@ -64,6 +66,16 @@ def test_patients_without_a_status_are_decided_but_choose_no_threshold() -> None
     folds = {p.patient_id: i % 2 if i > 3 else i // 2 for i, p in enumerate(patients)}
     decisions = decide(Run(patients, Splits({Scheme.PATIENT: folds})), Scheme.PATIENT, score)
     assert [decisions[p.patient_id] for p in patients] == [0, 1, 0, 1, 0, 1]
+
+
+def test_masks_are_scored_by_no_more_processes_than_their_images_leave_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mmpl.training.parallel.free_memory_gib", lambda: 1.5)
+    store = SimpleNamespace(describe=lambda _: SimpleNamespace(has_labels=True))
+    run = SimpleNamespace(patients=make_patients([None]), store=store, variant=None)
+    with pytest.raises(OSError, match=r"one process needs about 2\.0 GiB"):
+        score_masks(run, Scheme.PATIENT, Engine())
 
 
 def test_fold_means_say_where_a_metric_is_undefined() -> None:

@@ -15,6 +15,7 @@ from mmpl.segmentation import UNTUNED, restore
 from mmpl.training.cox import SMALLEST_RISK_SD, fit_cox
 from mmpl.training.forest import fit_forest
 from mmpl.training.hpv import with_status
+from mmpl.training.memory import IMAGES_GIB
 from mmpl.training.parallel import Engine
 from mmpl.training.records import SurvivalRecord
 from mmpl.training.splits import Member, Scheme
@@ -41,7 +42,8 @@ def score_masks(workspace: Workspace, scheme: Scheme, engine: Engine) -> dict[st
     """Score every out-of-fold mask of a scheme on the CT's grid; the numbers of `MASK_COLUMNS`, by patient."""
     patients = [p.patient_id for p in workspace.patients if workspace.store.describe(p.patient_id).has_labels]
     title = f"scoring masks, {workspace.variant or 'ODA'}, {scheme}"
-    return dict(zip(patients, engine.map(title, _ScoreMask(workspace, scheme), patients), strict=True))
+    scored = engine.map(title, _ScoreMask(workspace, scheme), patients, item_gib=IMAGES_GIB)
+    return dict(zip(patients, scored, strict=True))
 
 
 def with_interval(value: float, bounds: Interval, sign: str = "") -> str:

@@ -20,6 +20,7 @@ from mmpl.files import write_whole
 from mmpl.names import Label
 from mmpl.training.command import RunFolder, Scheduler, Workers, run_program
 from mmpl.training.hpv import with_status
+from mmpl.training.memory import IMAGES_GIB
 from mmpl.training.outcome_network import by_scheme, standardize
 from mmpl.training.parallel import Engine
 from mmpl.training.records import HpvRecord, OutOfFold, ScratchRecord, StartRecord, SurvivalRecord, Values
@@ -169,7 +170,7 @@ def segmentation_table(
         methods.insert(0, Method(dice_only, results, "0.764 / - / 0.662 / 0.716"))
     if threshold:
         ids = [p.patient_id for p in patients]
-        scores = engine.map("scoring the fixed threshold", _ScoreThreshold(workspace), ids)
+        scores = engine.map("scoring the fixed threshold", _ScoreThreshold(workspace), ids, item_gib=IMAGES_GIB)
         methods.insert(0, Method("41% of SUVmax", make_results(patients, dict(zip(ids, scores, strict=True)))))
     comparisons = [Comparison("ODA", dice_only), Comparison("ODA", "41% of SUVmax")]
     return write_table(methods, comparisons, _folds(workspace, scheme, patients), measure_masks)
