@@ -73,24 +73,35 @@ def what_is_lacking(able: Collection[Task]) -> str:
     return f"{edition.name} asks for {lacking}, too, for which these weights were not trained" if lacking else ""
 
 
-def chosen_budget_s(tasks: Collection[Task], gpu: bool) -> float | None:
-    """Read how many seconds a case may take from `MMPL_TIME_BUDGET_S`; 0 there, and None here, is no limit.
+@dataclass(frozen=True)
+class TimeLimit:
+    """How long a case may take.
 
-    By default it is the edition's budget without a GPU, and None with one.
+    Attributes:
+        seconds: None for as long as it needs.
+        on_gpu: Whether that holds while a GPU computes, and not just where the CPU does, or takes over.
+    """
+
+    seconds: float | None
+    on_gpu: bool
+
+
+def chosen_limit(tasks: Collection[Task]) -> TimeLimit:
+    """Read how many seconds a case may take from `MMPL_TIME_BUDGET_S`, where 0 is no limit; by default the edition's.
 
     Raises:
         ValueError: It is not a number of seconds.
     """
     text = os.environ.get(BUDGET_VARIABLE, "").strip()
     if not text:
-        return None if gpu else read_edition().budget_s(tasks)
+        return TimeLimit(read_edition().budget_s(tasks), on_gpu=False)
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{BUDGET_VARIABLE} is {text!r}, not a number of seconds, or 0 for no limit")
-    return seconds or None
+    return TimeLimit(seconds or None, on_gpu=True)
 
 
 def why_no_days(ensemble: Ensemble, tasks: Collection[Task]) -> str:
@@ -119,11 +130,11 @@ class Algorithm:
     """An ensemble on a device, ready for cases.
 
     Attributes:
-        budget_s: Seconds that a case may take; None for as many as it needs.
+        limit: How long a case may take.
     """
 
     pipeline: Pipeline
-    budget_s: float | None
+    limit: TimeLimit
 
     @classmethod
     def load(cls, keep_networks: bool = False, disagreement: bool = False, lesions: bool = False) -> "Algorithm":
@@ -148,9 +159,9 @@ class Algorithm:
         device = default_device()
         gpu = device.type == "cuda"
         where = torch.cuda.get_device_name() if gpu else "the CPU, as no GPU can be used"
-        budget_s, count, profile = chosen_budget_s(tasks, gpu), len(ensemble.members), ensemble.profile.name
-        limit = f", time budget {budget_s:g} s a case" if budget_s else ""
-        log.info("%d models, profile %s, from %s, on %s%s", count, profile, ensemble.folder, where, limit)
+        limit, count, profile = chosen_limit(tasks), len(ensemble.members), ensemble.profile.name
+        said = f", time budget {limit.seconds:g} s a case" if limit.seconds and (limit.on_gpu or not gpu) else ""
+        log.info("%d models, profile %s, from %s, on %s%s", count, profile, ensemble.folder, where, said)
         prevalence = chosen_hpv_prevalence()
         pipeline = Pipeline(
             ensemble,
@@ -161,7 +172,7 @@ class Algorithm:
             disagreement=disagreement,
             lesions=lesions,
         )
-        return cls(pipeline, budget_s)
+        return cls(pipeline, limit)
 
     def answer(
         self,
@@ -201,7 +212,7 @@ class Algorithm:
             from mmpl.dicom.masks import give_mask
 
             case = give_mask(case, mask)
-        result = self.pipeline(case, budget_s=self.left_s(began))
+        result = self.run(case, began)
         log_remarks(result)
         written = write_challenge_result(result, target, self.pipeline.tasks)
         for task, path in written.items():
@@ -221,9 +232,11 @@ class Algorithm:
             except Exception as error:  # it is worth no answer
                 log.warning("note: no %s (%s)", name, one_line(error))
 
-    def left_s(self, began: float) -> float | None:
-        """Give the seconds left to a case that began at a moment of `time.monotonic`; None where there is no limit."""
-        return None if self.budget_s is None else began + self.budget_s - time.monotonic()
+    def run(self, case: Case, began: float) -> PatientResult:
+        """Answer a case that is read, in what is left of the time since a moment of `time.monotonic`."""
+        seconds = self.limit.seconds
+        left_s = None if seconds is None else began + seconds - time.monotonic()
+        return self.pipeline(case, left_s, self.limit.on_gpu)
 
     def _draw(self, path: Path, case: Case, result: PatientResult) -> None:
         from mmpl.picture import draw

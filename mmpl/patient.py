@@ -163,7 +163,7 @@ def answer_patient(
     series = refer(formats, study, case.ct.grid, sources.ct_series, case.ct_series)
     if case.dose and not ensemble.reads_dose:
         log.warning(DOSE_UNREAD)
-    result = algorithm.pipeline(case, budget_s=algorithm.left_s(began))
+    result = algorithm.run(case, began)
     log_remarks(result)
     named = {"ct": sources.ct, "pet": sources.pet, "dose": sources.dose, "planning_ct": sources.planning_ct}
     files = {name: path for name, path in named.items() if path and path.is_file()}

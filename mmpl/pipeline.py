@@ -148,20 +148,22 @@ class Pipeline:
         if uncalibrated := self._uncalibrated():
             log.info("note: these weights were not calibrated for %s: scores alone", " and ".join(uncalibrated))
 
-    def __call__(self, case: Case, budget_s: float | None = None) -> PatientResult:
+    def __call__(self, case: Case, budget_s: float | None = None, on_gpu: bool = True) -> PatientResult:
         """Answer one case.
 
         Args:
             case: CT, PET and clinical record, an HPV status where the risk may rest on it, and a mask where HPV and
                 risk may.
             budget_s: Seconds that are left for it; where they are few, less is done, and flagged (`mmpl.segmentation`).
+            on_gpu: Whether the budget is kept while a GPU computes, and not just where the CPU does, or takes over.
 
         Raises:
             InvalidInputError: CT and PET do not overlap.
         """
         budget = None
         if budget_s is not None:
-            budget = Budget(time.monotonic() + budget_s * SEGMENTATION_SHARE, len(self.ensemble.members))
+            deadline = time.monotonic() + budget_s * SEGMENTATION_SHARE
+            budget = Budget(deadline, len(self.ensemble.members), on_gpu)
         profile = self.ensemble.profile
         processor, watch = Processor(self.device, memory_gib(profile) * self.at_once), _Stopwatch()
         prepared = prepare(case, profile.preprocess)

@@ -165,8 +165,10 @@ def segment(
     masks: list[NDArray[np.uint8]] = []
     spread = _Spread() if disagreement else None
     windows = SlidingWindow(settings, processor)
-    at_once = processor.at_once
-    groups = _in_groups(networks, at_once) if budget is None else _while_time(networks, at_once, windows, total, budget)
+    if budget is None:
+        groups = _in_groups(networks, processor.at_once)
+    else:
+        groups = _while_time(networks, processor, windows, total, budget)
     for group in groups:
         for probability in processor.each(partial(windows.predict, prepared.images), group):
             total += probability
@@ -301,12 +303,14 @@ class Budget:
     Attributes:
         deadline: Time at which stage 1 must be over, as `time.monotonic` has it.
         models: Number of models to spend the time on.
+        on_gpu: Whether it is kept while a GPU computes, and not just where the CPU does, or takes over.
         passes: Seconds of the passes that were made, by how many windows they had: with overlap and without; of several
             networks at once, each one's share.
     """
 
     deadline: float
     models: int
+    on_gpu: bool = True
     passes: dict[int, list[float]] = field(default_factory=dict)
 
     def record(self, windows: int, seconds: float) -> None:
@@ -333,7 +337,7 @@ class Budget:
 
 
 def _while_time(
-    networks: Iterable[nn.Module], at_once: int, windows: SlidingWindow, patch: NDArray, budget: Budget
+    networks: Iterable[nn.Module], processor: Processor, windows: SlidingWindow, patch: NDArray, budget: Budget
 ) -> Iterator[list[nn.Module]]:
     """Give networks while there is time for more, first one alone; where not for all, windows lose their overlap.
 
@@ -341,19 +345,25 @@ def _while_time(
     them counts.
     """
     left, size, done = iter(networks), 1, 0
-    began = time.monotonic()
+    began, device = time.monotonic(), processor.device
     while group := list(islice(left, size)):
         yield group
         done += len(group)
         now = time.monotonic()
+        if processor.device != device:  # what passes took on a GPU says nothing of the CPU's
+            budget.passes.clear()
+            device = processor.device
         count, fewest = (windows.count(patch.shape[1:], overlap) for overlap in (None, 0.0))
         budget.record(count, (now - began) / len(group))
         began, rest = now, budget.models - done
+        if device.type != "cpu" and not budget.on_gpu:
+            continue
         if rest == 0 or not budget.allows(1, fewest):
             return
         if fewest < count and not budget.allows(rest, count):
             windows.overlap = 0.0
-        size = min(at_once, rest) if budget.allows(min(at_once, rest), windows.count(patch.shape[1:])) else 1
+        most = min(processor.at_once, rest)
+        size = most if budget.allows(most, windows.count(patch.shape[1:])) else 1
 
 
 def predict_probability(

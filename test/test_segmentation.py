@@ -404,6 +404,9 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
+    def __deepcopy__(self, _: dict) -> "Clock":
+        return self  # there is one time, however often a network is copied
+
 
 class Slow(Steep):
     """Moves a clock on."""
@@ -600,6 +603,26 @@ class TestOutOfGpuMemory:
         segment(prepared, [OnGpu(Steep(0.5), memory)], HALVES, self.SETTINGS, processor)
         assert processor.notes == (NO_KERNELS,)
         assert [where for where, _ in memory.tried].count("cuda") == 1
+
+    @pytest.mark.parametrize(("gives_up", "on_gpu", "models"), [(False, False, 4), (False, True, 1), (True, False, 2)])
+    def test_a_limit_of_the_cpu_is_kept_once_the_gpu_is_given_up(
+        self,
+        prepared: PreparedCase,
+        monkeypatch: pytest.MonkeyPatch,
+        gives_up: bool,
+        on_gpu: bool,
+        models: int,
+    ) -> None:
+        """A limit of one pass and a half."""
+        settings = self.SETTINGS.model_copy(update={"overlap": 0.0})
+        memory, processor, clock = self.memory(monkeypatch, 0), Processor(CUDA), Clock()
+        monkeypatch.setattr(segmentation, "time", clock)
+        slow = [Slow(clock) for _ in range(4)]
+        networks = [slow[0], OnGpu(slow[1], memory), *slow[2:]] if gives_up else slow
+        segment(prepared, [Slow(clock)], HALVES, settings, Processor(CPU))
+        found = segment(prepared, networks, HALVES, settings, processor, Budget(2.5 * clock.now, 4, on_gpu))
+        assert found.models == models
+        assert processor.device == (CPU if gives_up else CUDA)
 
     def test_another_failure_is_none_of_memory(self, prepared: PreparedCase, monkeypatch: pytest.MonkeyPatch) -> None:
         memory = self.memory(monkeypatch, 0)
