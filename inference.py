@@ -4,8 +4,10 @@ Exits 0, or 1 with one line on stderr that says what is wrong; 130 where it was 
 `MMPL_OUTPUT` name other folders for local use, `MMPL_WEIGHTS` other weights, `MMPL_EDITION` another edition of the
 challenge, `MMPL_TASKS` some of its tasks; `MMPL_PICTURE`, `MMPL_REPORT` and `MMPL_PAGE` are paths for a picture, a
 report and a page of the case. Without a GPU a case keeps to the platform's limit of time, by doing less where it must;
-`MMPL_TIME_BUDGET_S` is another limit, in seconds, or 0 for none. Nothing but the challenge's own files lands in the
-output folder, unless one of those three paths is in it, as `./run.sh` has them.
+`MMPL_TIME_BUDGET_S` is another limit, in seconds, or 0 for none; `MMPL_HPV_PREVALENCE` is the share of HPV-positive
+patients that the calibrated probability is for. With `MMPL_DEBUG=1` an unforeseen error shows where it came from.
+Nothing but the challenge's own files lands in the output folder, unless one of those three paths is in it, as
+`./run.sh` has them.
 """
 
 import os

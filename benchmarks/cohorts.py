@@ -35,10 +35,10 @@ from benchmarks.scans import draw_scan, draw_synthetic, write_scans
 from mmpl.case import Case, ClinicalRecord, Grid, Image
 from mmpl.cohort_page import write_cohort_page
 from mmpl.cohort_scores import RESAMPLES
-from mmpl.evaluate import PREDICTIONS_FILE, evaluate
+from mmpl.evaluate import evaluate
 from mmpl.geometry import to_sitk
 from mmpl.io.images import from_sitk, write_image
-from mmpl.names import Column, Stage
+from mmpl.names import PREDICTIONS_FILE, Column, Stage
 from mmpl.network import count_gflop
 from mmpl.phantom.cohort import table_row
 from mmpl.phantom.latent import draw_patients

@@ -198,7 +198,6 @@ def _metrics(evaluation: Evaluation) -> dict[str, Measured]:
 
 
 def _groups(evaluation: Evaluation) -> dict[str, tuple[Group, dict[str, Measured]]]:
-    groups = {**evaluation.groups, **{f"center {name}": group for name, group in evaluation.centers.items()}}
     few = {"gtvp_dice_mean": "few_masks", "c_index": "few_relapses", "hpv_auc": "few_of_one_status"}
     return {
         name: (
@@ -212,7 +211,7 @@ def _groups(evaluation: Evaluation) -> dict[str, tuple[Group, dict[str, Measured
                 for metric in _GROUP_METRICS
             },
         )
-        for name, group in groups.items()
+        for name, group in evaluation.every_group.items()
     }
 
 

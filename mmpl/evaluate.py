@@ -46,21 +46,14 @@ from mmpl.io.cohort import Cohort, read_cohort, read_table_alone
 from mmpl.io.images import read_grid
 from mmpl.io.masks import read_mask
 from mmpl.io.tables import read_table, require
-from mmpl.names import DISAGREEMENT, Column, Task, stage_name
+from mmpl.names import DIFFERING, NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS, Column, Task, stage_name
 from mmpl.report import read_curve
 from mmpl.schema import ClinicalSchema
 
 log = logging.getLogger(__name__)
 
 _PIPED_WIDTH = 120  # columns, where no terminal says how many it has
-PREDICTIONS_FILE = "predictions.csv"
-STAGE_COLUMNS = {Task.T_STAGE: "t_stage", Task.N_STAGE: "n_stage"}
-"""Columns of the stages."""
-NO_RECURRENCE = "no_recurrence_{}y"
-"""Column of the calibrated probability of no recurrence after so many years."""
 TRUTH_FILE = "truth.csv"
-DIFFERING = f"_{DISAGREEMENT}"
-"""What follows a patient's name in the name of the file of how the models' masks differ."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,11 @@ class Evaluation:
     against: Mapping[str, Difference] = field(default_factory=dict)
     confusion: Mapping[str, Confusion] = field(default_factory=dict)
     edition: str = ""
+
+    @property
+    def every_group(self) -> dict[str, Group]:
+        """The groups and, called "center X", the centers."""
+        return {**self.groups, **{f"center {name}": group for name, group in self.centers.items()}}
 
     def to_json(self) -> str:
         """Write metrics, intervals and counts as JSON; null where a metric is undefined."""
@@ -310,12 +308,11 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
         )
         values = ["undefined" if math.isnan(value) else f"{value:.3f}" for value in shown]
         centers.add_row(name, str(center.counts.patients), *values)
-    groups = {**evaluation.groups, **{f"center {name}": group for name, group in evaluation.centers.items()}}
     if console is None:
         console = Console()
         if not console.is_terminal:
             console.width = _PIPED_WIDTH
-    for each in (table, counts, centers, _tabulate_groups(groups)):
+    for each in (table, counts, centers, _tabulate_groups(evaluation.every_group)):
         console.print(each)
     for name, confusion in evaluation.confusion.items():
         console.print(_tabulate_confusion(name, confusion))

@@ -107,6 +107,14 @@ MASK, REPORT, PICTURE, PAGE = f"{ALONE}.nii.gz", "report.json", "picture.png", "
 DISAGREEMENT, DISAGREEMENT_MHA = "disagreement.nii.gz", "disagreement.mha"
 """Files of such an answer; the one as MHA lies beside an answer in the challenge's layout."""
 
+PREDICTIONS_FILE = "predictions.csv"
+STAGE_COLUMNS = {Task.T_STAGE: "t_stage", Task.N_STAGE: "n_stage"}
+"""Columns of the stages there."""
+NO_RECURRENCE = "no_recurrence_{}y"
+"""Column there of the calibrated probability of no recurrence after so many years."""
+DIFFERING = f"_{DISAGREEMENT}"
+"""What follows a patient's name in the name of the file of how the models' masks differ."""
+
 
 def exported(folder: Path, name: str = ALONE) -> list[Path]:
     """List what may have been exported of an answer, and goes where it is answered anew."""

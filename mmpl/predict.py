@@ -19,7 +19,6 @@ from mmpl.algorithm import what_is_lacking, why_no_days
 from mmpl.case import InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
 from mmpl.errors import some_of
-from mmpl.evaluate import DIFFERING, NO_RECURRENCE, PREDICTIONS_FILE, STAGE_COLUMNS
 from mmpl.export import check_study, export_answer, find_answers, refer, study_of
 from mmpl.files import OverwriteError, refuse_inside, refuse_to_replace, write_whole
 from mmpl.io.challenge import EDITION_VARIABLE, read_edition
@@ -27,7 +26,17 @@ from mmpl.io.cohort import Cohort, read_cohort
 from mmpl.io.images import write_image
 from mmpl.io.nifti import read_note
 from mmpl.memory import free_memory_gib, keep_freed_memory
-from mmpl.names import DICOM_FORMATS, SUFFIX, Column, Format, exported
+from mmpl.names import (
+    DICOM_FORMATS,
+    DIFFERING,
+    NO_RECURRENCE,
+    PREDICTIONS_FILE,
+    STAGE_COLUMNS,
+    SUFFIX,
+    Column,
+    Format,
+    exported,
+)
 from mmpl.network import memory_gib
 from mmpl.page import write_page
 from mmpl.parallel import connect, gpus_of

@@ -12,7 +12,6 @@ from mmpl.algorithm import why_no_days
 from mmpl.calibration import check_prevalence
 from mmpl.case import InvalidInputError, Patient
 from mmpl.errors import some_of
-from mmpl.evaluate import NO_RECURRENCE, PREDICTIONS_FILE
 from mmpl.evidence import HPV_PROBABILITY, Evidence, FeatureTable, hpv_evidence, survival_evidence
 from mmpl.files import OverwriteError, write_whole
 from mmpl.hpv import HpvResult
@@ -20,7 +19,7 @@ from mmpl.integration import hpv_seen_by_cox, integrate_hpv, integrate_survival,
 from mmpl.io.challenge import read_edition
 from mmpl.io.features import read_features
 from mmpl.io.patients import PatientTable, read_patients
-from mmpl.names import DAYS_PER_YEAR, Column, Stage
+from mmpl.names import DAYS_PER_YEAR, NO_RECURRENCE, PREDICTIONS_FILE, Column, Stage
 from mmpl.predict import COLUMNS, decimals, flag
 from mmpl.report import YEARS, read_report
 from mmpl.schema import ClinicalSchema

@@ -17,8 +17,7 @@ from benchmarks import cohorts, growth
 from benchmarks.scans import draw_reference, draw_scan, write_scans
 from mmpl.case import Case
 from mmpl.io.images import read_image
-from mmpl.names import Label
-from mmpl.predict import PREDICTIONS_FILE
+from mmpl.names import PREDICTIONS_FILE, Label
 from mmpl.processor import use_allowed_cores
 
 SMALL = partial(draw_scan, 300.0, 96, 64, 5.0)
