@@ -26,6 +26,7 @@ from pydicom.uid import (
     generate_uid,
 )
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -91,6 +92,7 @@ def running(
     thread.start()
     try:
         wait_for(lambda: answers_calls(port))
+        wait_for(lambda: not any(isinstance(each, Association) for each in threading.enumerate()))  # of that call
         yield port
     finally:
         stop.set()

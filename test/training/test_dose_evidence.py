@@ -134,11 +134,9 @@ def test_a_run_without_any_dose_has_no_columns_of_it(run: Workspace) -> None:
     assert run.dose(run.patients) is None
     empty = FeatureTable.empty(2)
     assert survival_evidence(None, None, empty, empty, None).table.names == ()
-    older = replace(run, settings=replace(run.settings, profile=run.profile.model_copy(update={"dose": None})))
     run.dose_file(run.patients[0].patient_id).parent.mkdir()
     np.save(run.dose_file(run.patients[0].patient_id), np.ones(len(NAMES)))
     assert run.dose(run.patients) is not None
-    assert older.dose(run.patients) is None
 
 
 @pytest.mark.slow
