@@ -10,13 +10,13 @@ import numpy as np
 
 from mmpl.case import Grid, Image, InvalidInputError, SeriesIdentity, describe_problems
 from mmpl.dicom.ct_series import CtSeries, find_ct_series
-from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, is_zip, read_headers
+from mmpl.dicom.headers import ZIP_SUFFIX, holds_dicom, read_headers
 from mmpl.dicom.objects import made_here, write_object
 from mmpl.dicom.segmentation_object import make_segmentation
 from mmpl.dicom.series import find_series
 from mmpl.dicom.structure_set import make_structure_set
 from mmpl.dicom.structured_report import Outlook, make_report
-from mmpl.dicom.study import find_study, read_pet
+from mmpl.dicom.study import find_study, is_dicom_place, read_pet
 from mmpl.files import OverwriteError, refuse_inside
 from mmpl.io.challenge import known_editions, read_edition
 from mmpl.io.images import read_image, write_image
@@ -296,7 +296,7 @@ def study_of(name: str, study: Path, alone: bool) -> Path:
     for own in (study / name, study / f"{name}{ZIP_SUFFIX}"):
         if name != ALONE and own.exists():
             return own
-    if alone and (study.is_dir() or is_zip(study)):
+    if alone and is_dicom_place(study):
         return study
     raise InvalidInputError(f"{study / name}: no such folder")
 

@@ -10,20 +10,22 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 from joblib import cpu_count
 from rich.progress import Progress
 
 from mmpl.algorithm import what_is_lacking, why_no_days
-from mmpl.case import InvalidInputError
+from mmpl.case import Image, InvalidInputError
 from mmpl.dicom.masks import MASK_SUFFIXES, give_mask
 from mmpl.errors import some_of
 from mmpl.export import check_study, export_answer, find_answers, refer, study_of
 from mmpl.files import OverwriteError, refuse_inside, refuse_to_replace, write_whole
 from mmpl.io.challenge import EDITION_VARIABLE, read_edition
 from mmpl.io.cohort import Cohort, read_cohort
-from mmpl.io.images import write_image
+from mmpl.io.images import read_image, write_image
 from mmpl.io.nifti import read_note
 from mmpl.memory import free_memory_gib, keep_freed_memory
 from mmpl.names import (
@@ -72,7 +74,7 @@ HPV columns are what the models predict, but for the status that was given, `hpv
 _LESION_KEYS = (Column.PATIENT_ID.value, "lesion")
 _FEATURES = "_radiomics.csv"
 OUR_MASK = "mask by MMPL"
-"""What the header of a mask says that was written here, by which it is told from a person's."""
+"""What the header of a mask that was written here begins with; a digest of the voxels follows."""
 _ENDINGS = (*SUFFIX.values(), ".json", ".png", ".html", _FEATURES, DIFFERING)
 """What follows a patient's name in the names of the files that are written."""
 
@@ -213,7 +215,7 @@ class Answering:
             if why or all(path.is_file() for path in wanted):
                 return why
         if other := self._not_ours(name):
-            return f"{other}: is no file of an answer, perhaps a person's, and would be lost; name another folder"
+            return f"{other}: is no file of an answer, perhaps a person's, and would be lost; move it away"
         shown = out / f"{name}.png", out / f"{name}.html"
         for extra in (features, differing, *shown, *(set(exported(out, name)) - {mask})):
             extra.unlink(missing_ok=True)  # of an earlier answer
@@ -228,7 +230,7 @@ class Answering:
         except Exception as error:  # one patient must not stop the cohort; it is reported, and has no row
             log.debug("unforeseen", exc_info=True)
             return f"{type(error).__name__}: {error}"
-        write_image(mask, result.segmentation.mask, note=OUR_MASK)
+        write_image(mask, result.segmentation.mask, note=_note_of(result.segmentation.mask))
         if order.all_radiomics and result.radiomics:
             write_radiomics(features, result.radiomics)
         if result.segmentation.disagreement:
@@ -251,9 +253,15 @@ class Answering:
         """Find a file with a patient's name in the folder of answers that belongs to none: an answer's has our mask."""
         mask, report = (self.order.out / f"{name}{end}" for end in (".nii.gz", ".json"))
         if mask.is_file():
-            return None if read_note(mask) == OUR_MASK else mask
+            ours = read_note(mask).startswith(OUR_MASK) and read_note(mask) == _note_of(read_image(mask))
+            return None if ours else mask
         there = (self.order.out / f"{name}{end}" for end in _ENDINGS)
         return None if read_report(report) else next((path for path in there if path.exists()), None)
+
+
+def _note_of(mask: Image) -> str:
+    """Say what the header of a mask says that was written here; editors may keep it, and change the voxels."""
+    return f"{OUR_MASK} {sha256(mask.voxels.astype(np.uint8).tobytes()).hexdigest()[:16]}"
 
 
 def predict(

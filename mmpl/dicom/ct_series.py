@@ -87,7 +87,7 @@ def find_ct_series(
     if identity:
         candidates = [each for each in candidates if each.identity == identity]
         if not candidates:
-            raise InvalidInputError(f"{place}: not there is the CT series that was answered")
+            raise InvalidInputError(f"{place}: the CT series that was answered is not there; --ct-series names another")
     check_one_patient(place, candidates)
     if not candidates:
         raise InvalidInputError(f"{place}: no CT series" + ("" if number is None else f" of number {number}"))

@@ -169,8 +169,10 @@ def as_stamp(text: str, clock: timedelta | None) -> datetime | None:
 
 
 def holds_dicom(place: Path) -> bool:
-    """Tell whether a folder, or a zip archive, has a DICOM file somewhere; needs no extra."""
-    if not (place.is_dir() or is_zip(place)):
+    """Tell whether a folder, or a zip archive, has a DICOM file somewhere, or is one; needs no extra."""
+    if place.is_file() and not is_zip(place):
+        return looks_like_dicom(place)
+    if not place.exists():
         return False
     try:
         return any(map(looks_like_dicom, stored_files(place)))

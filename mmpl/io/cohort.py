@@ -30,7 +30,7 @@ from mmpl.dicom.study import DICOM_HEADER, PatientImages, find_study, read_study
 from mmpl.io.dose import add_found_dose
 from mmpl.io.images import read_image
 from mmpl.io.masks import read_mask
-from mmpl.io.patients import can_name_a_file, inspect_patients, read_patients, says_nothing, spelling
+from mmpl.io.patients import can_name_a_file, inspect_patients, plain_center, read_patients, says_nothing, spelling
 from mmpl.io.record import read_weight_kg
 from mmpl.io.suv_factors import SUV_FACTORS_NAME, SUV_TAGS_NAME, read_suv_factors, to_suv
 from mmpl.io.tables import merge_tables, read_table
@@ -166,7 +166,7 @@ class Cohort:
         clinical = sorted(patient.clinical.values.items())
         outcome = asdict(patient.outcome)
         outcome = {name: value for name, value in outcome.items() if value is not None or not name.endswith("_stage")}
-        row = (patient.center_id, clinical, outcome, patient.known_hpv, *weight)
+        row = (plain_center(patient.center_id), clinical, outcome, patient.known_hpv, *weight)
         return hashlib.sha256(repr((files, self.suv_factors.get(patient_id), row)).encode()).hexdigest()[:16]
 
     def image_problem(self, patient_id: str) -> str | None:

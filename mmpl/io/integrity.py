@@ -152,7 +152,8 @@ def _read_nrrd_header(path: Path) -> dict[bytes, bytes]:
     with path.open("rb") as file:
         while (line := file.readline(_LONGEST_LINE)).strip():
             name, _, value = line.lower().partition(b":")
-            fields[name.strip()] = value.strip()
+            if not (value.startswith(b"=") or line.startswith(b"#")):  # a pair of somebody's own, a comment
+                fields[name.strip()] = value.strip()
     return fields
 
 
@@ -247,7 +248,8 @@ def _check_meta(path: Path, image: sitk.Image) -> None:
             raise EOFError("the header ends early")
         if where in _LOCAL:
             _count_voxels(file, header, needed)
-    if where not in (*_LOCAL, b"LIST") and b"%" not in where:  # of files a slice each, ITK misses what is not there
+    # of files a slice each, ITK misses what is not there
+    if where not in _LOCAL and not where.startswith(b"LIST") and b"%" not in where:
         with (path.parent / os.fsdecode(where)).open("rb") as file:
             _count_voxels(file, header, needed)
 

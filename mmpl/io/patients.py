@@ -343,13 +343,13 @@ def _join_centers(patients: Sequence[Patient]) -> tuple[list[Patient], list[str]
     """
     spellings: dict[str, list[str]] = {}
     for patient in patients:
-        spellings.setdefault(_plain_center(patient.center_id), []).append(patient.center_id)
-    joined = [replace(patient, center_id=spellings[_plain_center(patient.center_id)][0]) for patient in patients]
+        spellings.setdefault(plain_center(patient.center_id), []).append(patient.center_id)
+    joined = [replace(patient, center_id=spellings[plain_center(patient.center_id)][0]) for patient in patients]
     several = [known for cells in spellings.values() if len(known := list(dict.fromkeys(cells))) > 1]
     return joined, [f"{Column.CENTER_ID}: {' and '.join(map(repr, known))} are taken for one" for known in several]
 
 
-def _plain_center(center_id: str) -> str:
+def plain_center(center_id: str) -> str:
     """Write a center's ID the one way that they are compared in: 1, 1.0 and 01 are "1"."""
     number = re.fullmatch(r"0*([0-9]+)(\.0*)?", center_id)
     return number[1] if number else " ".join(center_id.split()).casefold()

@@ -410,6 +410,15 @@ def test_a_released_status_is_known_where_the_edition_has_it_as_an_input(release
         read_cohort(release, outcomes=False, known_hpv="HPV Status")
 
 
+def test_how_others_spell_a_center_changes_no_patient(tmp_path: Path) -> None:
+    rows = [ROW | {"PatientID": name, "CenterID": center} for name, center in (("A-1", "1.0"), ("A-2", "1"))]
+    found = set()
+    for number, table in enumerate((rows, rows[::-1], rows[1:])):
+        folder = write_table(tmp_path / str(number), *table)
+        found.add(read_cohort(folder, images=False).fingerprint("A-2"))
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("cell", ["", "unknown", "N/A", "?", "NaN", None])
 def test_a_status_that_is_not_known_is_said_to_be_predicted(tmp_path: Path, cell: str | None) -> None:
     """Where the edition has it as an input; where it has not, nothing is said, and a blank is no finding either."""

@@ -361,8 +361,9 @@ def test_an_mhd_beside_its_voxels(tmp_path):
     for more in ({"ElementDataFile": "all in one.raw"}, {"ElementDataFile": "%d.raw 0 4 1"}, fields):
         write_meta(tmp_path / "a.mhd", b"", **more)
         np.testing.assert_array_equal(read_image(tmp_path / "a.mhd").voxels, numbered().voxels)
-    write_meta(tmp_path / "a.mhd", b"".join(b"%d.raw\n" % n for n in range(5)), ElementDataFile="LIST")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.mhd").voxels, numbered().voxels)
+    for said in ("LIST", "LIST 2", "LIST2D"):
+        write_meta(tmp_path / "a.mhd", b"".join(b"%d.raw\n" % n for n in range(5)), ElementDataFile=said)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.mhd").voxels, numbered().voxels)
 
 
 @pytest.mark.parametrize("ending", [".mha", ".mhd"])
