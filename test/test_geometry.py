@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from real import REAL_DATA
+from scipy.spatial.transform import Rotation
 
 from mmpl.case import Grid, Image, InvalidInputError
 from mmpl.geometry import (
@@ -147,3 +148,13 @@ def test_a_denormal_cosine_is_a_zero() -> None:
     )
     assert (expected != -7.0).all()
     np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_small_turn_is_a_turn() -> None:
+    """Of 0.3 degrees, which is a millimeter and more over a scan."""
+    grid = Grid((60, 50, 40), (2.0, 2.0, 3.0), (-60.0, -50.0, -60.0))
+    x, y, z = np.moveaxis(index_to_mm(grid, np.indices(grid.shape_zyx)[::-1].transpose(1, 2, 3, 0)), -1, 0)
+    turn = Rotation.from_euler("z", 0.3, degrees=True).as_matrix()
+    turned = Grid((20, 20, 20), (2.0, 2.0, 3.0), (-20.0, -20.0, -20.0), tuple(turn.ravel().tolist()))
+    found = resample(Image((x + 2 * y + 3 * z).astype(np.float32), grid), turned, Interpolation.LINEAR, 0.0)
+    assert found[-1, -1, -1] == pytest.approx(index_to_mm(turned, np.array([19, 19, 19])) @ [1, 2, 3], abs=0.02)

@@ -1,5 +1,6 @@
 """A DICOM node's studies on disk."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,3 +95,24 @@ def test_what_was_cut_short_anywhere_is_gone_at_the_next_start(tmp_path: Path) -
         place.touch()
     with Inbox(tmp_path, LIMITS).held():
         assert not list(tmp_path.rglob(".partial.*"))
+
+
+def test_what_is_taken_and_answered_outlasts_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file and its folder are forced to the disk; answers, before they have their name."""
+    forced, fsync = set[str](), os.fsync
+
+    def watched(file: int) -> None:
+        forced.add(os.readlink(f"/proc/self/fd/{file}"))
+        fsync(file)
+
+    inbox = Inbox(tmp_path, LIMITS)
+    with inbox.held(), inbox.scratch() as scratch:
+        monkeypatch.setattr(os, "fsync", watched)
+        inbox.store("1.2", "1.2.3", b"whole")
+        assert any("1.2.3.dcm" in path for path in forced)
+        assert str(tmp_path / "received" / "1.2") in forced
+        (scratch / "1.2").mkdir()
+        named_at_sync: list[bool] = []
+        monkeypatch.setattr(os, "sync", lambda: named_at_sync.append((tmp_path / "1.2").exists()))
+        assert inbox.publish(scratch / "1.2").is_dir()
+    assert named_at_sync == [False]

@@ -220,3 +220,9 @@ def test_the_peak_is_that_of_the_ibsi() -> None:
     uptake = measure_uptake(image, Image(mask.voxels > 0, mask.grid), 1.0)
     assert uptake is not None
     assert uptake.suv_peak == pytest.approx(wanted["value"], abs=wanted["tolerance"] or 0.05)
+
+
+@pytest.mark.parametrize("mm", [4.9, 5.1])
+def test_the_midline_reaches_5_mm_to_either_side(mm: float) -> None:
+    case = make_case(make_grid(3.0, 60), middle_mm=0.0)
+    assert (side_of(case.ct, np.array([mm, 0.0, 0.0])) is Side.MIDLINE) == (mm < 5)

@@ -17,10 +17,11 @@ from dicom_files import INJECTION, SECRETS, STUDY, change, write_ct
 
 from mmpl.__main__ import main
 from mmpl.case import Image, InvalidInputError
+from mmpl.files import OverwriteError
 from mmpl.io.cohort import read_cohort
 from mmpl.io.images import read_image, write_image
 from mmpl.names import Label
-from mmpl.patient import Sources, read_fields, read_patient
+from mmpl.patient import Sources, make_room, read_fields, read_patient
 from mmpl.pipeline import Pipeline
 from mmpl.predict import predict
 from mmpl.schema import default_schema
@@ -550,3 +551,11 @@ def test_a_ct_and_a_pet_of_two_patients_are_refused(study, head, tmp_path):
     write_ct(tmp_path / "other", head.ct, replace(STUDY, patient_id="other"))
     with pytest.raises(InvalidInputError, match="images of 2 patients"):
         read_patient(Sources(ct=tmp_path / "other", pet=study), SCHEMA, "x")
+
+
+def test_a_record_among_the_answers_stays(tmp_path: Path) -> None:
+    record = tmp_path / "report.json"
+    record.write_text('{"patient": "A", "weights": "w", "models": []}')
+    with pytest.raises(OverwriteError):
+        make_room(Sources(ct=tmp_path / "a", pet=tmp_path / "b", record=record), tmp_path)
+    assert record.is_file()

@@ -18,6 +18,7 @@ from mmpl.__main__ import main
 from mmpl.case import Image
 from mmpl.dicom.ct_series import CtSeries
 from mmpl.dicom.masks import read_any_mask
+from mmpl.export import find_answers
 from mmpl.io.images import read_image, write_image
 from mmpl.names import Stage
 
@@ -339,3 +340,12 @@ def test_predict_writes_forms_at_once(
     for name, series in studies.items():
         found = read_any_mask(out / f"{name}_rtstruct.dcm", series.grid, series.identity)
         np.testing.assert_array_equal(found.voxels, lesions_on(series.grid).voxels)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_the_status_of_the_report_is_the_one_that_is_written(tmp_path: Path, positive: bool) -> None:
+    content = json.loads(report("A"))
+    content["hpv"]["positive"] = positive
+    (tmp_path / "A.json").write_text(json.dumps(content))
+    (answer,) = find_answers(tmp_path)
+    assert answer.outlook.hpv_positive is positive

@@ -88,3 +88,16 @@ def test_no_lesion_has_no_uptake(tmp_path: Path, series: CtSeries, pet: Image) -
     report = read(tmp_path, make_report(primary, series, make_segmentation(primary, series), OUTLOOK, pet))
     none = report.content.get_volumetric_roi_measurement_groups()[1]
     assert [(m.name.meaning, m.value) for m in none.get_measurements()] == [("Volume", 0.0)]
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_either_status_is_said_and_numbers_have_their_units(tmp_path: Path, positive: bool) -> None:
+    series = order_slices(make_series())
+    mask = lesions_on(series.grid)
+    outlook = replace(OUTLOOK, hpv_positive=positive)
+    report = read(tmp_path, make_report(mask, series, make_segmentation(mask, series), outlook))
+    (group,) = report.content.get_image_measurement_groups()
+    said = {each.name.value: each.value.meaning for each in group.get_qualitative_evaluations()}
+    assert said["hpv_status"] == ("Positive" if positive else "Negative")
+    units = {each.name.value: each.unit.value for each in group.get_measurements()}
+    assert units == {"hpv_score": "1", "hpv_probability": "1", "risk_score": "1", "risk_percentile": "%"}

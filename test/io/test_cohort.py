@@ -410,6 +410,15 @@ def test_a_released_status_is_known_where_the_edition_has_it_as_an_input(release
         read_cohort(release, outcomes=False, known_hpv="HPV Status")
 
 
+def test_a_corrected_factor_is_another_patient(tmp_path: Path) -> None:
+    folder, found = write_table(tmp_path / "cohort", ROW), set()
+    write_images(folder, ROW["PatientID"])
+    for factor in ("0.0004", "0.0005"):
+        (folder / "suv_factors.csv").write_text(f"PatientID,Factor\n{ROW['PatientID']},{factor}\n")
+        found.add(read_cohort(folder).fingerprint(ROW["PatientID"]))
+    assert len(found) == 2
+
+
 def test_how_others_spell_a_center_changes_no_patient(tmp_path: Path) -> None:
     rows = [ROW | {"PatientID": name, "CenterID": center} for name, center in (("A-1", "1.0"), ("A-2", "1"))]
     found = set()

@@ -154,3 +154,16 @@ def test_median_and_restricted_mean_by_hand() -> None:
     assert curve.median_days == pytest.approx(125)
     assert curve.restricted_mean_days == pytest.approx(120)
     assert SurvivalCurve(days, probability + 0.4, probability, probability).median_days is None
+
+
+def test_the_level_of_the_risk_has_no_part_in_the_curve() -> None:
+    risk, days, relapse, _ = draw_survival(0, 300)
+    one, moved = (calibrate_survival(risk + by, days, relapse, seed=0, resamples=2) for by in (0.0, 3.0))
+    np.testing.assert_allclose(moved.curve([3.7]).probability, one.curve([0.7]).probability, atol=1e-6)
+
+
+def test_the_interval_is_that_of_the_resamples() -> None:
+    hazards = np.linspace(0, 1, 1001)
+    resampled = tuple((0.0, float(hazard)) for hazard in hazards)
+    fitted = SurvivalCalibration((0.0, 1.0), 1.0, (0.0, 0.5), (0.0,) * 1001, resampled, ())
+    assert fitted.curve([0.3]).at(1.0)[1:] == pytest.approx(np.exp([-0.975, -0.025]), abs=1e-6)

@@ -12,7 +12,7 @@ import pytest
 from conftest import MEMBERS
 
 from mmpl.names import NETWORK_STAGES, Stage
-from mmpl.profile import change_profile
+from mmpl.profile import change_profile, load_profile
 from mmpl.radiomics import feature_names, measure_lesions
 from mmpl.reference import Reference
 from mmpl.segmentation import Thresholds
@@ -25,7 +25,7 @@ from mmpl.training.patches import PatchStore
 from mmpl.training.prepare import begin, cache
 from mmpl.training.records import HpvRecord, SegmentationRecord, StartRecord, SurvivalRecord
 from mmpl.training.segmentation import choose_thresholds, out_of_fold_mask
-from mmpl.training.splits import make_splits
+from mmpl.training.splits import Member, Scheme, make_splits
 from mmpl.training.workspace import RunSettings, Workspace
 from mmpl.weights import NETWORK_FILE, WeightsError, load_ensemble, member_files
 
@@ -268,3 +268,12 @@ def test_thresholds_of_a_cohort_with_few_or_no_nodes(
     assert (chosen.thresholds.gtvp, chosen.gtvp_dice_mean) == (0.2, 1.0)
     assert chosen.thresholds.gtvn == gtvn
     assert chosen.gtvn_dice_aggregated == pytest.approx(dice, nan_ok=True)
+
+
+def test_where_a_stage_is_left_out_the_next_begins_with_the_one_before_it(tmp_path: Path) -> None:
+    stages = (Stage.SEGMENTATION, Stage.SURVIVAL)
+    run, member = (
+        Workspace(tmp_path, RunSettings("cohort", load_profile("micro"), stages=stages)),
+        Member(Scheme.PATIENT, 0),
+    )
+    assert run.previous_network(member, Stage.SURVIVAL) == run.network_file(member, Stage.SEGMENTATION)

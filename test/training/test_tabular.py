@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmpl.__main__ import main as command_line
-from mmpl.case import InvalidInputError
+from mmpl.case import InvalidInputError, Patient
 from mmpl.cohort_scores import score
 from mmpl.evaluate import collect, evaluate
 from mmpl.files import OverwriteError
@@ -25,12 +25,13 @@ from mmpl.reliability import kaplan_meier
 from mmpl.schema import CategoricalField, ContinuousField, default_schema
 from mmpl.training.calibration import calibrate_survival
 from mmpl.training.outcome_network import by_scheme
+from mmpl.training.parallel import Engine
 from mmpl.training.records import SurvivalRecord
 from mmpl.training.results import out_of_fold_results
 from mmpl.training.splits import Scheme
 from mmpl.training.survival import RisksOfKnownStatus, times_and_events, with_rfs
-from mmpl.training.tabular import EVALUATION_FILE, TabularRun, begin, extend_schema, main
-from mmpl.weights import WeightsError, load_ensemble
+from mmpl.training.tabular import EVALUATION_FILE, TabularRun, begin, extend_schema, fit, main
+from mmpl.weights import ENCODER_FILE, FOREST_FILE, TABLES_FILE, WeightsError, load_ensemble
 from train.experiments.results import NoHpv
 
 PATIENTS = 160
@@ -421,3 +422,47 @@ def test_damaged_radiomics_are_named(folder: Path, tmp_path: Path) -> None:
         "  no row for patient P5",
         "  line 4: noise is 'high', not a number",
     ]
+
+
+def other_status(patient: Patient) -> Patient:
+    status = patient.outcome.hpv_positive
+    return replace(patient, outcome=replace(patient.outcome, hpv_positive=None if status is None else not status))
+
+
+def other_time(patient: Patient) -> Patient:
+    found = patient.outcome
+    days = None if found.rfs_days is None else 3000 - found.rfs_days
+    return replace(patient, outcome=replace(found, relapse=not found.relapse, rfs_days=days))
+
+
+def other_record(patient: Patient) -> Patient:
+    return replace(patient, clinical=replace(patient.clinical, values={**patient.clinical.values, "Age": 99.0}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [(other_status, FOREST_FILE), (other_time, TABLES_FILE[Stage.SURVIVAL]), (other_record, ENCODER_FILE)],
+)
+def test_a_model_learns_nothing_of_the_patients_of_its_fold(
+    tmp_path: Path, change: Callable[[Patient], Patient], name: str
+) -> None:
+    """Nor do the others learn it by way of it: their files change as their own patients do."""
+    for table, rows in zip(("training", "training_radiomics"), draw(1), strict=True):
+        write(tmp_path / f"{table}.csv", rows)
+
+    def fitted(run: str, change: Callable[[Patient], Patient] | None = None) -> list[dict[str, bytes]]:
+        profile = load_profile("demo", QUICK)
+        begun = begin(tmp_path / run, tmp_path / "training.csv", profile, tmp_path / "training_radiomics.csv")
+        if change:
+            inside = {each.patient_id for each in begun.splits.held_out(begun.splits.members[0], begun.patients)}
+            listed = tuple(change(each) if each.patient_id in inside else each for each in begun.patients)
+            begun = replace(begun, listed=listed)
+            begun.keep_folds(begun.splits)
+        fit(begun, Engine(1))
+        folders = [tmp_path / run / "models" / member.name for member in begun.splits.members]
+        return [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+
+    (own, other, *_), (own_then, other_then, *_) = fitted("a"), fitted("b", change)
+    assert own[name] == own_then[name]
+    assert other[name] != other_then[name]

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,10 @@ def engine(*arguments: str, check: bool = True, timeout: float = 1200) -> subpro
     return subprocess.run([ENGINE, *arguments], capture_output=True, text=True, check=check, timeout=timeout)
 
 
-def has_gpu() -> bool:
-    return "nvidia" in engine("info", "--format", "{{json .}}", check=False).stdout.lower()
-
-
-DEVICE = "gpu" if has_gpu() else "cpu"
+@cache
+def device() -> str:
+    """Tell what the engine's containers may use; asked when a test wants it, as there may be no engine."""
+    return "gpu" if "nvidia" in engine("info", "--format", "{{json .}}", check=False).stdout.lower() else "cpu"
 
 
 BASE = ["--build-arg", f"BASE_IMAGE={os.environ['BASE_IMAGE']}"] if "BASE_IMAGE" in os.environ else []
@@ -103,7 +103,7 @@ def run(
     image: str, source: Path, output: Path, *options: str, command: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Run the image as the platform does."""
-    gpus = ["--gpus", "all"] if DEVICE == "gpu" else []
+    gpus = ["--gpus", "all"] if device() == "gpu" else []
     mounts = ["--volume", f"{source}:/input:ro", "--volume", f"{output}:/output"]
     return engine("run", "--rm", *LIMITS, *gpus, *mounts, *options, image, *command, check=False)
 
@@ -174,15 +174,15 @@ def test_exec_answers_each_task(
     ran = run(image, sample, output, *measured, command=("-c", MEASURED))
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout + ran.stderr
     say(f"exec, {tasks or 'all tasks'}: {ran.stdout.splitlines()[-1].removeprefix('measured: ')}")
-    compare(output, ran.stdout, wanted, DEVICE)
-    assert ("on the CPU, as no GPU can be used" in ran.stdout) == (DEVICE == "cpu")
+    compare(output, ran.stdout, wanted, device())
+    assert ("on the CPU, as no GPU can be used" in ran.stdout) == (device() == "cpu")
 
 
 def test_the_images_own_entrypoint_and_task(image: str, sample: Path, output: Path) -> None:
     build("mmpl:test-hpv", "--build-arg", "MMPL_TASKS=hpv")
     ran = run("mmpl:test-hpv", sample, output)
     assert (ran.returncode, ran.stderr) == (0, "")
-    compare(output, ran.stdout, frozenset({HPV}), DEVICE)
+    compare(output, ran.stdout, frozenset({HPV}), device())
 
 
 def test_exec_answers_the_2026_edition(image: str, sample: Path, output: Path, say: Callable[[str], None]) -> None:
@@ -190,7 +190,7 @@ def test_exec_answers_the_2026_edition(image: str, sample: Path, output: Path, s
     ran = run(image, sample, output, *measured, command=("-c", MEASURED))
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout + ran.stderr
     say(f"exec, hecktor-2026: {ran.stdout.splitlines()[-1].removeprefix('measured: ')}")
-    compare_2026(output, ran.stdout, DEVICE)
+    compare_2026(output, ran.stdout, device())
     assert "clinical record: HPV Status is not given: predicted" in ran.stdout
 
 
@@ -213,7 +213,7 @@ def test_what_an_edition_or_the_weights_lack_is_refused(
 def started(image: str, case: Path, output: Path) -> Iterator[str]:
     """A running server; its name."""
     name = f"mmpl-test-{os.getpid()}"
-    gpus = ["--gpus", "all"] if DEVICE == "gpu" else []
+    gpus = ["--gpus", "all"] if device() == "gpu" else []
     mounts = ["--volume", f"{case}:/input:ro", "--volume", f"{output}:/output"]
     engine("run", "--detach", "--name", name, *LIMITS, *gpus, *mounts, image)
     try:
@@ -264,7 +264,7 @@ def test_invoke_answers_one_case_after_the_other(
         started = time.monotonic()
         assert ask(server, "POST", "/invoke") == 201
         say(f"invoke: a case in {time.monotonic() - started:.1f} s")
-        compare(output, last_case(server), ALL, DEVICE)
+        compare(output, last_case(server), ALL, device())
 
     (pet,) = (case / "images/pet").iterdir()
     hidden = pet.rename(case / pet.name)
@@ -273,7 +273,7 @@ def test_invoke_answers_one_case_after_the_other(
     assert ask(server, "GET", "/health") == 200
     hidden.rename(pet)
     assert ask(server, "POST", "/invoke") == 201
-    compare(output, last_case(server), ALL, DEVICE)
+    compare(output, last_case(server), ALL, device())
 
     logs = engine("logs", server)
     assert logs.stderr.count("error: ") == 1
@@ -336,7 +336,7 @@ def test_a_temporary_disk_that_is_full_matters_to_nothing(image: str, sample: Pa
     script = f"({fill}) 2>/dev/null && exec {PYTHON} inference.py"
     ran = run(image, sample, output, "--entrypoint", "sh", command=("-c", script))
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
-    compare(output, ran.stdout, ALL, DEVICE)
+    compare(output, ran.stdout, ALL, device())
 
 
 def test_a_tampered_weight_file_stops_the_container_before_any_case(
@@ -358,7 +358,7 @@ def test_inputs_json_is_honored(image: str, case: Path, output: Path) -> None:
     (case / "inputs.json").write_text(json.dumps(listed))
     ran = run(image, case, output, "--env", "MMPL_TASKS=segmentation")
     assert (ran.returncode, ran.stderr) == (0, "")
-    compare(output, ran.stdout, frozenset({MASK}), DEVICE)
+    compare(output, ran.stdout, frozenset({MASK}), device())
 
 
 def test_the_image_holds_what_inference_needs_and_no_more(

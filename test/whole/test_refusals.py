@@ -1,6 +1,5 @@
 """Cases that the challenge's program cannot answer: exit code, one line on stderr, and no answer beside it."""
 
-import os
 import runpy
 import subprocess
 from dataclasses import replace
@@ -195,12 +194,13 @@ def test_a_disk_that_is_full_at_the_last_answer_leaves_none(refuse, write_input,
     assert "No space left on device" in refuse(write_input(), weights=blind_ensemble)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
 @pytest.mark.parametrize(("pages", "name"), [(0, "output.mha"), (2, "hpv-status.json")])
 def test_a_disk_that_is_full_is_named_and_holds_nothing(answer, write_input, blind_ensemble, output, pages, name):
     """A disk of so many pages, each enough for one small file; one is there already."""
     output.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={4096 * (1 + pages)}", "tmpfs", output], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={4096 * (1 + pages)}", "tmpfs", output]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
     try:
         (output / "other.txt").write_text("other")
         code, _, error = answer(write_input(), blind_ensemble)
