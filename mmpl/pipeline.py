@@ -99,16 +99,18 @@ class LesionInputs:
         crop: CT and PET around them, (2, z, y, x), for the networks.
         radiomics: One row of features: those that the models read, or all.
         dose: The planned dose; None where no model reads any.
-        in_crop: Whether the crop holds their center: a person's may lie outside the patch that it is cut from, and what
-            networks say of it then counts for nothing.
         flags: Findings about them that the reader of the answers should know.
     """
 
     crop: np.ndarray
     radiomics: FeatureTable
     dose: MeasuredDose | None = None
-    in_crop: bool = True
     flags: tuple[str, ...] = ()
+
+    @property
+    def in_crop(self) -> bool:
+        """Whether the crop holds their center: what networks say of a person's outside the patch counts for nothing."""
+        return OUTSIDE_PATCH not in self.flags
 
 
 @dataclass(frozen=True)
@@ -250,9 +252,10 @@ class Pipeline:
         dose = None
         if Task.SURVIVAL in self.tasks and any(member.dose_names for member in members):
             dose = measure_dose(case.dose, segmentation.mask, profile.dose, profile.radiomics)
-        in_crop = bool(holds(prepared.roi, index_to_mm(prepared.roi, center)))
         flags = pet_flags(case, segmentation.mask)
-        return LesionInputs(crop, measured, dose, in_crop, flags if in_crop else (OUTSIDE_PATCH, *flags))
+        if not holds(prepared.roi, index_to_mm(prepared.roi, center)):
+            flags = (OUTSIDE_PATCH, *flags)
+        return LesionInputs(crop, measured, dose, flags)
 
     def diagnose(
         self, case: Case, lesions: LesionInputs, members: Sequence[EnsembleMember], processor: Processor

@@ -253,10 +253,18 @@ class Answering:
         """Find a file with a patient's name in the folder of answers that belongs to none: an answer's has our mask."""
         mask, report = (self.order.out / f"{name}{end}" for end in (".nii.gz", ".json"))
         if mask.is_file():
-            ours = read_note(mask).startswith(OUR_MASK) and read_note(mask) == _note_of(read_image(mask))
-            return None if ours else mask
+            return None if _is_our_mask(mask) else mask
         there = (self.order.out / f"{name}{end}" for end in _ENDINGS)
         return None if read_report(report) else next((path for path in there if path.exists()), None)
+
+
+def _is_our_mask(path: Path) -> bool:
+    """Tell whether a mask was written here, and its voxels are still those."""
+    note = read_note(path)
+    try:
+        return note.startswith(OUR_MASK) and note == _note_of(read_image(path))
+    except InvalidInputError:
+        return False
 
 
 def _note_of(mask: Image) -> str:

@@ -516,6 +516,15 @@ def test_a_mask_that_a_person_corrected_in_its_place_stays(cohort, names, out, u
     assert mask.read_bytes() == content
 
 
+def test_a_damaged_mask_without_a_report_costs_its_patient_alone(cohort, names, out, use):
+    (out / f"{names[0]}.json").unlink()
+    mask = out / f"{names[0]}.nii.gz"
+    mask.write_bytes(mask.read_bytes()[:-20])
+    (out / f"{names[2]}.json").unlink()
+    assert list(predict(cohort, out)) == [names[0]]
+    assert (out / f"{names[2]}.json").is_file()
+
+
 def test_a_reference_mask_that_comes_later_changes_no_answer(cohort, names, out, use, tmp_path):
     later = Path(shutil.copytree(cohort, tmp_path / "later"))
     (later / names[0] / f"{names[0]}.nii.gz").unlink()

@@ -269,8 +269,9 @@ def _read_listed_paths(path: Path) -> dict[str, str]:
             socket = entry.get("socket") or entry["interface"]
             pairs.append((str(socket["slug"]), str(socket["relative_path"])))
         listed = dict(pairs)
-        inside = [p for p in listed.values() if (path.parent / p).is_relative_to(path.parent)]
-        outside = [p for p in listed.values() if p not in inside or ".." in Path(p).parts]  # of a link, .. is elsewhere
+        outside = [  # as it is written: a link may lead anywhere, and its .. elsewhere than it reads
+            p for p in listed.values() if ".." in Path(p).parts or not (path.parent / p).is_relative_to(path.parent)
+        ]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InvalidInputError(f"{path}: not a list of sockets ({error!r})") from error
     if other := [slug for slug, relative in pairs if listed[slug] != relative]:
